@@ -1,0 +1,28 @@
+# Everything a newcomer needs: each target works on a fresh machine with Python 3.11.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup simulate test check clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+simulate: setup   ## six hospitals, three stages, TED; ARGS="strategy=lwf seed=1" changes it
+	$(BIN)/python simulate.py $(ARGS)
+
+check: setup      ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check       ## ARGS="-k ted" selects
+	$(BIN)/python -m pytest $(ARGS)
+
+clean:
+	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,154 @@
+"""Named arrays (weights): records on the wire, safetensors on disk, digests, means.
+
+Nothing here or anywhere else in fedcl unpickles.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import nn
+
+from fedcl.errors import RunError
+
+Arrays = dict[str, np.ndarray]
+
+
+def of_network(network: nn.Module) -> Arrays:
+    """Return copies of all parameters and buffers."""
+    return {key: value.detach().cpu().numpy().copy() for key, value in network.state_dict().items()}
+
+
+def into_network(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Load `arrays` into `network`.
+
+    Raises:
+        RuntimeError: keys or shapes are not the network's.
+    """
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()})
+
+
+def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
+    """Return `arrays` as a Flower record."""
+    return ArrayRecord({key: Array(value) for key, value in arrays.items()})
+
+
+def from_record(record: ArrayRecord) -> Arrays:
+    """Return the arrays of a Flower record."""
+    return {key: array.numpy() for key, array in record.items()}
+
+
+def size_of(record: ArrayRecord) -> int:
+    """Return the bytes of a record's arrays as they are sent."""
+    return sum(len(array.data) for array in record.values())
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 over the arrays' bytes in key order."""
+    sha = hashlib.sha256()
+    for key in sorted(arrays):
+        sha.update(np.ascontiguousarray(arrays[key]).data)
+    return sha.hexdigest()
+
+
+def complaint(update: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> str | None:
+    """Return why `update` must not be averaged into `reference`, or None if it may."""
+    if update.keys() != reference.keys():
+        different = sorted(update.keys() ^ reference.keys())
+        return f"its arrays are not the model's: {', '.join(different[:3])}"
+    for key, array in update.items():
+        if array.shape != reference[key].shape:
+            return f"{key} has shape {array.shape}, not {reference[key].shape}"
+        if array.dtype != reference[key].dtype:
+            return f"{key} has type {array.dtype}, not {reference[key].dtype}"
+        if not np.isfinite(array).all():
+            return f"{key} is not finite"
+    return None
+
+
+def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
+    """Return sum_i w_i a_i / sum_i w_i, key by key.
+
+    Sums run in the order given, in float64, and come back in each array's own type;
+    integers (batch-normalisation counters) are rounded.
+
+    Args:
+        updates: arrays of equal keys and shapes, at least one.
+        weights: positive, one per update.
+    """
+    total = float(sum(weights))
+    mean: Arrays = {}
+    for key, first in updates[0].items():
+        acc = np.zeros(first.shape, np.float64)
+        for update, weight in zip(updates, weights, strict=True):
+            acc += update[key].astype(np.float64) * (weight / total)
+        if np.issubdtype(first.dtype, np.integer):
+            acc = np.rint(acc)
+        mean[key] = acc.astype(first.dtype)
+    return mean
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves either the old or the new content, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def save_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `arrays` as safetensors, atomically."""
+    write_atomically(path, save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
+
+
+def load_file(path: Path) -> Arrays:
+    """Read a safetensors file.
+
+    Raises:
+        RunError: missing or damaged; names the file.
+    """
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read ({error})") from error
+
+
+class SiteState:
+    """Arrays a method keeps at the hospital: one version per round, never sent.
+
+    The server says which version a call starts from, so a repeated or resumed round
+    starts from the same arrays; a few older versions are kept for that.
+    """
+
+    KEPT = 3
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, version: int) -> Arrays:
+        """Return the arrays of `version`; none for version 0, before the first round."""
+        return load_file(self._path(version)) if version else {}
+
+    def save(self, version: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write `version` and drop those too old to be asked for again."""
+        save_file(self._path(version), arrays)
+        old = sorted(self.folder.glob("round-*.safetensors"))
+        for path in [p for p in old if p <= self._path(version)][: -self.KEPT]:
+            path.unlink(missing_ok=True)
+
+    def _path(self, version: int) -> Path:
+        return self.folder / f"round-{version:06d}.safetensors"
+
+
+def select(arrays: Mapping[str, np.ndarray], wanted: Callable[[str], bool]) -> Arrays:
+    """Return the arrays whose key is `wanted`."""
+    return {key: value for key, value in arrays.items() if wanted(key)}

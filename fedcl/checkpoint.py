@@ -1,0 +1,160 @@
+"""The state of a run, its snapshots on disk, and the lock on a run's folder."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+from fedcl import arrays
+from fedcl.arrays import Arrays
+from fedcl.errors import ConfigError, RunError
+from fedcl.hospitals import Ledger
+
+log = logging.getLogger("fedcl")
+
+Scores = dict[str, dict[str, dict[str, float]]]
+"""Per site, per score, per case: one number."""
+
+
+@dataclass
+class State:
+    """All that a run needs to go on from a round.
+
+    Attributes:
+        weights: the global model.
+        teacher: the model that teaches in the current stage, if any.
+        round: rounds finished, over all stages.
+        initial: scores of the untrained model, once it was evaluated.
+        rows: scores after each finished stage.
+        trained: the sites that trained, per stage.
+        versions: the round of each site's own latest state.
+        digests: digest of each site's data.
+        ledger: costs and failures so far.
+        tracking_run: the MLflow run.
+    """
+
+    weights: Arrays
+    teacher: Arrays | None = None
+    round: int = 0
+    initial: Scores | None = None
+    rows: list[Scores] = field(default_factory=list)
+    trained: list[list[str]] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    tracking_run: str | None = None
+
+    @property
+    def stage(self) -> int:
+        """The stage in progress, counted from 0."""
+        return len(self.rows)
+
+    def note_trained(self, sites: list[str]) -> None:
+        """Record that `sites` trained in the current stage, in order of first training."""
+        if len(self.trained) == self.stage:
+            self.trained.append([])
+        self.trained[-1] += [site for site in sites if site not in self.trained[-1]]
+
+
+class Checkpoint:
+    """Snapshots in a folder: each one complete or absent, the latest two kept."""
+
+    KEPT = 2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, state: State) -> None:
+        """Write `state` as a new snapshot: built aside, then renamed into place."""
+        name = f"round-{state.round:06d}-stage-{state.stage:03d}"
+        part = self.folder / f".{name}.part"
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+        arrays.save_file(part / "weights.safetensors", state.weights)
+        if state.teacher is not None:
+            arrays.save_file(part / "teacher.safetensors", state.teacher)
+        numbers = {
+            item.name: getattr(state, item.name)
+            for item in fields(state)
+            if item.name not in ("weights", "teacher", "ledger")
+        }
+        numbers["ledger"] = asdict(state.ledger)
+        numbers["sha256"] = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in part.glob("*.safetensors")
+        }
+        arrays.write_atomically(part / "state.json", json.dumps(numbers).encode())
+        final = self.folder / name
+        if final.exists():  # damaged: `load` passed it over, and this run came here again
+            shutil.rmtree(final)
+        part.rename(final)
+        _sync(self.folder)
+        for old in self._snapshots()[: -self.KEPT]:
+            shutil.rmtree(old)
+
+    def load(self) -> State:
+        """Read the latest snapshot that is whole.
+
+        Raises:
+            RunError: there is none.
+        """
+        for folder in reversed(self._snapshots()):
+            try:
+                return self._read(folder)
+            except (OSError, ValueError, KeyError, TypeError, RunError) as error:
+                log.warning("checkpoint %s is damaged (%s); using the one before", folder, error)
+        raise RunError(
+            f"{self.folder}: no usable checkpoint; start the run anew in another run.dir"
+        )
+
+    def _read(self, folder: Path) -> State:
+        numbers = json.loads((folder / "state.json").read_text())
+        for name, digest in numbers.pop("sha256").items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise RunError(f"{name} is not what was written")
+        teacher = folder / "teacher.safetensors"
+        return State(
+            weights=arrays.load_file(folder / "weights.safetensors"),
+            teacher=arrays.load_file(teacher) if teacher.exists() else None,
+            ledger=Ledger(**numbers.pop("ledger")),
+            **numbers,
+        )
+
+    def _snapshots(self) -> list[Path]:
+        return sorted(self.folder.glob("round-*-stage-*"))
+
+
+def lock(folder: Path) -> IO[str]:
+    """Claim a run's folder for this process, until it ends or closes what is returned.
+
+    Raises:
+        ConfigError: another process is running there.
+    """
+    file = (folder / ".lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigError(f"run.dir: another process is running in {folder}") from None
+    return file
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """Return the results a run left in `folder`, or None where it left none yet."""
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else None

@@ -1,0 +1,221 @@
+"""The typed configuration and every check of a bad value.
+
+`Config` is all that a run needs; `Job`, a part of it, is all that a hospital is told:
+names and numbers, no path and no code.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+from fedcl.errors import ConfigError
+from fedcl.models.base import Model
+from fedcl.plugins import MODEL, SCENARIO, STRATEGY, describe
+from fedcl.settings import closest, parse, setting, travelling
+from fedcl.timeline import Timeline
+from sites.base import Scenario
+from strategies.base import Strategy
+
+
+@dataclass
+class Learner:
+    """How a hospital trains in one round.
+
+    Attributes:
+        lr: Adam's learning rate: one number, or one per stage (the last one repeats).
+        batch_size: slices per step.
+        epochs: passes over the site's training slices per round.
+        steps: gradient steps per round; replaces `epochs` when given.
+        clip: largest gradient norm; null for no clipping.
+        keep: the weights sent back: of the "last" epoch, or of the epoch "best" on the
+            site's validation cases.
+        device: "auto" (CUDA when there is one), "cpu" or "cuda".
+        amp: bfloat16 mixed precision, on a GPU only.
+        threads: torch threads of a training process; one is fastest for small networks
+            and keeps results the same from machine to machine.
+    """
+
+    lr: Any = 0.002
+    batch_size: int = setting(8, low=1)
+    epochs: int = setting(2, low=1)
+    steps: int | None = setting(None, low=1)
+    clip: float | None = setting(None, above=0)
+    keep: str = setting("last", choices=("last", "best"))
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    amp: bool = True
+    threads: int = setting(1, low=1)
+
+    def __post_init__(self) -> None:
+        """Check the learning rates, which may be one number or a list."""
+        for rate in self._rates():
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 10:
+                raise ConfigError(f"learner.lr: must be a positive number, got {rate!r}")
+
+    def _rates(self) -> list[Any]:
+        return (self.lr or [self.lr]) if isinstance(self.lr, list) else [self.lr]
+
+    def rate(self, stage: int) -> float:
+        """Return the learning rate of `stage` (counted from 0)."""
+        rates = self._rates()
+        return float(rates[min(stage, len(rates) - 1)])
+
+
+@dataclass
+class Arrivals:
+    """The timeline as configured; see `Timeline`."""
+
+    stages: list[list[str]] | None = None
+    rounds: int = setting(8, low=1)
+    participation: str = setting("new", choices=("new", "cumulative"))
+
+
+@dataclass
+class Engine:
+    """Where the hospitals of a simulation run.
+
+    Attributes:
+        name: "inprocess" (one process, for debugging) or "ray".
+        workers: processes that train at the same time; null for as many as fit.
+        num_cpus, num_gpus: share of a CPU or GPU that each worker takes.
+        address: an existing Ray cluster to join; null starts one of our own.
+        quorum: least updates per round, as a number of sites (integer) or as a share of
+            the round's cohort (a fraction such as 0.5 or 1.0).
+        timeout: seconds until a site that has not answered costs its round.
+    """
+
+    name: str = setting("ray", choices=("inprocess", "ray"))
+    workers: int | None = setting(None, low=1)
+    num_cpus: float = setting(1.0, low=0)
+    num_gpus: float = setting(0.0, low=0)
+    address: str | None = None
+    quorum: Any = 0.5
+    timeout: float = setting(3600.0, above=0)
+
+    def __post_init__(self) -> None:
+        """Check the quorum, which may be a count or a share."""
+        ok = isinstance(self.quorum, int | float) and not isinstance(self.quorum, bool)
+        if not ok or self.quorum <= 0 or (isinstance(self.quorum, float) and self.quorum > 1):
+            raise ConfigError(
+                "engine.quorum: must be a number of sites (1, 2, ...) or a share of the "
+                f"cohort in (0, 1], got {self.quorum!r}"
+            )
+
+    def needed(self, cohort: int) -> float:
+        """Return how many of `cohort` sites must deliver an update."""
+        return self.quorum if isinstance(self.quorum, int) else self.quorum * cohort
+
+
+@dataclass
+class Tracking:
+    """MLflow: whether and where."""
+
+    enabled: bool = True
+    uri: str = "sqlite:///mlflow.db"
+
+
+@dataclass
+class Run:
+    """The run's folder, or that of the run to go on with."""
+
+    dir: str | None = None
+    resume: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a hospital is told: which scenario, strategy, model and learner, and the seed."""
+
+    scenario: Scenario
+    strategy: Strategy
+    model: Model
+    learner: Learner
+    seed: int
+
+    def to_json(self) -> str:
+        """Return names and numbers alone, as JSON."""
+        return json.dumps(
+            {
+                "scenario": describe(self.scenario),
+                "strategy": describe(self.strategy),
+                "model": describe(self.model),
+                "learner": travelling(self.learner),
+                "seed": self.seed,
+            }
+        )
+
+    @classmethod
+    @lru_cache(maxsize=8)
+    def from_json(cls, text: str) -> "Job":
+        """Read and check what `to_json` wrote.
+
+        Raises:
+            ConfigError: anything unknown or out of bounds.
+        """
+        return cls.parse(json.loads(text))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Job":
+        """Build a job from the groups of a configuration."""
+        seed = values.get("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"seed: must be a whole number >= 0, got {seed!r}")
+        return cls(
+            scenario=SCENARIO.make(values["scenario"]),
+            strategy=STRATEGY.make(values["strategy"]),
+            model=MODEL.make(values["model"]),
+            learner=parse(Learner, values.get("learner") or {}, "learner"),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about a run, checked."""
+
+    job: Job
+    timeline: Timeline
+    engine: Engine
+    tracking: Tracking
+    run: Run
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Config":
+        """Check a composed configuration.
+
+        Raises:
+            ConfigError, DataError: one line that names the key, file or site.
+        """
+        known = [f.name for f in fields(Job)] + ["timeline", "engine", "tracking", "run"]
+        for key in values:
+            if key not in known:
+                raise ConfigError(
+                    f"{key}: no such key{closest(str(key), known)}; there are: {', '.join(known)}"
+                )
+        job = Job.parse(values)
+        arrivals = parse(Arrivals, values.get("timeline") or {}, "timeline")
+        stages = arrivals.stages or job.scenario.arrivals()
+        timeline = Timeline(tuple(map(tuple, stages)), arrivals.rounds, arrivals.participation)
+        there = job.scenario.sites()
+        for site in timeline.sites:
+            if site not in there:
+                raise ConfigError(
+                    f"timeline.stages: scenario has no site {site!r}{closest(site, there)}; "
+                    f"there are: {', '.join(there)}"
+                )
+        engine = parse(Engine, values.get("engine") or {}, "engine")
+        for stage in range(len(timeline.stages)):
+            cohort = job.strategy.cohort(timeline, stage)
+            if engine.needed(len(cohort)) > len(cohort):
+                raise ConfigError(
+                    f"engine.quorum: {engine.quorum} sites cannot be reached in stage "
+                    f"{stage + 1}, where {len(cohort)} train"
+                )
+        return cls(
+            job=job,
+            timeline=timeline,
+            engine=engine,
+            tracking=parse(Tracking, values.get("tracking") or {}, "tracking"),
+            run=parse(Run, values.get("run") or {}, "run"),
+        )

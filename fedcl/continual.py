@@ -1,0 +1,93 @@
+"""What a stage-by-site matrix says about learning and forgetting. Pure functions.
+
+R[t][s] is the score on site s after stage t (0-based, last stage T); None where it was not
+evaluated. `trained[t]` are the sites that trained in stage t; e(s) is the last of them for
+site s. Higher scores are better. A figure that is not defined (no earlier site, say) is
+None, never 0.
+"""
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, pstdev
+
+Row = Sequence[float | None]
+
+
+def summary(
+    matrix: Sequence[Row],
+    trained: Sequence[Sequence[str]],
+    sites: Sequence[str],
+    initial: Row | None = None,
+) -> dict[str, float | None]:
+    """Return the figures of a whole run.
+
+    Args:
+        matrix: R, one row per finished stage, one column per site.
+        trained: the sites trained in each stage.
+        sites: the columns' names, in order of arrival.
+        initial: scores of the untrained model, one per site.
+
+    Returns:
+        avg: mean of R[T][s] over the sites seen.
+        bwt: backward transfer, mean of R[T][s] - R[e(s)][s] over sites trained before T
+            (Lopez-Paz & Ranzato, NeurIPS 2017, with e(s) for the stage of learning).
+        fwt: forward transfer, mean of R[a-1][s] - initial[s] over sites first trained in
+            a stage a > 0 (ibid.).
+        forgetting: mean of max over l < T of R[l][s], minus R[T][s], over sites trained
+            before T (Chaudhry et al., ECCV 2018; the maximum leaves the last row out).
+        plasticity: mean of R[e(s)][s] over the sites trained.
+        worst_site, std_site: least score, and population standard deviation, of R[T][s]
+            over the sites seen.
+    """
+    last = len(matrix) - 1
+    column = {site: index for index, site in enumerate(sites)}
+
+    def score(stage: int, site: str) -> float | None:
+        return matrix[stage][column[site]]
+
+    when = {site: [t for t, cohort in enumerate(trained) if site in cohort] for site in sites}
+    seen = [site for site in sites if when[site]]
+    old = [site for site in seen if when[site][0] < last]
+    new = [site for site in seen if when[site][0] > 0]
+
+    final = _known(score(last, s) for s in seen)
+    if len(final) < len(seen):  # an average over fewer sites would look like one over all
+        final = []
+    return {
+        "avg": _mean(final),
+        "bwt": _mean(_differences((score(last, s), score(when[s][-1], s)) for s in old)),
+        "fwt": _mean(
+            _differences(
+                (score(when[s][0] - 1, s), initial[column[s]] if initial else None) for s in new
+            )
+        ),
+        "forgetting": _mean(list(forgetting_by_site(matrix, trained, sites).values())),
+        "plasticity": _mean(_known(score(when[s][-1], s) for s in seen)),
+        "worst_site": min(final) if final else None,
+        "std_site": pstdev(final) if final else None,
+    }
+
+
+def forgetting_by_site(
+    matrix: Sequence[Row], trained: Sequence[Sequence[str]], sites: Sequence[str]
+) -> dict[str, float]:
+    """Return, for every site trained before the last row, its best earlier score minus now."""
+    last = len(matrix) - 1
+    result = {}
+    for index, site in enumerate(sites):
+        best = _known(matrix[t][index] for t in range(last))
+        now = matrix[last][index]
+        if any(site in cohort for cohort in trained[:last]) and best and now is not None:
+            result[site] = max(best) - now
+    return result
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _differences(pairs: Iterable[tuple[float | None, float | None]]) -> list[float]:
+    return [a - b for a, b in pairs if a is not None and b is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

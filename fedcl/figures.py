@@ -1,0 +1,110 @@
+"""The pictures of a run: matrix, curves of remembering, segmentations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe & Ito's colours can be told apart without colour vision; so can the line styles.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A test slice, what is there and what the model finds; all of shape (H, W)."""
+
+    title: str
+    image: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+
+
+def draw(results: dict[str, Any], overlays: Sequence[Overlay], folder: Path) -> list[Path]:
+    """Write `matrix.png`, `forgetting.png` and, where there are any, `overlays.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {"matrix": _matrix(results), "forgetting": _curves(results)}
+    if overlays:
+        figures["overlays"] = _overlays(overlays)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        FigureCanvasAgg(figure).print_png(paths[-1])
+    return paths
+
+
+def _matrix(results: dict[str, Any]) -> Figure:
+    """Heat map of the score of every site after every stage."""
+    sites, rows = results["sites"], results["matrix"]
+    values = np.array([[np.nan if v is None else v for v in row] for row in rows], float)
+    top = 1.0 if results["score"] == "dice" else float(np.nanmax(values))
+    figure, axes = _figure(2.2 + 0.75 * len(sites), 1.6 + 0.55 * len(rows))
+    image = axes.imshow(values, vmin=0, vmax=top, cmap="viridis")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            dark = value < 0.6 * top
+            trained = sites[column] in results["stages"][row]
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center",
+                color="white" if dark else "black", weight="bold" if trained else "normal",
+            )  # fmt: skip
+    axes.set_xticks(range(len(sites)), sites)
+    axes.set_yticks(range(len(rows)), [f"stage {n}" for n in range(1, len(rows) + 1)])
+    axes.set_title(f"{results['strategy']}: {results['score']} per site (bold: trained)", size=10)
+    figure.colorbar(image, ax=axes, label=results["score"])
+    return figure
+
+
+def _curves(results: dict[str, Any]) -> Figure:
+    """Score of each site over the stages, from the one in which it first trained."""
+    figure, axes = _figure(6.2, 3.8)
+    stages = range(1, len(results["matrix"]) + 1)
+    for number, site in enumerate(results["sites"]):
+        column = [np.nan if row[number] is None else row[number] for row in results["matrix"]]
+        first = next((t for t, cohort in enumerate(results["stages"]) if site in cohort), None)
+        if first is None:
+            continue
+        style: dict[str, Any] = {
+            "color": COLOURS[number % len(COLOURS)],
+            "linestyle": STYLES[number % len(STYLES)],
+        }
+        axes.plot(stages[: first + 1], column[: first + 1], alpha=0.3, **style)
+        axes.plot(stages[first:], column[first:], marker="o", label=site, **style)
+    axes.set_xticks(stages)
+    axes.set_xlabel("stage (faint: before the site arrived)")
+    axes.set_ylabel(results["score"])
+    axes.set_title(f"{results['strategy']}: what is remembered", size=10)
+    axes.grid(alpha=0.3)
+    axes.legend(title="site", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _overlays(overlays: Sequence[Overlay]) -> Figure:
+    """Test slices with the outlines of label and prediction."""
+    columns = min(6, len(overlays))
+    rows = -(-len(overlays) // columns)
+    figure = Figure(figsize=(2.0 * columns, 2.2 * rows + 0.5), dpi=130, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, overlay in zip(grid.flat, overlays, strict=False):
+        axes.imshow(overlay.image, cmap="gray")
+        for mask, colour, style in (
+            (overlay.label, "#56B4E9", "solid"),
+            (overlay.prediction, "#E69F00", "dashed"),
+        ):
+            if mask.any() and not mask.all():
+                axes.contour(mask > 0, [0.5], colors=colour, linestyles=style, linewidths=1.2)
+        axes.set_title(overlay.title, size=7)
+    figure.suptitle("test cases: label (blue, solid) and prediction (orange, dashed)", size=9)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    return figure, figure.subplots()

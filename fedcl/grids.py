@@ -1,0 +1,404 @@
+"""Flower's Grid without Flower's network: in this process, or on Ray.
+
+Nothing above this module knows which grid it talks to. Flower's own SuperLink grid is the
+third one.
+"""
+
+import importlib
+import itertools
+import logging
+import math
+import socket
+import time
+import traceback
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedcl.errors import ConfigError
+
+log = logging.getLogger("fedcl")
+
+RAISED = 2  # Flower's code for a ClientApp that raised
+CRASHED = 8  # and for one whose process died
+
+NodeConfig = dict[str, str | int | float | bool]
+
+
+def _take_identity() -> None:
+    """Let this process make messages outside Flower's own runtime (private API, 1.41)."""
+    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
+
+
+def load_app(reference: str) -> ClientApp:
+    """Import the ClientApp that `module:attribute` names."""
+    module, _, attribute = reference.partition(":")
+    app = getattr(importlib.import_module(module), attribute)
+    assert isinstance(app, ClientApp)
+    return app
+
+
+def answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """Let `app` answer; an exception becomes an error reply, its traceback after line one."""
+    try:
+        return app(message, context)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Message(Error(RAISED, f"{reason}\n{traceback.format_exc()}"), reply_to=message)
+
+
+class LocalGrid(Grid):
+    """What the grids of this module share: nodes, contexts and message ids.
+
+    Args:
+        app: the ClientApp, as "module:attribute".
+        nodes: the configuration of each node, which gets the ids 1, 2, ...
+        on_reply: called with each reply as it comes in.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        nodes: Sequence[NodeConfig],
+        on_reply: Callable[[Message], None] = lambda reply: None,
+    ) -> None:
+        _take_identity()
+        self.app, self.on_reply = app, on_reply
+        self._contexts = {
+            number: Context(1, number, node, RecordDict(), {})
+            for number, node in enumerate(nodes, start=1)
+        }
+        self._ids = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+        self._run = Run.create_empty(1)
+
+    def set_run(self, run: Run) -> None:
+        """Set the run; nothing here depends on it."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message; the same as calling `Message`."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of all nodes."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send `messages`; returns their ids."""
+        batch = list(messages)
+        for message in batch:
+            # The id is the SuperLink's to give; Flower has no public way to set it.
+            message.metadata.__dict__["_message_id"] = str(next(self._ids))
+        self._send(batch)
+        return [message.metadata.message_id for message in batch]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there, each once."""
+        self._advance(0.0)
+        return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send `messages` and wait for the replies; late ones are left out and dropped."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        ids = list(self.push_messages(messages))
+        while any(i not in self._replies for i in ids) and time.monotonic() < deadline:
+            self._advance(deadline - time.monotonic())
+        self._give_up([i for i in ids if i not in self._replies])
+        return [self._replies.pop(i) for i in ids if i in self._replies]
+
+    def close(self) -> None:
+        """Free what the grid holds."""
+
+    def _keep(self, reply: Message) -> None:
+        self._replies[reply.metadata.reply_to_message_id] = reply
+        self.on_reply(reply)
+
+    @abstractmethod
+    def _send(self, messages: list[Message]) -> None:
+        """Set `messages` off."""
+
+    def _advance(self, seconds: float) -> None:
+        """Wait up to `seconds` for a reply."""
+
+    def _give_up(self, message_ids: list[str]) -> None:
+        """Stop working on these messages."""
+
+
+class InProcessGrid(LocalGrid):
+    """Every node answers in this process, at once and in order; no timeout applies."""
+
+    def _send(self, messages: list[Message]) -> None:
+        app = load_app(self.app)
+        for message in messages:
+            self._keep(answer(app, message, self._contexts[message.metadata.dst_node_id]))
+
+
+class _Worker:
+    """The process that answers for whichever node it is handed; a Ray actor."""
+
+    def __init__(self, app: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        _take_identity()
+        logging.getLogger("flwr").handlers.clear()
+        self.app = load_app(app)
+        self.shared: dict[str, ArrayRecord] = {}
+
+    def ready(self) -> bool:
+        """Answer once the process has loaded the app."""
+        return True
+
+    def handle(
+        self, items: list[tuple[Message, dict[str, Any], Context]]
+    ) -> list[tuple[Message, float]]:
+        """Answer messages whose array records wait in the object store; with the seconds taken."""
+        import ray
+
+        wanted = {ref.hex(): ref for _, refs, _ in items for ref in refs.values()}
+        records = {key: self.shared.get(key) or ray.get(ref) for key, ref in wanted.items()}
+        self.shared = records
+        replies = []
+        for message, refs, context in items:
+            for name, ref in refs.items():
+                message.content[name] = records[ref.hex()]
+            started = time.perf_counter()
+            reply = answer(self.app, message, context)
+            replies.append((reply, time.perf_counter() - started))
+        return replies
+
+
+@dataclass
+class _Call:
+    """A message on its way to a worker, its arrays already in the object store."""
+
+    message: Message
+    refs: dict[str, Any]
+    tries: int = 0
+
+
+@dataclass
+class _Seat:
+    """A worker as the grid sees it: its actor, the nodes it has served, its calls."""
+
+    actor: Any
+    served: set[int] = field(default_factory=set)
+    calls: list[_Call] = field(default_factory=list)
+
+
+class RayGrid(LocalGrid):
+    """Nodes answer on Ray actors, of this machine or of a cluster.
+
+    Weights and teacher are put into the object store once per set of messages; replies
+    are taken as they finish; a site goes to a worker that has served it before where one
+    is free, since that one has its data at hand; an actor that dies costs one try of the
+    messages it held, each of which is tried once more.
+
+    Args:
+        app, nodes, on_reply: see `LocalGrid`.
+        workers: how many actors; None for as many as fit, at most one per node.
+        num_cpus, num_gpus: the share of a CPU or GPU each takes.
+        address: an existing cluster; None starts one on this machine.
+        threads: torch threads per actor.
+
+    Raises:
+        ConfigError: the cluster cannot be reached or is too small; names the key.
+    """
+
+    GRAIN = 0.05  # seconds: calls shorter than this are sent to a worker several at once
+
+    def __init__(
+        self,
+        app: str,
+        nodes: Sequence[NodeConfig],
+        on_reply: Callable[[Message], None] = lambda reply: None,
+        *,
+        workers: int | None = None,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+        address: str | None = None,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(app, nodes, on_reply)
+        import ray
+
+        self.ray = ray
+        start_ray(address)
+        try:
+            self.workers = self._count(workers, num_cpus, num_gpus, len(nodes))
+            # An actor restarts by itself; its calls are not repeated behind our back.
+            remote = ray.remote(_Worker).options(
+                num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1, max_task_retries=0
+            )
+            self._seats = [_Seat(remote.remote(app, threads)) for _ in range(self.workers)]
+            ray.get([seat.actor.ready.remote() for seat in self._seats])
+        except BaseException:
+            self.close()
+            raise
+        self._queue: deque[_Call] = deque()
+        self._running: dict[Any, _Seat] = {}
+        self._store: dict[int, tuple[ArrayRecord, Any]] = {}
+        self._pace = math.inf  # seconds per call, as measured
+
+    def close(self) -> None:
+        """End the actors, and Ray if it was started here."""
+        self.ray.shutdown()
+
+    def _count(self, workers: int | None, num_cpus: float, num_gpus: float, nodes: int) -> int:
+        there = self.ray.cluster_resources()
+        fits = [
+            int(there.get(kind, 0) / share + 1e-9)
+            for kind, share in (("CPU", num_cpus), ("GPU", num_gpus))
+            if share > 0
+        ]
+        room = min(fits, default=nodes)
+        wanted = workers or max(1, min(room, nodes))
+        if wanted > room:
+            raise ConfigError(
+                f"engine.workers: {wanted} workers with num_cpus={num_cpus:g} and "
+                f"num_gpus={num_gpus:g} do not fit on {there.get('CPU', 0):g} CPUs and "
+                f"{there.get('GPU', 0):g} GPUs; lower one of the three"
+            )
+        return wanted
+
+    def _send(self, messages: list[Message]) -> None:
+        store: dict[int, tuple[ArrayRecord, Any]] = {}
+        for message in messages:
+            refs = {}
+            for name, record in message.content.array_records.items():
+                mark = id(record)
+                store[mark] = (
+                    store.get(mark) or self._store.get(mark) or (record, self.ray.put(record))
+                )
+                refs[name] = store[mark][1]
+            # Messages may share their content: the original must keep its arrays.
+            rest = RecordDict({k: v for k, v in message.content.items() if k not in refs})
+            bare = Message(
+                rest,
+                dst_node_id=message.metadata.dst_node_id,
+                message_type=message.metadata.message_type,
+            )
+            bare.__dict__["_metadata"] = message.metadata
+            self._queue.append(_Call(bare, refs))
+        if store:
+            self._store = store  # holding the records keeps their ids from being reused
+        self._assign()
+
+    def _assign(self) -> None:
+        """Hand queued calls to idle workers."""
+        idle = [seat for seat in self._seats if not seat.calls]
+        for seat in idle:
+            if not self._queue:
+                return
+            fair = len(self._queue) / (2 * len(self._seats))
+            seat.calls = self._take(seat, max(1, int(min(fair, self.GRAIN / self._pace))))
+            items = [
+                (call.message, call.refs, self._contexts[call.message.metadata.dst_node_id])
+                for call in seat.calls
+            ]
+            self._running[seat.actor.handle.remote(items)] = seat
+
+    def _take(self, seat: _Seat, count: int) -> list[_Call]:
+        """Take `count` calls from the queue: first of nodes that `seat` knows, then of new ones."""
+        elsewhere = set().union(*(other.served for other in self._seats)) - seat.served
+
+        def strange(call: _Call) -> int:
+            node = call.message.metadata.dst_node_id
+            return 0 if node in seat.served else 2 if node in elsewhere else 1
+
+        taken = sorted(self._queue, key=strange)[:count]
+        chosen = set(map(id, taken))
+        self._queue = deque(call for call in self._queue if id(call) not in chosen)
+        seat.served |= {call.message.metadata.dst_node_id for call in taken}
+        return taken
+
+    def _advance(self, seconds: float) -> None:
+        self._assign()
+        if not self._running:
+            return
+        # Wake up now and then, so that Ctrl-C is never far away.
+        done, _ = self.ray.wait(list(self._running), timeout=max(0.0, min(seconds, 1.0)))
+        for ref in done:
+            seat = self._running.pop(ref)
+            calls, seat.calls = seat.calls, []
+            try:
+                replies = self.ray.get(ref)
+            except self.ray.exceptions.RayError as error:
+                self._lost(seat, calls, error)
+                continue
+            self._pace = max(1e-6, fmean(seconds for _, seconds in replies))
+            for reply, _ in replies:
+                self._keep(reply)
+        self._assign()
+
+    def _lost(self, seat: _Seat, calls: list[_Call], error: Exception) -> None:
+        """Try the calls of a dead worker once more, one at a time; then report them."""
+        seat.served.clear()
+        self._pace = math.inf
+        for call in calls:
+            call.tries += 1
+            if call.tries < 2:
+                log.warning("a worker died; its call is tried once more")
+                self._queue.append(call)
+            else:
+                reason = f"its worker died twice ({type(error).__name__})"
+                self._keep(Message(Error(CRASHED, reason), reply_to=call.message))
+
+    def _give_up(self, message_ids: list[str]) -> None:
+        """Drop what is queued and restart the workers that are stuck."""
+        late = set(message_ids)
+        self._queue = deque(c for c in self._queue if c.message.metadata.message_id not in late)
+        for ref, seat in list(self._running.items()):
+            if any(call.message.metadata.message_id in late for call in seat.calls):
+                del self._running[ref]
+                seat.calls = []
+                seat.served.clear()
+                self.ray.kill(seat.actor, no_restart=False)
+
+
+def start_ray(address: str | None) -> None:
+    """Start Ray on this machine, or join the cluster at `address`.
+
+    Raises:
+        ConfigError: there is no cluster at that address.
+    """
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return
+    top = Path(__file__).parents[1]
+    code = {"py_modules": [str(top / package) for package in ("fedcl", "sites", "strategies")]}
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if host:  # Ray itself would go on trying for many minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, runtime_env=code, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"engine.address: no Ray cluster at {address} ({reason})") from None

@@ -1,0 +1,173 @@
+"""The hospitals as the server sees them: by site name, over any Flower Grid."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedcl.arrays import size_of
+from fedcl.config import Job
+from fedcl.errors import DataError, RunError
+from fedcl.messages import Call, Hello, MalformedError, Scored, Update
+
+log = logging.getLogger("fedcl")
+
+Reply = TypeVar("Reply", Update, Scored)
+
+
+@dataclass
+class Ledger:
+    """What a run cost and what went wrong; kept across a resume.
+
+    Attributes:
+        bytes: arrays sent `down` to the sites (of which `teacher`) and `up` to the server.
+        seconds: `setup` until the first round; `train` and `evaluate`, the sites' own
+            computing, summed; `communicate`, the time of the exchanges in which no site
+            computed, if sites shared the workers evenly; `total`, wall time.
+        failures: one entry per answer that was lost or refused.
+    """
+
+    bytes: dict[str, int] = field(default_factory=lambda: {"down": 0, "up": 0, "teacher": 0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("total", "setup", "train", "evaluate", "communicate"), 0.0
+        )
+    )
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def fail(self, site: str, stage: int, round_: int, what: str, reason: str) -> None:
+        """Record that `site` delivered nothing; `reason` may have details after line one."""
+        first, _, details = reason.strip().partition("\n")
+        log.warning("stage %d, round %d, %s: %s lost: %s", stage + 1, round_, site, what, first)
+        if details:
+            log.debug("%s", details)
+        self.failures.append(
+            {"site": site, "stage": stage + 1, "round": round_, "what": what, "reason": first}
+        )
+
+
+@dataclass
+class Hospitals:
+    """Sends calls to sites by name and takes their answers apart.
+
+    Attributes:
+        grid: Flower's Grid: in-process, on Ray or over the network.
+        job: what every site is told.
+        ledger: where bytes, seconds and failures are written down.
+        lanes: sites that can compute at the same time, to share out waiting time.
+        timeout: seconds to wait for the answers of one exchange.
+        nodes: the node id of each site, once they have met.
+    """
+
+    grid: Grid
+    job: Job
+    ledger: Ledger
+    lanes: int
+    timeout: float
+    nodes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._text = self.job.to_json()
+        self._sent = 0.0
+
+    def meet(self, sites: Sequence[str]) -> dict[str, Hello]:
+        """Ask every node who it is and what it holds.
+
+        Returns:
+            What each of `sites` answered, in that order.
+
+        Raises:
+            DataError: a site cannot take part, or is not there.
+            RunError: a node could not answer at all.
+        """
+        content = RecordDict({"job": ConfigRecord({"json": self._text})})
+        calls = [
+            Message(content, dst_node_id=node, message_type="query.hello")
+            for node in self.grid.get_node_ids()
+        ]
+        met: dict[str, Hello] = {}
+        for reply in self.grid.send_and_receive(calls, timeout=self.timeout):
+            if reply.has_error():
+                raise RunError(f"a hospital did not start: {_first_line(reply)}")
+            hello = Hello.unpack(reply.content)
+            met[hello.site] = hello
+            self.nodes[hello.site] = reply.metadata.src_node_id
+        for site in sites:
+            if site not in met:
+                raise DataError(f"site {site}: no hospital of that name answered")
+            if met[site].error:
+                raise DataError(met[site].error)
+        return {site: met[site] for site in sites}
+
+    def calls(
+        self,
+        what: str,
+        sites: Sequence[str],
+        arrays: ArrayRecord,
+        versions: Mapping[str, int],
+        teacher: ArrayRecord | None = None,
+        **numbers: Any,
+    ) -> list[Message]:
+        """Make one message per site; all of them share the same array records.
+
+        Args:
+            what: "train" or "evaluate".
+            sites: whom to call.
+            arrays: the global weights.
+            versions: the version of each site's own state to start from.
+            teacher: the teacher's weights.
+            numbers: the other attributes of `Call`.
+        """
+        messages = []
+        for site in sites:
+            call = Call(self._text, arrays, teacher, state=versions.get(site, 0), **numbers)
+            messages.append(Message(call.pack(), self.nodes[site], what))
+        lesson = size_of(teacher) if teacher is not None else 0
+        self.ledger.bytes["teacher"] += len(sites) * lesson
+        self.ledger.bytes["down"] += len(sites) * (lesson + size_of(arrays))
+        self._sent = time.perf_counter()
+        return messages
+
+    def answers(
+        self, kind: type[Reply], sites: Sequence[str], replies: Iterable[Message]
+    ) -> dict[str, Reply | str]:
+        """Return, in the order of `sites`, each site's answer or why there is none.
+
+        Args:
+            kind: `Update` for training, `Scored` for evaluation.
+            sites: who was called.
+            replies: what came back, in any order.
+        """
+        by_node = {reply.metadata.src_node_id: reply for reply in replies}
+        wall = time.perf_counter() - self._sent
+        answers: dict[str, Reply | str] = {}
+        busy = 0.0
+        for site in sites:
+            reply = by_node.get(self.nodes[site])
+            if reply is None:
+                answers[site] = f"no answer within {self.timeout:g} s"
+            elif reply.has_error():
+                answers[site] = reply.error.reason or f"error {reply.error.code}"
+            else:
+                try:
+                    answer = kind.unpack(reply.content)
+                except MalformedError as error:
+                    answers[site] = str(error)
+                    continue
+                answers[site] = answer
+                busy += answer.seconds
+                self.ledger.bytes["up"] += sum(map(size_of, reply.content.array_records.values()))
+        self.ledger.seconds["train" if kind is Update else "evaluate"] += busy
+        lanes = max(1, min(self.lanes, len(sites)))
+        self.ledger.seconds["communicate"] += max(0.0, wall - busy / lanes)
+        return answers
+
+
+def _first_line(reply: Message) -> str:
+    first, _, details = str(reply.error.reason).partition("\n")
+    log.debug("%s", details)
+    return first

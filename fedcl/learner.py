@@ -1,0 +1,181 @@
+"""The one local training loop, and prediction with the same network."""
+
+import contextlib
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedcl.config import Learner
+from fedcl.errors import RunError
+from fedcl.scores import dice
+from sites.base import Case
+from strategies.base import Step, Strategy
+
+EVALUATION_BATCH = 64  # slices per forward pass without gradient
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of some cases, stacked and on the device.
+
+    Attributes:
+        images: float32, shape (N, C, H, W).
+        labels: int64, shape (N, 1, H, W).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], device: torch.device) -> "Slices":
+        """Stack the slices of `cases` in order."""
+        images = torch.cat([case.images for case in cases])
+        labels = torch.cat([case.labels for case in cases]).unsqueeze(1).long()
+        return cls(images.to(device), labels.to(device))
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        return len(self.images)
+
+
+def device_of(learner: Learner) -> torch.device:
+    """Return the device to compute on.
+
+    Raises:
+        RunError: CUDA was asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if learner.device == "cuda" and not there:
+        raise RunError("learner.device: cuda was asked for, but no CUDA device is there")
+    return torch.device("cuda" if there and learner.device != "cpu" else "cpu")
+
+
+def train(
+    student: nn.Module,
+    slices: Slices,
+    learner: Learner,
+    strategy: Strategy,
+    lr: float,
+    rng: torch.Generator,
+    teacher: nn.Module | None = None,
+    taught: Tensor | None = None,
+    validate: Callable[[], float] | None = None,
+) -> dict[str, float]:
+    """Train `student` in place on one site's slices, for one round.
+
+    Args:
+        student: the network, already holding the weights to start from.
+        slices: the site's training slices.
+        learner: budget, batch size, clipping and which epoch to keep.
+        strategy: gives the loss terms of each step.
+        lr: Adam's learning rate.
+        rng: order of the slices and whatever the strategy draws.
+        teacher: the frozen teacher, if there is one.
+        taught: its probabilities on `slices`, shape (N, K, H, W), where they are cached.
+        validate: scores the student as it is; needed to keep the best epoch.
+
+    Returns:
+        The mean of each loss term over the steps.
+
+    Raises:
+        RunError: a loss became NaN or infinite; names the terms.
+    """
+    device = slices.images.device
+    amp = learner.amp and device.type == "cuda"
+    optimiser = torch.optim.Adam(student.parameters(), lr=lr)
+    per_epoch = math.ceil(len(slices) / learner.batch_size)
+    total = learner.steps or learner.epochs * per_epoch
+    best = _Best(student, validate) if learner.keep == "best" and validate else None
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+
+    student.train()
+    for number, index in zip(
+        range(1, total + 1), batches(len(slices), learner.batch_size, rng), strict=False
+    ):
+        index = index.to(device)
+        step = Step(
+            images=slices.images[index],
+            labels=slices.labels[index],
+            student=student,
+            teacher=teacher,
+            rng=rng,
+            lookup=None if taught is None else lambda i=index: taught[i],  # type: ignore[misc]
+        )
+        with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
+            terms = strategy.objective(step)
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        if learner.clip is not None:
+            nn.utils.clip_grad_norm_(student.parameters(), learner.clip)
+        optimiser.step()
+        for name, value in terms.items():
+            sums[name] += value.detach()
+        if number % per_epoch == 0 or number == total:
+            _check_finite(sums)
+            if best:
+                best.offer()
+                student.train()
+    if best:
+        best.restore()
+    return {name: float(value) / total for name, value in sums.items()}
+
+
+def batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """Yield indices of batches without end: a new random order each epoch."""
+    while True:
+        yield from torch.randperm(count, generator=rng).split(size)
+
+
+@torch.no_grad()
+def forward(network: nn.Module, images: Tensor, amp: bool = False) -> Tensor:
+    """Return class probabilities of all `images`, in evaluation mode, batch by batch.
+
+    Args:
+        network: put into evaluation mode.
+        images: shape (N, C, H, W).
+        amp: use bfloat16 on a GPU.
+    """
+    network.eval()
+    amp = amp and images.device.type == "cuda"
+    with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
+        parts = [network(part).float().softmax(1) for part in images.split(EVALUATION_BATCH)]
+    return torch.cat(parts)
+
+
+def predict(network: nn.Module, case: Case, learner: Learner) -> Tensor:
+    """Return the predicted class of every voxel of `case`, shape (D, H, W), on the CPU."""
+    probabilities = forward(network, case.images.to(device_of(learner)), learner.amp)
+    return probabilities.argmax(1).cpu()
+
+
+def mean_dice(network: nn.Module, cases: Sequence[Case], learner: Learner, classes: int) -> float:
+    """Return the mean Dice over `cases`."""
+    scores = [dice(predict(network, case, learner), case.labels, classes) for case in cases]
+    return sum(scores) / len(scores)
+
+
+class _Best:
+    """Keeps the weights of the epoch that validated best; the earlier one on a tie."""
+
+    def __init__(self, network: nn.Module, validate: Callable[[], float]) -> None:
+        self.network, self.validate = network, validate
+        self.score, self.weights = -math.inf, copy.deepcopy(network.state_dict())
+
+    def offer(self) -> None:
+        score = self.validate()
+        if score > self.score:
+            self.score, self.weights = score, copy.deepcopy(self.network.state_dict())
+
+    def restore(self) -> None:
+        self.network.load_state_dict(self.weights)
+
+
+def _check_finite(sums: dict[str, Tensor]) -> None:
+    bad = [name for name, value in sums.items() if not torch.isfinite(value)]
+    if bad:
+        raise RunError(f"the loss is not finite ({', '.join(sorted(bad))})")

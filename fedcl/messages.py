@@ -1,0 +1,215 @@
+"""What crosses between server and hospital, and nothing else does.
+
+Each class is one kind of content; `pack` and `unpack` turn it into Flower records and back.
+What comes from the network is checked here, once: `unpack` raises `MalformedError`.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedcl.arrays import Arrays, from_record, to_record
+from fedcl.errors import FedclError
+
+T = TypeVar("T")
+
+
+class MalformedError(FedclError):
+    """A message that is not what it should be."""
+
+
+def _checked(unpack: Callable[[type[T], RecordDict], T]) -> Callable[[type[T], RecordDict], T]:
+    """Turn whatever goes wrong in reading foreign records into `MalformedError`."""
+
+    @wraps(unpack)
+    def safe(cls: type[T], content: RecordDict) -> T:
+        try:
+            return unpack(cls, content)
+        except (KeyError, TypeError, ValueError, AttributeError, EOFError, MemoryError) as error:
+            raise MalformedError(f"malformed {cls.__name__.lower()} ({error!r})") from error
+
+    return safe
+
+
+@dataclass(frozen=True)
+class Call:
+    """Server to hospital: train or evaluate.
+
+    Attributes:
+        job: the `Job`, as JSON.
+        arrays: the global weights.
+        teacher: the teacher's weights, if there is one.
+        stage: counted from 0.
+        round: counted from 1 over all stages.
+        state: version of the site's own state to start from; 0 for none.
+        split: cases to evaluate, "val" or "test".
+    """
+
+    job: str
+    arrays: ArrayRecord
+    teacher: ArrayRecord | None = None
+    stage: int = 0
+    round: int = 0
+    state: int = 0
+    split: str = "test"
+
+    def pack(self) -> RecordDict:
+        """Return the records; the array records themselves, not copies."""
+        numbers = {name: getattr(self, name) for name in ("stage", "round", "state", "split")}
+        content = RecordDict({"call": ConfigRecord({"job": self.job, **numbers})})
+        content["arrays"] = self.arrays
+        if self.teacher is not None:
+            content["teacher"] = self.teacher
+        return content
+
+    @classmethod
+    @_checked
+    def unpack(cls, content: RecordDict) -> "Call":
+        """Read the records."""
+        call = content.config_records["call"]
+        return cls(
+            job=str(call["job"]),
+            arrays=content.array_records["arrays"],
+            teacher=content.array_records.get("teacher"),
+            stage=_int(call["stage"]),
+            round=_int(call["round"]),
+            state=_int(call["state"]),
+            split=str(call["split"]),
+        )
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Hospital to server, first of all: who it is and what it holds.
+
+    Attributes:
+        site: its name.
+        error: why it cannot take part, in one line; empty if it can.
+        digest: of its data.
+        train, val, test: numbers of cases.
+        slices: training slices.
+    """
+
+    site: str
+    error: str = ""
+    digest: str = ""
+    train: int = 0
+    val: int = 0
+    test: int = 0
+    slices: int = 0
+
+    def pack(self) -> RecordDict:
+        """Return the records."""
+        return RecordDict({"hello": ConfigRecord(asdict(self))})
+
+    @classmethod
+    @_checked
+    def unpack(cls, content: RecordDict) -> "Hello":
+        """Read the records."""
+        record = content.config_records["hello"]
+        return cls(
+            site=str(record["site"]),
+            error=str(record["error"]),
+            digest=str(record["digest"]),
+            train=_int(record["train"]),
+            val=_int(record["val"]),
+            test=_int(record["test"]),
+            slices=_int(record["slices"]),
+        )
+
+
+@dataclass(frozen=True)
+class Update:
+    """Hospital to server: what training gave.
+
+    Attributes:
+        arrays: the weights that may leave the hospital.
+        slices: training slices, the update's weight in the average.
+        losses: mean of each loss term.
+        seconds: time it took.
+    """
+
+    arrays: Arrays
+    slices: int
+    losses: dict[str, float]
+    seconds: float
+
+    def pack(self) -> RecordDict:
+        """Return the records."""
+        numbers = MetricRecord({f"loss/{name}": value for name, value in self.losses.items()})
+        numbers["slices"], numbers["seconds"] = self.slices, self.seconds
+        return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers})
+
+    @classmethod
+    @_checked
+    def unpack(cls, content: RecordDict) -> "Update":
+        """Read the records."""
+        numbers = content.metric_records["numbers"]
+        slices = _int(numbers["slices"])
+        if slices < 1:
+            raise ValueError(f"{slices} training slices")
+        losses = {
+            key.removeprefix("loss/"): _float(value)
+            for key, value in numbers.items()
+            if key.startswith("loss/")
+        }
+        weights = from_record(content.array_records["arrays"])
+        return cls(weights, slices, losses, _float(numbers["seconds"]))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Hospital to server: scores, case by case.
+
+    Attributes:
+        cases: names of the cases.
+        scores: per score, one number per case.
+        seconds: time it took.
+    """
+
+    cases: list[str]
+    scores: dict[str, list[float]]
+    seconds: float
+
+    def pack(self) -> RecordDict:
+        """Return the records."""
+        numbers = MetricRecord({f"score/{name}": values for name, values in self.scores.items()})
+        numbers["seconds"] = self.seconds
+        names = ConfigRecord({"cases": self.cases})
+        return RecordDict({"numbers": numbers, "names": names})
+
+    @classmethod
+    @_checked
+    def unpack(cls, content: RecordDict) -> "Scored":
+        """Read the records."""
+        numbers = content.metric_records["numbers"]
+        cases = [str(name) for name in _list(content.config_records["names"]["cases"])]
+        scores = {
+            key.removeprefix("score/"): [_float(number) for number in _list(values)]
+            for key, values in numbers.items()
+            if key.startswith("score/")
+        }
+        if not cases or any(len(values) != len(cases) for values in scores.values()):
+            raise ValueError("not one score per case")
+        return cls(cases, scores, _float(numbers["seconds"]))
+
+
+def _int(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _float(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return value

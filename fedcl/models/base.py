@@ -1,0 +1,20 @@
+"""What every model offers: its settings, and the network they describe."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass
+class Model(ABC):
+    """A family of networks; one subclass per file, its fields are the settings."""
+
+    @abstractmethod
+    def build(self, channels: int, classes: int) -> nn.Module:
+        """Make the network, with weights drawn from torch's global generator.
+
+        Args:
+            channels: channels of the input, shape (B, channels, H, W).
+            classes: channels of the logits, shape (B, classes, H, W).
+        """

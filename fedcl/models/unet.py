@@ -1,0 +1,46 @@
+"""The 2-D U-Net of MONAI."""
+
+from dataclasses import dataclass
+
+from monai.networks.nets import UNet as MonaiUNet
+from torch import nn
+
+from fedcl.errors import ConfigError
+from fedcl.models.base import Model
+from fedcl.settings import setting
+
+
+@dataclass
+class UNet(Model):
+    """Residual U-Net (Kerfoot et al., STACOM 2018), as MONAI builds it.
+
+    Attributes:
+        channels: feature channels per level, at least two levels; each level below the
+            first halves the resolution.
+        res_units: residual units per level.
+        norm: "instance" (nothing to average between sites that scanners shift) or "batch".
+        dropout: probability of dropping a channel.
+    """
+
+    channels: list[int] = setting(factory=lambda: [16, 32, 64, 128], low=1)
+    res_units: int = setting(1, low=0)
+    norm: str = setting("instance", choices=("instance", "batch"))
+    dropout: float = setting(0.0, low=0, high=0.9)
+
+    def __post_init__(self) -> None:
+        """Check the depth."""
+        if len(self.channels) < 2:
+            raise ConfigError(f"model.channels: at least two levels needed, got {self.channels}")
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        """Make the network; see `Model.build`."""
+        return MonaiUNet(
+            spatial_dims=2,
+            in_channels=channels,
+            out_channels=classes,
+            channels=self.channels,
+            strides=[2] * (len(self.channels) - 1),
+            num_res_units=self.res_units,
+            norm=self.norm,
+            dropout=self.dropout,
+        )

@@ -1,0 +1,81 @@
+"""Find a strategy, scenario or model by its name, in a fixed set of packages.
+
+A name is the name of a module in `strategies`, `sites` or `fedcl.models`; nothing else can
+be asked for, so neither a message nor a checkpoint can name code of its own.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedcl.errors import ConfigError
+from fedcl.settings import closest, parse, travelling
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of plug-in: the configuration key, the package and the base class's name."""
+
+    key: str
+    package: str
+    base: str
+
+    def available(self) -> list[str]:
+        """Return the names there are."""
+        path = importlib.import_module(self.package).__path__
+        return sorted(m.name for m in pkgutil.iter_modules(path) if m.name != "base")
+
+    def find(self, name: str) -> type:
+        """Return the class that the module `name` defines.
+
+        Raises:
+            ConfigError: there is no such name; lists those there are.
+        """
+        options = self.available()
+        if name not in options:
+            raise ConfigError(
+                f"{self.key}: there is no {name!r}{closest(str(name), options)}; "
+                f"there are: {', '.join(options)}"
+            )
+        base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
+        module = importlib.import_module(f"{self.package}.{name}")
+        found = [
+            cls
+            for _, cls in inspect.getmembers(module, inspect.isclass)
+            if issubclass(cls, base) and cls.__module__ == module.__name__
+        ]
+        if len(found) != 1:
+            raise ConfigError(
+                f"{self.key}: {module.__name__} must define exactly one {self.base}, "
+                f"it defines {len(found)}"
+            )
+        return found[0]
+
+    def make(self, values: Mapping[str, Any]) -> Any:
+        """Build the plug-in that `values` describes: its `name` and its settings.
+
+        Raises:
+            ConfigError: no or an unknown name, an unknown setting or a bad value.
+        """
+        settings = dict(values)
+        if "name" not in settings:
+            raise ConfigError(f"{self.key}.name: missing; give one of {self.available()}")
+        return parse(self.find(settings.pop("name")), settings, self.key)
+
+
+SCENARIO = Kind("scenario", "sites", "Scenario")
+STRATEGY = Kind("strategy", "strategies", "Strategy")
+MODEL = Kind("model", "fedcl.models", "Model")
+
+
+def name_of(plugin: object) -> str:
+    """Return the name by which `plugin` is found."""
+    return type(plugin).__module__.rpartition(".")[2]
+
+
+def describe(plugin: object) -> dict[str, Any]:
+    """Return name and settings of `plugin`, less what never leaves this machine."""
+    return {"name": name_of(plugin), **travelling(plugin)}

@@ -1,0 +1,133 @@
+"""What a person at a terminal sees: progress while it runs, a table at the end."""
+
+from typing import Any
+
+from flwr.app import Message
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from fedcl.checkpoint import State
+from fedcl.config import Config
+from fedcl.messages import Hello
+from fedcl.stage import Round
+
+console = Console(stderr=True)
+
+
+class Display:
+    """A progress bar that counts the sites' trainings; says stage, round and sites."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("trainings"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            transient=True,
+        )
+        self.task = self.bar.add_task("waiting for the hospitals", total=None)
+        self.sites: dict[int, str] = {}
+
+    def __enter__(self) -> "Display":
+        """Show the bar."""
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+    def replied(self, reply: Message) -> None:
+        """Count an answer to a training call."""
+        if reply.metadata.message_type == "train":
+            self.bar.advance(self.task)
+
+    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
+        """Set the bar to what is done and what is to come."""
+        self.timeline = config.timeline
+        sizes = [
+            len(config.job.strategy.cohort(self.timeline, stage))
+            for stage in range(len(self.timeline.stages))
+            for _ in range(self.timeline.rounds)
+        ]
+        self.bar.reset(self.task, total=sum(sizes), completed=sum(sizes[: state.round]))
+        self.bar.update(self.task, description="evaluating the initial model")
+
+    def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
+        """Say which sites train now."""
+        rounds = self.timeline.rounds
+        names = ", ".join(cohort) if len(cohort) <= 6 else f"{len(cohort)} sites"
+        self.bar.update(
+            self.task,
+            description=f"stage {stage + 1}/{len(self.timeline.stages)} "
+            f"round {number - stage * rounds}/{rounds} [bold]{names}[/]",
+        )
+
+    def round_done(self, done: Round, state: State) -> None:
+        """Announce the evaluation that follows a stage's last round."""
+        if done.number % self.timeline.rounds == 0:
+            self.bar.update(
+                self.task,
+                description=f"stage {done.stage + 1}/{len(self.timeline.stages)} "
+                "evaluating every site",
+            )
+
+    def stage_done(self, config: Config, state: State) -> None:
+        """Show nothing: the next round will."""
+
+
+def report(results: dict[str, Any]) -> Table:
+    """Return the stage-by-site matrix and the figures of a run as a table."""
+    sites, metrics = results["sites"], results["metrics"]
+    table = Table(
+        title=f"{results['score'].capitalize()} after each stage: {results['strategy']} on "
+        f"{results['scenario']}, seed {results['seed']}",
+        caption=_figures(metrics, results),
+        caption_justify="left",
+        title_justify="left",
+    )
+    table.add_column("after stage")
+    for site in sites:
+        table.add_column(site, justify="right")
+    for number, (row, trained) in enumerate(
+        zip(results["matrix"], results["stages"], strict=True), start=1
+    ):
+        cells = [
+            Text(number_(value), style="bold green" if site in trained else "")
+            for site, value in zip(sites, row, strict=True)
+        ]
+        table.add_row(f"{number}  (+ {', '.join(trained)})", *cells)
+    return table
+
+
+def _figures(metrics: dict[str, float | None], results: dict[str, Any]) -> str:
+    final = [
+        (v, s)
+        for s, v in zip(results["sites"], results["matrix"][-1], strict=True)
+        if v is not None
+    ]
+    worst = f" ({min(final)[1]})" if final else ""
+    return (
+        "bold: trained in that stage\n"
+        f"AVG {number_(metrics['avg'])}   BWT {number_(metrics['bwt'], '+')}   "
+        f"FWT {number_(metrics['fwt'], '+')}   forgetting {number_(metrics['forgetting'])}   "
+        f"worst site {number_(metrics['worst_site'])}{worst}"
+    )
+
+
+def number_(value: float | None, sign: str = "") -> str:
+    """Return `value` with three decimals, or a dash."""
+    return "-" if value is None else format(value, f"{sign}.3f")

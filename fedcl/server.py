@@ -1,0 +1,230 @@
+"""A run: stages > rounds > evaluation > checkpoint > whoever watches."""
+
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from flwr.serverapp import Grid
+
+from fedcl import arrays
+from fedcl.checkpoint import Checkpoint, Scores, State
+from fedcl.client import new_network
+from fedcl.config import Config
+from fedcl.continual import summary
+from fedcl.errors import DataError, RunError
+from fedcl.hospitals import Hospitals
+from fedcl.messages import Hello, Scored
+from fedcl.plugins import name_of
+from fedcl.scores import SCORES
+from fedcl.stage import Round, Stage
+
+log = logging.getLogger("fedcl")
+
+
+class Watcher(Protocol):
+    """Something that is told how a run goes: a progress display, MLflow."""
+
+    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
+        """The hospitals have answered; `state` is new or resumed."""
+
+    def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
+        """The sites of `cohort` have been asked to train round `number` of the run."""
+
+    def round_done(self, done: Round, state: State) -> None:
+        """A round is over; told again if the run is resumed from before it was saved."""
+
+    def stage_done(self, config: Config, state: State) -> None:
+        """Every site was evaluated after a stage; told again as `round_done` is."""
+
+
+class Server:
+    """Runs the experiment that `config` describes over the hospitals of a grid.
+
+    Args:
+        grid: any Flower Grid.
+        config: the run, checked.
+        checkpoint: where snapshots go.
+        state: the state to go on from; None for a new run.
+        lanes: sites that can compute at the same time.
+        watchers: told how the run goes.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: Config,
+        checkpoint: Checkpoint,
+        state: State | None = None,
+        lanes: int = 1,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        self.config, self.checkpoint, self.watchers = config, checkpoint, watchers
+        self.state = state or State(arrays.of_network(new_network(config.job)))
+        self.hospitals = Hospitals(
+            grid, config.job, self.state.ledger, lanes, config.engine.timeout
+        )
+
+    def meet(self) -> dict[str, Hello]:
+        """Meet the hospitals of the timeline; nothing is written before they all answered.
+
+        Raises:
+            DataError: a site cannot take part, or its data are not those of the run resumed.
+        """
+        about = self.hospitals.meet(self.config.timeline.sites)
+        digests = {site: hello.digest for site, hello in about.items()}
+        for site, old in self.state.digests.items():
+            if digests[site] != old:
+                raise DataError(f"site {site}: its data have changed since the run began")
+        self.state.digests = digests
+        return about
+
+    def run(self, about: dict[str, Hello], started: float) -> None:
+        """Run all stages that are left.
+
+        Args:
+            about: what `meet` returned.
+            started: `time.perf_counter()` when this process began, for the total time.
+
+        Raises:
+            RunError: too few updates in a round, or a site that could not be evaluated;
+                the last checkpoint can be resumed.
+        """
+        config, state = self.config, self.state
+        self._clock = started
+        for watcher in self.watchers:
+            watcher.started(config, state, about)
+        self._save()
+        if state.initial is None:
+            state.initial = self._evaluate(-1)
+            state.ledger.seconds["setup"] += time.perf_counter() - started
+            self._save()
+        while state.stage < len(config.timeline.stages):
+            Stage(config, self.hospitals, state, self._began, self._round_done).run()
+            state.rows.append(self._evaluate(state.stage))
+            teaching = config.job.strategy.teaching
+            if teaching is not None and teaching.refresh == "stage":
+                state.teacher = state.weights
+            arrays.save_file(
+                self.checkpoint.folder / f"stage-{state.stage}.safetensors", state.weights
+            )
+            log.info("stage %d done: %s", state.stage, _in_words(results(config, state)["metrics"]))
+            # First tell, then save: a round told twice after a crash can be recognised, one
+            # never told cannot be made up for.
+            for watcher in self.watchers:
+                watcher.stage_done(config, state)
+            self._save()
+
+    def _began(self, stage: int, number: int, cohort: list[str]) -> None:
+        for watcher in self.watchers:
+            watcher.round_began(stage, number, cohort)
+
+    def _round_done(self, done: Round) -> None:
+        log.info(
+            "stage %d, round %d: validation Dice %s",
+            done.stage + 1,
+            done.number,
+            _in_words(done.validation),
+        )
+        for watcher in self.watchers:
+            watcher.round_done(done, self.state)
+        self._save()
+
+    def _save(self) -> None:
+        now = time.perf_counter()
+        self.state.ledger.seconds["total"] += now - self._clock
+        self._clock = now
+        self.checkpoint.save(self.state)
+
+    def _evaluate(self, stage: int) -> Scores:
+        """Score the global model on every site's test cases after `stage`."""
+        strategy = self.config.job.strategy
+        sites = strategy.evaluated(self.config.timeline, stage)
+        weights = arrays.select(self.state.weights, lambda key: not strategy.local(key))
+        calls = self.hospitals.calls(
+            "evaluate", sites, arrays.to_record(weights), self.state.versions, split="test"
+        )
+        replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
+        scores: Scores = {}
+        for site, answer in self.hospitals.answers(Scored, sites, replies).items():
+            if isinstance(answer, str):
+                raise RunError(
+                    f"site {site} could not be evaluated after stage {stage + 1}: "
+                    f"{answer.splitlines()[0]}"
+                )
+            scores[site] = {
+                score: dict(zip(answer.cases, answer.scores[score], strict=True))
+                for score in SCORES
+            }
+        return scores
+
+
+def results(config: Config, state: State, status: str = "completed") -> dict[str, Any]:
+    """Return the contents of results.json; the matrices and figures of what is finished."""
+    sites = config.timeline.sites
+    matrices = {score: matrix(state.rows, sites, score) for score in SCORES}
+    initial = matrix([state.initial or {}], sites, "dice")[0]
+    trained = state.trained[: state.stage]
+    return {
+        "scenario": name_of(config.job.scenario),
+        "strategy": name_of(config.job.strategy),
+        "model": name_of(config.job.model),
+        "seed": config.job.seed,
+        "engine": config.engine.name,
+        "status": status,
+        "stages": trained,
+        "sites": sites,
+        "score": "dice",
+        "matrix": matrices["dice"],
+        "cases": cases(state.rows, sites, "dice"),
+        "metrics": summary(matrices["dice"], trained, sites, initial) if state.rows else {},
+        "rounds": state.round,
+        "weights_sha256": arrays.digest(state.weights),
+        "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
+        "bytes": state.ledger.bytes,
+        "failures": state.ledger.failures,
+        "versions": versions(),
+        "initial": initial,
+        "secondary": {
+            score: {"matrix": matrices[score], "cases": cases(state.rows, sites, score)}
+            for score in SCORES[1:]
+        },
+        "data_sha256": state.digests,
+    }
+
+
+def matrix(rows: Sequence[Scores], sites: Sequence[str], score: str) -> list[list[float | None]]:
+    """Return the mean over cases of `score`, one row per stage, one column per site."""
+
+    def mean(values: dict[str, float]) -> float:
+        return sum(values.values()) / len(values)
+
+    return [[mean(row[s][score]) if s in row else None for s in sites] for row in rows]
+
+
+def cases(
+    rows: Sequence[Scores], sites: Sequence[str], score: str
+) -> dict[str, dict[str, list[float | None]]]:
+    """Return, per site and case, its `score` after every stage."""
+    names = {
+        s: list(dict.fromkeys(c for row in rows for c in row.get(s, {}).get(score, {})))
+        for s in sites
+    }
+    return {
+        s: {c: [row[s][score][c] if s in row else None for row in rows] for c in names[s]}
+        for s in sites
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the numbers depend on."""
+    packages = ("flwr", "torch", "monai", "ray", "numpy", "mlflow", "hydra-core")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _in_words(values: Mapping[str, float | None]) -> str:
+    return ", ".join(
+        f"{name} {'-' if value is None else format(value, '.3f')}" for name, value in values.items()
+    )

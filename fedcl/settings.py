@@ -1,0 +1,131 @@
+"""Declare a setting once, with its bounds, and check every value against it.
+
+Any dataclass of settings (of fedcl, a strategy, a scenario or a model) declares its fields
+with `setting`; `parse` turns a mapping of user values into such an object or raises a
+`ConfigError` that names the key.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from fedcl.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    factory: Callable[[], Any] | None = None,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    travels: bool = True,
+) -> Any:
+    """Declare a dataclass field with bounds.
+
+    Args:
+        default: value when the user gives none.
+        factory: makes the default where it is mutable.
+        low: least value; of a list, for each number.
+        above: the value must be greater.
+        high: greatest value.
+        choices: the values allowed.
+        travels: False for what stays on this machine (paths): never sent to a hospital.
+    """
+    metadata = dict(low=low, above=above, high=high, choices=choices, travels=travels)
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
+    """Build the settings object `cls` from `values`.
+
+    Args:
+        cls: a dataclass whose fields were declared with `setting`.
+        values: what the user gave; missing entries take the defaults.
+        key: where `values` stand in the configuration, for messages.
+
+    Raises:
+        ConfigError: an unknown entry, a wrong type or a value out of bounds.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(cls), dict(values))
+        result = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        raise ConfigError(_unknown(cls, error.full_key or "", key)) from None
+    except OmegaConfBaseException as error:
+        where = ".".join(part for part in (key, error.full_key) if part)
+        reason = str(error.msg).splitlines()[0]
+        raise ConfigError(f"{where}: {reason}") from None
+    _check(result, key)
+    return result  # type: ignore[return-value]
+
+
+def travelling(settings: Any) -> dict[str, Any]:
+    """Return the settings that may be sent to a hospital, as plain JSON-able values."""
+    kept = {}
+    for field in dataclasses.fields(settings):
+        if field.metadata.get("travels", True):
+            value = getattr(settings, field.name)
+            kept[field.name] = dataclasses.asdict(value) if _is_settings(value) else value
+    return kept
+
+
+def closest(word: str, options: list[str]) -> str:
+    """Return ' (did you mean X?)', or nothing where no option resembles `word`."""
+    near = difflib.get_close_matches(word, options, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _is_settings(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _unknown(cls: type, full_key: str, key: str) -> str:
+    *path, last = full_key.split(".")
+    owner: Any = cls
+    for part in path:
+        owner = {f.name: f.type for f in dataclasses.fields(owner)}[part]
+    names = [f.name for f in dataclasses.fields(owner)]
+    where = ".".join([key, *path])
+    return f"{where}.{last}: no such key{closest(last, names)}; there are: {', '.join(names)}"
+
+
+def _check(settings: Any, key: str) -> None:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        where = f"{key}.{field.name}" if key else field.name
+        if _is_settings(value):
+            _check(value, where)
+        elif value is not None:
+            items = value.values() if isinstance(value, dict) else value
+            for item in items if isinstance(items, list | type({}.values())) else [value]:
+                _check_value(item, field.metadata, where)
+
+
+def _check_value(value: Any, bounds: Mapping[str, Any], where: str) -> None:
+    choices = bounds.get("choices")
+    if choices is not None and value not in choices:
+        options = ", ".join(map(str, choices))
+        raise ConfigError(f"{where}: must be one of {options}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: must be finite, got {value}")
+    for name, ok, words in (
+        ("low", lambda bound: value >= bound, "at least"),
+        ("above", lambda bound: value > bound, "greater than"),
+        ("high", lambda bound: value <= bound, "at most"),
+    ):
+        bound = bounds.get(name)
+        if bound is not None and not ok(bound):
+            raise ConfigError(f"{where}: must be {words} {bound}, got {value}")

@@ -1,0 +1,236 @@
+"""A simulation from configuration to results: the run's folder, engine, server, figures."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from flwr.app import Message
+from rich.logging import RichHandler
+
+from fedcl import arrays, learner
+from fedcl.checkpoint import Checkpoint, State, lock, read_results
+from fedcl.client import Hospital
+from fedcl.config import Config
+from fedcl.errors import ConfigError, FedclError
+from fedcl.figures import Overlay, draw
+from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
+from fedcl.progress import Display, console
+from fedcl.server import Server, Watcher, results
+
+APP = "fedcl.client:app"
+STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Run the experiment that `values` describes, in a new folder.
+
+    Args:
+        values: the composed configuration.
+        folder: the run's folder; must not hold a run yet.
+
+    Returns:
+        The contents of results.json.
+
+    Raises:
+        FedclError: one line that says what is wrong; for bad configuration or data
+            nothing is left behind.
+    """
+    with _claimed(folder):
+        config = Config.parse(values)
+        if any((folder / name).exists() for name in ("config.yaml", "results.json", "checkpoint")):
+            raise ConfigError(
+                f"run.dir: {folder} already holds a run; give another folder, or go on with "
+                f"run.resume={folder}"
+            )
+        return _run(config, folder, state=None, values=values)
+
+
+def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Go on with the run in `folder` from its last checkpoint.
+
+    Args:
+        folder: the run's folder.
+        change: may change the stored configuration (the engine).
+
+    Raises:
+        FedclError: there is no run to go on with, or it cannot go on.
+    """
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        raise ConfigError(f"run.resume: {folder} holds no run (there is no config.yaml)")
+    done = read_results(folder)
+    if done is not None and done["status"] == "completed":
+        console.print(f"{folder} is complete already")
+        return done
+    values = yaml.safe_load(stored.read_text())
+    change(values)
+    config = Config.parse(values)
+    with _claimed(folder):
+        return _run(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)
+
+
+def _run(
+    config: Config, folder: Path, state: State | None, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    torch.set_num_threads(config.job.learner.threads)
+    nodes = _nodes(config, folder)
+    status = "failed"
+    with Display() as display, _engine(config, list(nodes.values()), display.replied) as grid:
+        watchers: list[Watcher] = [display]
+        lanes = grid.workers if isinstance(grid, RayGrid) else 1
+        checkpoint = Checkpoint(folder / "checkpoint")
+        server = Server(grid, config, checkpoint, state, lanes, watchers)
+        about = server.meet()
+        # Only now that configuration, data and MLflow are known to be good is anything written.
+        tracker = None
+        if config.tracking.enabled:
+            from fedcl.tracking import Tracker
+
+            tracker = Tracker(config.tracking.uri, folder)
+            watchers.append(tracker)
+        arrays.write_atomically(folder / "config.yaml", yaml.safe_dump(dict(values)).encode())
+        with _logging(folder / "log.txt"):
+            reason = None
+            try:
+                server.run(about, started)
+                draw(
+                    results(config, server.state),
+                    _overlays(config, server.state, nodes),
+                    folder / "figures",
+                )
+                status = "completed"
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            except Exception as error:
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                logging.getLogger("fedcl").debug("the run failed", exc_info=True)
+                raise
+            finally:
+                outcome = results(config, server.state, status)
+                if reason:
+                    outcome["reason"] = reason
+                arrays.write_atomically(
+                    folder / "results.json", json.dumps(outcome, indent=1).encode()
+                )
+                if tracker:
+                    tracker.finish(STATUS[status])
+    return outcome
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Hold the lock on `folder`; leave no trace if nothing was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = lock(folder)
+    try:
+        yield
+    finally:
+        if os.listdir(folder) == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+        file.close()
+
+
+def _nodes(config: Config, folder: Path) -> dict[str, NodeConfig]:
+    """Return the node configuration of every site, as a hospital would write its own."""
+    nodes: dict[str, NodeConfig] = {}
+    for site in config.timeline.sites:
+        state = (folder / "checkpoint" / "sites" / site).resolve()
+        nodes[site] = {"site": site, "state-path": str(state)}
+        location = config.job.scenario.location(site)
+        if location is not None:
+            nodes[site]["data-path"] = str(location.resolve())
+    return nodes
+
+
+@contextmanager
+def _engine(
+    config: Config, nodes: list[NodeConfig], on_reply: Callable[[Message], None]
+) -> Iterator[LocalGrid]:
+    engine = config.engine
+    if engine.name == "inprocess":
+        yield InProcessGrid(APP, nodes, on_reply)
+        return
+    grid = RayGrid(
+        APP,
+        nodes,
+        on_reply,
+        workers=engine.workers,
+        num_cpus=engine.num_cpus,
+        num_gpus=engine.num_gpus,
+        address=engine.address,
+        threads=config.job.learner.threads,
+    )
+    try:
+        yield grid
+    finally:
+        grid.close()
+
+
+@contextmanager
+def _logging(path: Path) -> Iterator[None]:
+    """Write everything to `path` and warnings to the terminal; quieten Flower."""
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    terminal = RichHandler(logging.WARNING, console=console, show_path=False)
+    ours, flower = logging.getLogger("fedcl"), logging.getLogger("flwr")
+    ours.setLevel(logging.DEBUG)
+    ours.propagate = flower.propagate = False
+    ours.handlers, flower.handlers = [file, terminal], [file]
+    flower.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ours.handlers, flower.handlers = [], []
+        file.close()
+
+
+def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> list[Overlay]:
+    """Segment the middle slice of each site's first test case, in this process.
+
+    Images are read here, by whoever runs the simulation; no message can carry them.
+    """
+    strategy, text = config.job.strategy, config.job.to_json()
+    weights = arrays.select(state.weights, lambda key: not strategy.local(key))
+    overlays = []
+    for site, node in nodes.items():
+        path = Path(str(node["data-path"])) if "data-path" in node else None
+        hospital = Hospital(site, path, Path(str(node["state-path"])), text)
+        network = hospital.load_student(arrays.to_record(weights), state.versions.get(site, 0))
+        case = hospital.data.test[0]
+        prediction = learner.predict(network, case, config.job.learner)
+        middle = len(case.images) // 2
+        overlays.append(
+            Overlay(
+                f"{site}: {case.name}",
+                case.images[middle, 0].numpy(),
+                case.labels[middle].numpy(),
+                prediction[middle].numpy(),
+            )
+        )
+    return overlays
+
+
+def exit_line(error: FedclError, folder: Path) -> str:
+    """Return the one line that tells a user what went wrong and, if it helps, how to go on."""
+    can_resume = error.exit_code == 1 and (folder / "checkpoint").exists()
+    hint = f"; go on with run.resume={folder}" if can_resume else ""
+    return f"fedcl: {error}{hint}"
+
+
+def how_to_open_mlflow(uri: str) -> str:
+    """Return the command that opens MLflow on `uri`."""
+    program = Path(sys.executable).with_name("mlflow")
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return f"{program} ui --backend-store-uri {uri}"

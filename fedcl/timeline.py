@@ -1,0 +1,46 @@
+"""Who is present when."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from fedcl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The arrival of sites, stage by stage.
+
+    Attributes:
+        stages: the sites that arrive in each stage; every site arrives once.
+        rounds: federated rounds per stage.
+        participation: who trains in a stage: "new", only the sites that arrive in it, or
+            "cumulative", all that have arrived so far.
+    """
+
+    stages: tuple[tuple[str, ...], ...]
+    rounds: int
+    participation: str = "new"
+
+    def __post_init__(self) -> None:
+        """Check that every stage has sites and every site arrives once."""
+        if not self.stages:
+            raise ConfigError("timeline.stages: empty; list the sites of each stage")
+        for number, stage in enumerate(self.stages, start=1):
+            if not stage:
+                raise ConfigError(f"timeline.stages: stage {number} has no sites")
+        twice = [site for site, count in Counter(self.sites).items() if count > 1]
+        if twice:
+            raise ConfigError(f"timeline.stages: {', '.join(twice)} arrives more than once")
+
+    @property
+    def sites(self) -> list[str]:
+        """All sites in order of arrival."""
+        return [site for stage in self.stages for site in stage]
+
+    def seen(self, stage: int) -> list[str]:
+        """Return the sites that have arrived by `stage` (counted from 0)."""
+        return [site for earlier in self.stages[: stage + 1] for site in earlier]
+
+    def participants(self, stage: int) -> list[str]:
+        """Return the sites that train in `stage` unless the strategy says otherwise."""
+        return list(self.stages[stage]) if self.participation == "new" else self.seen(stage)

@@ -1,0 +1,160 @@
+"""MLflow: one run per simulation, in an experiment named after the scenario."""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+# MLflow sets up its loggers when imported; these report every step of making a database.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from fedcl.checkpoint import State
+from fedcl.config import Config
+from fedcl.continual import forgetting_by_site
+from fedcl.errors import ConfigError
+from fedcl.messages import Hello
+from fedcl.plugins import name_of
+from fedcl.server import results
+from fedcl.stage import Round
+
+SQLITE = "sqlite:///"
+
+
+class Tracker:
+    """Writes a run to MLflow as it goes; watches a `Server`.
+
+    Rounds and stages that a resumed run goes through again are written once.
+
+    Args:
+        uri: MLflow's tracking address.
+        folder: the run's folder; the stages' weights and the results are taken from it.
+
+    Raises:
+        ConfigError: MLflow does not answer at `uri`.
+    """
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self.uri, self.folder = uri, folder
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        try:
+            self.client = MlflowClient(tracking_uri=uri)
+            self.client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"tracking.uri: MLflow does not answer at {uri} ({reason}); "
+                "tracking.enabled=false runs without it"
+            ) from error
+        self.run = ""
+
+    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
+        """Open a run, or go on with the one a resumed state names."""
+        if state.tracking_run is None:
+            state.tracking_run = self._open(config, about)
+        self.run = state.tracking_run
+        self.client.set_terminated(self.run, "RUNNING")
+        self._told = {what: self._last(what) for what in ("round", "stage")}
+
+    def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
+        """Write nothing: a round counts when it is over."""
+
+    def round_done(self, done: Round, state: State) -> None:
+        """Write losses and validation scores."""
+        values = {f"validation/{site}": value for site, value in done.validation.items()}
+        for site, losses in done.losses.items():
+            values |= {f"loss/{site}/{term}": value for term, value in losses.items()}
+        self._write("round", done.number, values, done.number)
+
+    def stage_done(self, config: Config, state: State) -> None:
+        """Write scores, forgetting and the figures of the run so far, and the weights."""
+        now = results(config, state)
+        scores = zip(now["sites"], now["matrix"][-1], strict=True)
+        values = {f"score/{site}": value for site, value in scores if value is not None}
+        lost = forgetting_by_site(now["matrix"], now["stages"], now["sites"])
+        values |= {f"forgetting/{site}": value for site, value in lost.items()}
+        values |= {name: value for name, value in now["metrics"].items() if value is not None}
+        self._write("stage", state.stage, values, state.round)
+        weights = self.folder / "checkpoint" / f"stage-{state.stage}.safetensors"
+        self.client.log_artifact(self.run, str(weights), "weights")
+
+    def finish(self, status: str) -> None:
+        """Close the run, with its files where it was completed.
+
+        Args:
+            status: "FINISHED", "FAILED" or "KILLED".
+        """
+        if not self.run:
+            return
+        for name in ("config.yaml", "results.json"):
+            if (self.folder / name).exists():
+                self.client.log_artifact(self.run, str(self.folder / name))
+        if (self.folder / "figures").exists():
+            self.client.log_artifacts(self.run, str(self.folder / "figures"), "figures")
+        self.client.set_terminated(self.run, status)
+
+    def _open(self, config: Config, about: dict[str, Hello]) -> str:
+        scenario, strategy = name_of(config.job.scenario), name_of(config.job.strategy)
+        tags = {"strategy": strategy, "scenario": scenario, "model": name_of(config.job.model)}
+        tags |= {"seed": str(config.job.seed), "folder": str(self.folder)}
+        run = self.client.create_run(
+            self._experiment(scenario), run_name=f"{strategy}-seed{config.job.seed}", tags=tags
+        ).info.run_id
+        values = yaml.safe_load((self.folder / "config.yaml").read_text())
+        params = [Param(key, str(value)[:500]) for key, value in _flat(values)]
+        self.client.log_batch(run, params=params, tags=[RunTag("engine", config.engine.name)])
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=f"{scenario}/{site}",
+                    digest=hello.digest[:36],
+                    source_type="site",
+                    source=site,
+                    profile=f"{hello.train} train, {hello.val} validation, {hello.test} test",
+                )
+            )
+            for site, hello in about.items()
+        ]
+        self.client.log_inputs(run, inputs)
+        return str(run)
+
+    def _experiment(self, name: str) -> str:
+        known = self.client.get_experiment_by_name(name)
+        if known is not None:
+            return str(known.experiment_id)
+        place = None  # a server knows where its artefacts belong
+        if self.uri.startswith(SQLITE):
+            database = Path(self.uri.removeprefix(SQLITE)).resolve()
+            place = (database.parent / "mlruns" / name).as_uri()
+        return str(self.client.create_experiment(name, artifact_location=place))
+
+    def _last(self, what: str) -> int:
+        return max((m.step for m in self.client.get_metric_history(self.run, what)), default=-1)
+
+    def _write(self, what: str, number: int, values: dict[str, float], step: int) -> None:
+        if step <= self._told[what]:
+            return
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, step) for key, value in values.items()]
+        self.client.log_batch(self.run, metrics=[*metrics, Metric(what, number, now, step)])
+        self._told[what] = step
+
+
+def _flat(values: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Return the leaves of nested mappings with their dotted keys."""
+    if not isinstance(values, dict):
+        return [(key, values)]
+    return [
+        leaf
+        for name, value in values.items()
+        for leaf in _flat(value, f"{key}.{name}" if key else str(name))
+    ]

@@ -1,0 +1,112 @@
+"""Simulate federated continual learning: `python simulate.py strategy=ted seed=1`.
+
+Any configuration value can be given as group.key=value; `-m` runs a sweep. Exit status: 0
+when every run completed, 2 for bad configuration or data, 130 on Ctrl-C, else 1.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+# Hydra then hands its exceptions over instead of printing a page and exiting with 1.
+os.environ["HYDRA_FULL_ERROR"] = "1"
+
+import fedcl  # noqa: F401  isort: skip  (turns telemetry off before the libraries load)
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedcl import simulation
+from fedcl.errors import ConfigError, FedclError
+from fedcl.progress import console, report
+from fedcl.settings import closest
+
+CONF = str(Path(__file__).with_name("conf"))
+OmegaConf.register_new_resolver("run_folder", lambda resume, new: resume or new)
+
+exit_status = 0  # the worst of the runs of a sweep
+
+
+@hydra.main(version_base=None, config_path=CONF, config_name="config")
+def run(config: DictConfig) -> None:
+    """Run one configuration; Hydra calls this once, or once per run of a sweep."""
+    global exit_status
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        if config.run.resume:
+            outcome = simulation.resume(folder, lambda stored: _change(stored, config))
+        else:
+            values: Any = OmegaConf.to_container(config, resolve=True)
+            outcome = simulation.simulate(values, folder)
+    except FedclError as error:
+        print(simulation.exit_line(error, folder), file=sys.stderr)
+        exit_status = max(exit_status, error.exit_code)
+        return
+    console.print(report(outcome))
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    if config.tracking.enabled:
+        command = simulation.how_to_open_mlflow(config.tracking.uri)
+        console.print(f"MLflow:     {command}", soft_wrap=True)
+
+
+def main() -> int:
+    """Run Hydra; return the exit status."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        print("fedcl: interrupted; run.resume=<run folder> goes on", file=sys.stderr)
+        return 130
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"fedcl: {_in_one_line(error)}", file=sys.stderr)
+        return 2
+    return exit_status
+
+
+def _change(stored: dict[str, Any], config: DictConfig) -> None:
+    """Carry the engine settings of the command line over into a stored configuration.
+
+    Raises:
+        ConfigError: the command line sets something that would change the results.
+    """
+    for override in HydraConfig.get().overrides.task:
+        key = override.partition("=")[0].lstrip("+~")
+        if key == "engine":
+            stored["engine"] = OmegaConf.to_container(config.engine, resolve=True)
+        elif key.startswith("engine."):
+            stored["engine"][key.removeprefix("engine.")] = OmegaConf.select(config, key)
+        elif key != "run.resume":
+            raise ConfigError(
+                f"{key}: a resumed run keeps its configuration; only engine.* may be given"
+            )
+
+
+def _in_one_line(error: Exception) -> str:
+    """Shorten what Hydra says, and add the key that was probably meant."""
+    text = " ".join(str(error).split())
+    override = re.match(r"Could not override '(.+?)'", text)
+    if override is None:
+        return text
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(CONF, version_base=None):
+        keys = _keys(hydra.compose("config"))
+    return f"{override[1]}: no such key{closest(override[1], keys)}"
+
+
+def _keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Return all dotted keys of a configuration."""
+    keys: list[str] = []
+    for key, value in config.items_ex(resolve=False):
+        keys.append(f"{prefix}{key!s}")
+        if isinstance(value, DictConfig):
+            keys += _keys(value, f"{prefix}{key!s}.")
+    return keys
+
+
+if __name__ == "__main__":
+    sys.exit(main())

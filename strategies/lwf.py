@@ -1,0 +1,32 @@
+"""Learning without forgetting: the old model's answers on the new images."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedcl.settings import setting
+from strategies.base import Step, Strategy, Teacher, soft_cross_entropy
+
+
+@dataclass
+class LwF(Strategy):
+    """LwF (Li & Hoiem, TPAMI 2018) for segmentation: L = L_seg + kd * CE(q, p).
+
+    q are the teacher's probabilities on the new site's images, p the student's.
+
+    Attributes:
+        kd: weight of the distillation term.
+        teacher: which model teaches.
+    """
+
+    kd: float = setting(2.0, low=0)
+    teacher: Teacher = setting(factory=Teacher)
+
+    @property
+    def teaching(self) -> Teacher:
+        """See `Strategy.teaching`."""
+        return self.teacher
+
+    def distil(self, step: Step) -> dict[str, Tensor]:
+        """Return the distillation term."""
+        return {"kd": self.kd * soft_cross_entropy(step.logits, step.taught)}

@@ -1,0 +1,69 @@
+"""What the tests share: a tiny experiment, and the command line as a function."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import simulate
+
+ROOT = Path(__file__).parents[1]
+SUNNYBROOK = ROOT.parent / "shared" / "data" / "sunnybrook"
+
+TINY = [
+    "engine=inprocess",
+    "tracking.enabled=false",
+    "scenario.size=32",
+    "scenario.patients=6",
+    "scenario.slices=2",
+    "model.channels=[4,8]",
+    "timeline.rounds=2",
+    "learner.epochs=1",
+]
+"""Six hospitals, three stages of two rounds: the real thing in about a second."""
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run simulate.py in this process; returns its exit status."""
+
+    def run(*overrides: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["simulate.py", *overrides])
+        simulate.exit_status = 0
+        return simulate.main()
+
+    return run
+
+
+@pytest.fixture
+def tiny(cli: Callable[..., int], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run the tiny experiment with overrides; returns its results."""
+    count = iter(range(1000))
+
+    def run(*overrides: str) -> dict[str, Any]:
+        folder = tmp_path / f"run{next(count)}"
+        assert cli(*TINY, f"run.dir={folder}", *overrides) == 0
+        return read(folder)
+
+    return run
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the results of a run."""
+    return json.loads((folder / "results.json").read_text())
+
+
+def start(*overrides: str) -> subprocess.Popen[str]:
+    """Start simulate.py as a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "simulate.py"), *overrides],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )

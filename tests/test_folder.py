@@ -1,0 +1,425 @@
+"""The folder layout: what is read, and what is refused with which message."""
+
+import gzip
+import io
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from fedcl.errors import ConfigError, DataError, FedclError
+from fedcl.settings import parse
+from sites.folder import Folder
+
+REPO = Path(__file__).parents[1]
+DATA = REPO.parent / "shared" / "data"
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 200, (16, 16), dtype=np.uint8)
+MASK = np.where(IMAGE > 100, 255, 0).astype(np.uint8)
+
+
+def folder(**values: Any) -> Folder:
+    """Return a scenario with small slices."""
+    return parse(Folder, {"size": 16, "normalise": "minmax", **values}, "scenario")
+
+
+def write(file: Path, content: Any, affine: Any = None, **options: Any) -> Path:
+    """Write bytes as they are, and an array (row, column[, slice]) by the file's extension."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif ".nii" in file.name:
+        stored = np.swapaxes(content, 0, 1)  # a file stores (column, row[, slice])
+        nib.save(nib.Nifti1Image(stored, np.eye(4) if affine is None else affine), file)
+    else:
+        picture = content if isinstance(content, Image.Image) else Image.fromarray(content)
+        picture.save(file, **options)
+    return file
+
+
+def pair(
+    site: Path, image: Any = IMAGE, mask: Any = MASK, name: str = "p1-IM-1.png", **options: Any
+) -> None:
+    """Write an image and its mask of the same name."""
+    write(site / "images" / name, image, **options)
+    write(site / "masks" / name, mask, **options)
+
+
+def scaled(image: np.ndarray) -> torch.Tensor:
+    """Return what `minmax` makes of one slice."""
+    image = image.astype(np.float64)
+    return torch.tensor((image - image.min()) / np.ptp(image), dtype=torch.float32)
+
+
+def refusal(site: Path, *parts: str, kind: type[FedclError] = DataError, **values: Any) -> None:
+    """Check that reading fails with one line that has the site's name and `parts`."""
+    with pytest.raises(kind) as caught:
+        folder(**values).cases(site.name, site)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (f"site {site.name}", *parts):
+        assert part in message
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "TIFF", "ppm", "nii", "nii.gz"])
+def test_values_and_labels_are_kept(tmp_path: Path, extension: str) -> None:
+    pair(tmp_path, name=f"p1-IM-1.{extension}")
+    (case,) = folder().cases("A", tmp_path)
+    assert case.name == "p1"
+    assert type(case.images) is type(case.labels) is torch.Tensor
+    assert (case.images.dtype, case.labels.dtype) == (torch.float32, torch.uint8)
+    torch.testing.assert_close(case.images, scaled(IMAGE)[None, None])
+    assert torch.equal(case.labels[0], torch.from_numpy(MASK // 255))
+    assert case.spacing == (1.0, 1.0, 1.0)
+
+
+def test_jpeg_image_with_png_mask(tmp_path: Path) -> None:
+    smooth = np.add.outer(np.arange(16), 4 * np.arange(16)).astype(np.uint8)
+    write(tmp_path / "images" / "p1-IM-1.jpg", smooth, quality=100)
+    write(tmp_path / "masks" / "p1-IM-1.png", MASK)
+    (case,) = folder().cases("A", tmp_path)
+    torch.testing.assert_close(case.images[0, 0], scaled(smooth), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "jpg", "ppm", "nii.gz"])
+def test_rows_stay_rows(tmp_path: Path, extension: str) -> None:
+    image, mask = np.zeros((16, 48), np.uint8), np.zeros((16, 48), np.uint8)
+    image[:8, :16], mask[:8, :16] = 200, 255  # the upper left corner
+    write(tmp_path / "images" / f"p1-IM-1.{extension}", image)
+    write(tmp_path / "masks" / "p1-IM-1.png", mask)
+    (case,) = folder(size=12).cases("A", tmp_path)
+    expected = torch.zeros(12, 12)
+    expected[:6, :4] = 1
+    torch.testing.assert_close(case.images[0, 0], expected, atol=0.05, rtol=0)
+    assert torch.equal(case.labels[0], expected.to(torch.uint8))
+
+
+def test_mask_and_image_shrink_alike(tmp_path: Path) -> None:
+    down, across = np.mgrid[:48, :48] - 23.5
+    disc = (down**2 + across**2 < 15**2).astype(np.uint8)
+    pair(tmp_path, 200 * disc, 255 * disc)
+    (case,) = folder().cases("A", tmp_path)
+    assert torch.equal(case.labels, case.labels.flip(1, 2))  # no shift by half a pixel
+    assert torch.equal(case.images[:, 0] > 0.5, case.labels > 0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "I;16", "I", "F", "1"])
+def test_other_pictures_become_grey(tmp_path: Path, mode: str) -> None:
+    values = np.where(IMAGE > 50, 255, 0).astype(np.uint8) if mode == "1" else IMAGE
+    if mode in ("I;16", "I", "F"):
+        image = Image.fromarray(values.astype({"I;16": "u2", "I": "i4", "F": "f4"}[mode]))
+    else:
+        image = Image.fromarray(values).convert(mode)
+    assert image.mode == mode
+    write(tmp_path / "images" / "p1-IM-1.tif", image)
+    write(tmp_path / "masks" / "p1-IM-1.tif", Image.fromarray(MASK).convert("RGB"))
+    (case,) = folder().cases("A", tmp_path)
+    torch.testing.assert_close(case.images[0, 0], scaled(values))
+    assert torch.equal(case.labels[0], torch.from_numpy(MASK // 255))
+
+
+def test_colours_of_a_palette(tmp_path: Path) -> None:
+    index = (MASK // 255).astype(np.uint8)
+    picture = Image.fromarray(index).convert("P")
+    picture.putpalette([0, 0, 0, 128, 0, 0])
+    pair(tmp_path, picture, picture)
+    (case,) = folder(labels=[0, 1]).cases("A", tmp_path)  # colour: the index is the label
+    assert torch.equal(case.labels[0], torch.from_numpy(index))
+    assert torch.equal(case.images[0, 0], torch.from_numpy(index).float())
+
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    pair(tmp_path, picture, picture)
+    (case,) = folder().cases("A", tmp_path)  # greys: the grey value is the label
+    assert torch.equal(case.labels[0], torch.from_numpy(1 - index))
+
+
+@pytest.mark.parametrize("labels", [[0, 3, 7], [7, 0, 3], [0, 3, 7, 9]])
+def test_labels_become_class_indices(tmp_path: Path, labels: list[int]) -> None:
+    mask = np.array([0, 3, 7], np.uint8)[IMAGE % 3]
+    pair(tmp_path, mask=mask)
+    scenario = folder(labels=labels)
+    (case,) = scenario.cases("A", tmp_path)
+    assert scenario.classes == len(labels)
+    assert np.array_equal(np.array(labels)[case.labels[0]], mask)
+
+
+def test_patients_and_slices_in_name_order(tmp_path: Path) -> None:
+    for value, name in enumerate(["b-IM-10", "a-IM-1", "b-IM-2", "c-IM-1-IM-7", "b-IM-1"]):
+        image = np.zeros((16, 16), np.uint8)
+        image[value] = 9
+        pair(tmp_path, image, name=f"{name}.png")
+    cases = folder().cases("A", tmp_path)
+    found = {case.name: case.images[:, 0, :, 0].argmax(1).tolist() for case in cases}
+    assert found == {"a": [1], "b": [4, 2, 0], "c": [3]}
+    assert list(found) == ["a", "b", "c"]
+    by_number = folder(patient=r"\d+$").cases("A", tmp_path)  # no group: the whole match
+    assert sorted(case.name for case in by_number) == ["1", "10", "2", "7"]
+
+
+def test_volume_spacing_and_slices(tmp_path: Path) -> None:
+    volume = RNG.integers(0, 99, (32, 8, 3)).astype(np.int16)
+    affine = np.diag([0.5, 2.0, 7.0, 1.0])  # column, row, slice
+    mask = (volume > 50).astype(np.uint8)
+    pair(tmp_path, volume, mask, name="p1.nii.gz", affine=affine)
+    (case,) = folder(patient="^(.+)$", labels=[0, 1]).cases("A", tmp_path)
+    assert case.name == "p1"
+    assert case.images.shape == (3, 1, 16, 16)
+    assert case.spacing == pytest.approx((7.0, 4.0, 0.25))
+
+    square = RNG.integers(0, 99, (16, 16, 3)).astype(">i2")
+    pair(tmp_path, square, (square > 50).astype(">i2"), name="p1.nii.gz", affine=affine)
+    (case,) = folder(patient="^(.+)$", labels=[0, 1]).cases("A", tmp_path)
+    for depth in range(3):
+        torch.testing.assert_close(case.images[depth, 0], scaled(square[..., depth]))
+        assert np.array_equal(case.labels[depth], square[..., depth] > 50)
+
+
+@pytest.mark.parametrize("normalise", ["zscore", "minmax"])
+def test_normalised_slice_by_slice(tmp_path: Path, normalise: str) -> None:
+    volume = np.stack([IMAGE, 3000 + 5.0 * IMAGE.T, np.full(IMAGE.shape, 0.1)], -1)
+    pair(tmp_path, volume, np.zeros((16, 16, 3)), name="p1-IM-1.nii")
+    (case,) = folder(normalise=normalise, size=24).cases("A", tmp_path)
+    first, second, constant = case.images[:, 0].double()
+    assert torch.equal(constant, torch.zeros(24, 24, dtype=torch.float64))
+    torch.testing.assert_close(second, first.T, atol=1e-5, rtol=0)
+    if normalise == "zscore":
+        assert first.mean().item() == pytest.approx(0, abs=1e-5)
+        assert first.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    else:
+        assert (first.min(), first.max()) == (0, 1)
+
+
+def test_other_files_are_ignored_and_links_followed(tmp_path: Path) -> None:
+    pair(tmp_path / "elsewhere")
+    for name in (".p2-IM-1.png", "README", "Thumbs.db", "notes.txt", "._x.nii.gz"):
+        write(tmp_path / "elsewhere" / "images" / name, b"x")
+    (tmp_path / "root" / ".hidden" / "images").mkdir(parents=True)
+    (tmp_path / "root" / "no-site").mkdir()
+    (tmp_path / "root" / "B").symlink_to(tmp_path / "elsewhere")
+    pair(tmp_path / "root" / "A")
+    scenario = folder(root=str(tmp_path / "root"))
+    assert scenario.sites() == ["A", "B"]
+    for site in scenario.sites():
+        assert len(scenario.cases(site, scenario.location(site))) == 1
+    assert folder().location("A") is None
+
+
+def test_folders_missing_or_empty(tmp_path: Path) -> None:
+    site = tmp_path / "A"
+    refusal(site, "images", "No such file")
+    (site / "images").mkdir(parents=True)
+    write(site / "images" / "README", b"x")
+    refusal(site, "images", ".png", ".nii.gz")
+    write(site / "images" / "p1-IM-1.png", IMAGE)
+    refusal(site, "masks", "No such file")
+    (site / "masks").mkdir()
+    refusal(site, "masks", ".png", ".nii.gz")
+    with pytest.raises(DataError, match=r"site A: .*scenario\.root"):
+        folder().cases("A", None)
+
+
+def test_lone_image_and_lone_mask(tmp_path: Path) -> None:
+    pair(tmp_path)
+    lone = write(tmp_path / "images" / "p2-IM-1.png", IMAGE)
+    refusal(tmp_path, "images/p2-IM-1.png", "in masks")
+    lone.unlink()
+    write(tmp_path / "masks" / "p3-IM-1.png", MASK)
+    refusal(tmp_path, "masks/p3-IM-1.png", "in images")
+
+
+def test_one_name_twice(tmp_path: Path) -> None:
+    pair(tmp_path)
+    write(tmp_path / "images" / "p1-IM-1.tif", IMAGE)
+    refusal(tmp_path, "images/p1-IM-1.tif", "p1-IM-1.png")
+
+
+def test_names_without_patient(tmp_path: Path) -> None:
+    pair(tmp_path)
+    pair(tmp_path, name="odd.png")
+    refusal(tmp_path, "images/odd.png", "scenario.patient", "1 of 2")
+    refusal(tmp_path, "images/odd.png", "scenario.patient", patient="^(p1)?")  # empty
+    refusal(tmp_path, "scenario.patient", "2 of 2", kind=ConfigError, patient="nowhere")
+
+
+@pytest.mark.parametrize("name", ["p1-IM-1.png", "p1-IM-1.nii.gz"])
+def test_shapes_differ(tmp_path: Path, name: str) -> None:
+    pair(tmp_path, np.zeros((16, 20), np.uint8), np.zeros((20, 16), np.uint8), name=name)
+    refusal(tmp_path, f"masks/{name}", "mask (1, 20, 16)", "image (1, 16, 20)")
+
+
+def test_orientations_differ(tmp_path: Path) -> None:
+    pair(tmp_path, name="p1-IM-1.nii")
+    write(tmp_path / "masks" / "p1-IM-1.nii", MASK, affine=np.diag([-1, 1, 1, 1]))
+    refusal(tmp_path, "masks/p1-IM-1.nii", "mask LAS", "image RAS")
+
+
+@pytest.mark.parametrize("value", [1, 0.5, np.nan])
+def test_mask_values_outside_the_classes(tmp_path: Path, value: float) -> None:
+    mask = MASK.astype(np.float32)
+    mask[3, 4] = value
+    pair(tmp_path, mask=mask, name="p1-IM-1.nii")
+    refusal(tmp_path, "masks/p1-IM-1.nii", f"values {value:g} are", "scenario.labels [0, 255]")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 1e300])
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    image = IMAGE.astype(np.float64)
+    image[3, 4] = value
+    write(tmp_path / "images" / "p1-IM-1.nii.gz", image)
+    write(tmp_path / "masks" / "p1-IM-1.png", MASK)
+    refusal(tmp_path, "images/p1-IM-1.nii.gz", "finite", size=8)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("kind", ["images", "masks"])
+@pytest.mark.parametrize(
+    ("name", "options", "tail"),
+    [
+        ("a.png", {}, 4),  # checksum of nothing
+        ("a.tif", {}, 0),
+        ("a.tif", {"compression": "tiff_lzw"}, 4),  # address of the next picture
+        ("a.jpg", {"quality": 100}, 2),  # end mark
+        ("a.jpg", {"progressive": True}, 2),
+        ("a.ppm", {}, 0),
+        ("a.nii", {}, 0),
+        ("a.nii.gz", {}, 0),
+    ],
+)
+def test_truncated_files(
+    tmp_path: Path, kind: str, name: str, options: dict[str, Any], tail: int
+) -> None:
+    """Cut a file anywhere before its `tail`, the bytes that add nothing to the values."""
+    site = tmp_path / "A"
+    for part, picture in (("images", IMAGE), ("masks", MASK)):
+        write(site / part / (name if part == kind else "a.png"), picture, **options)
+    whole = (site / kind / name).read_bytes()
+    end = len(whole) - tail
+    for size in (0, 1, 10, end // 3, end // 2, end - 40, end - 9, end - 1):
+        (site / kind / name).write_bytes(whole[:size])
+        refusal(site, f"{kind}/{name}", "cannot be read", patient="a")
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    pair(tmp_path, np.tile(IMAGE, (8, 8)), np.tile(MASK, (8, 8)))
+    file = tmp_path / "images" / "p1-IM-1.png"
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    file.write_bytes(damaged)
+    refusal(tmp_path, "images/p1-IM-1.png", "cannot be read")
+    file.write_text("not a picture")
+    refusal(tmp_path, "images/p1-IM-1.png", "cannot be read")
+    file.unlink()
+    file.mkdir()
+    refusal(tmp_path, "images/p1-IM-1.png", "cannot be read")
+
+
+def test_compressed_volume_without_its_checksum(tmp_path: Path) -> None:
+    volume = RNG.integers(0, 999, (64, 64, 30)).astype(np.int16)  # larger than read buffers
+    pair(tmp_path, volume, np.zeros_like(volume), name="p1-IM-1.nii.gz")
+    file = tmp_path / "images" / "p1-IM-1.nii.gz"
+    whole = file.read_bytes()
+    for damaged in (whole[:-1], whole[:-9], whole[:-8] + bytes(8)):
+        file.write_bytes(damaged)
+        refusal(tmp_path, "images/p1-IM-1.nii.gz", "cannot be read")
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(IMAGE).save(buffer, "GIF")
+    pages = io.BytesIO()
+    page = Image.fromarray(IMAGE)
+    page.save(pages, "TIFF", save_all=True, append_images=[page])
+    flat = bytearray(nib.Nifti1Image(IMAGE, np.eye(4)).to_bytes())
+    flat[280:296] = bytes(16)  # the first row of the affine matrix
+    colours = IMAGE.repeat(3).view([("R", "u1"), ("G", "u1"), ("B", "u1")]).reshape(16, 16)
+    for name, content, reason in (
+        ("a.png", buffer.getvalue(), "cannot identify"),
+        ("a.tif", pages.getvalue(), "several pictures"),
+        ("a.nii", nib.Nifti1Image(np.zeros((4, 4, 4, 2)), np.eye(4)).to_bytes(), "(4, 4, 4, 2)"),
+        ("a.nii", nib.Nifti1Image(np.zeros(4), np.eye(4)).to_bytes(), "(4,)"),
+        ("a.nii", nib.Nifti1Image(colours, np.eye(4)).to_bytes(), "numbers"),
+        ("a.nii", bytes(flat), "spacing"),
+        ("a.nii.gz", gzip.compress(b"x" * 500), "cannot be read"),
+    ):
+        site = tmp_path / f"{name}-{reason[:3].strip('(')}"
+        write(site / "images" / name, content)
+        write(site / "masks" / "a.png", MASK)
+        refusal(site, f"images/{name}", "cannot be read", reason, patient="a")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../A", "a/b", "a\\b", "/etc", "a\0"])
+def test_site_names_stay_in_root(tmp_path: Path, name: str) -> None:
+    pair(tmp_path / "A")
+    scenario = folder(root=str(tmp_path / "A"))
+    for act in (scenario.location, lambda site: scenario.cases(site, tmp_path / "A")):
+        with pytest.raises(DataError, match="a site is named like its folder"):
+            act(name)
+
+
+def test_root(tmp_path: Path) -> None:
+    for root in (None, str(tmp_path / "missing"), str(tmp_path)):
+        with pytest.raises(ConfigError, match=r"^scenario\.root: .*images/ and masks/"):
+            folder(root=root).sites()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("patient", "("),
+        ("labels", [0]),
+        ("labels", [0, 1, 0]),
+        ("labels", list(range(257))),
+        ("size", 0),
+        ("normalise", "max"),
+    ],
+)
+def test_settings_refused(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^scenario\.{key}: "):
+        folder(**{key: value})
+
+
+def test_configuration_gives_every_field_its_default() -> None:
+    values = OmegaConf.to_container(OmegaConf.load(REPO / "conf" / "scenario" / "folder.yaml"))
+    assert isinstance(values, dict)
+    assert values.pop("name") == "folder"
+    assert set(values) == {field.name for field in fields(Folder)}
+    assert parse(Folder, values, "scenario") == Folder()
+
+
+@pytest.mark.skipif(not (DATA / "sunnybrook").is_dir(), reason="no ../shared/data/sunnybrook")
+def test_sunnybrook() -> None:
+    scenario = Folder(root=str(DATA / "sunnybrook"))
+    found = {}
+    for site in scenario.sites():
+        cases = scenario.cases(site, scenario.location(site))
+        found[site] = (len(cases), sum(len(case.images) for case in cases))
+        for case in cases:
+            assert case.name.startswith(f"SC-{site}-")
+            assert case.images.shape == (len(case.images), 1, 64, 64)
+            assert case.labels.shape == (len(case.images), 64, 64)
+            assert case.images.isfinite().all()
+            assert set(case.labels.unique().tolist()) == {0, 1}
+            # The ventricle is full of blood, which is brighter than what lies around it.
+            inside = case.labels[:, None] > 0
+            assert case.images[inside].mean() > case.images[~inside].mean()
+    assert found == {"HF-I": (12, 245), "HF-NI": (12, 234), "HYP": (12, 184), "N": (9, 142)}
+
+
+@pytest.mark.skipif(not (DATA / "Task09_Spleen").is_dir(), reason="no ../shared/data/Task09_Spleen")
+def test_spleen_volume(tmp_path: Path) -> None:
+    for ours, theirs in (("images", "imagesTr"), ("masks", "labelsTr")):
+        (tmp_path / ours).symlink_to(DATA / "Task09_Spleen" / theirs)
+    (case,) = folder(patient="^(.+)$", labels=[0, 1]).cases("A", tmp_path)
+    header = nib.load(DATA / "Task09_Spleen" / "imagesTr" / "spleen_2.nii.gz").header
+    across, down, along = map(float, header.get_zooms())
+    assert case.name == "spleen_2"
+    assert case.images.shape == (26, 1, 16, 16)
+    assert case.spacing == pytest.approx((along, down * 166 / 16, across * 164 / 16))
+    assert set(case.labels.unique().tolist()) == {0, 1}

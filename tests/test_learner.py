@@ -1,0 +1,138 @@
+"""The training loop: budget, which weights are kept, what stops it."""
+
+import pytest
+import torch
+from torch import nn
+
+from fedcl import learner
+from fedcl.config import Learner
+from fedcl.errors import ConfigError, RunError
+from fedcl.plugins import STRATEGY
+from fedcl.seeding import seeded, torch_rng
+from fedcl.settings import parse
+from sites.base import Case
+
+FINETUNE = STRATEGY.make({"name": "finetune"})
+
+
+def network() -> nn.Module:
+    with seeded("net"):
+        return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+
+def slices(count: int = 10) -> learner.Slices:
+    rng = torch_rng("slices")
+    images = torch.randn(count, 1, 8, 8, generator=rng)
+    return learner.Slices(images, (images > 0.5).long())
+
+
+def train(student: nn.Module, settings: Learner, **more: object) -> dict[str, float]:
+    arguments = {"strategy": FINETUNE, "lr": 0.01, "rng": torch_rng("train")} | more
+    return learner.train(student, slices(), settings, **arguments)
+
+
+class Counted(nn.Module):
+    """Counts its training passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.passes = network(), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += self.training
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        (Learner(batch_size=4, epochs=3), 9),
+        (Learner(batch_size=5, epochs=1), 2),
+        (Learner(batch_size=4, epochs=3, steps=2), 2),
+        (Learner(batch_size=4, epochs=1, steps=7), 7),
+    ],
+)
+def test_budget_in_epochs_or_steps(settings: Learner, steps: int):
+    student = Counted()
+    train(student, settings)
+    assert student.passes == steps
+
+
+def test_every_epoch_shows_every_slice_once_in_a_new_order():
+    drawn = learner.batches(10, 4, torch_rng("order"))
+    first, second = (torch.cat([next(drawn) for _ in range(3)]) for _ in range(2))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
+    assert first.tolist() != second.tolist()
+
+
+def test_training_learns():
+    student = network()
+    early = train(student, Learner(epochs=1))["seg"]
+    for _ in range(8):
+        late = train(student, Learner(epochs=5))["seg"]
+    assert late < 0.7 * early
+
+
+def test_same_seed_same_bits():
+    one, two = network(), network()
+    train(one, Learner()), train(two, Learner())
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("last", 2), ("best", 1)])
+def test_which_epoch_is_kept(keep: str, kept: int):
+    student, states, scores = network(), [], iter([0.2, 0.9, 0.4])
+
+    def validate() -> float:
+        states.append({k: v.clone() for k, v in student.state_dict().items()})
+        return next(scores)
+
+    train(student, Learner(epochs=3, keep=keep), validate=validate)
+    if keep == "last":
+        assert states == [], "validation costs nothing where it is not needed"
+        return
+    assert all(torch.equal(v, states[kept][k]) for k, v in student.state_dict().items())
+
+
+@pytest.mark.parametrize(("clip", "bounded"), [(1e-3, True), (None, False)])
+def test_clipping_bounds_the_gradient(clip: float | None, bounded: bool):
+    student, norms = network(), []
+
+    class Watched(type(FINETUNE)):  # type: ignore[misc]
+        def objective(self, step: object) -> dict[str, torch.Tensor]:
+            left = [p.grad for p in student.parameters() if p.grad is not None]  # last step's
+            if left:
+                norms.append(torch.cat([g.flatten() for g in left]).norm().item())
+            return {name: 1e4 * term for name, term in super().objective(step).items()}
+
+    train(student, Learner(epochs=3, clip=clip), strategy=Watched())
+    assert len(norms) == 5
+    assert all(norm <= 1.001e-3 for norm in norms) == bounded
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_term():
+    class Broken(type(FINETUNE)):  # type: ignore[misc]
+        def objective(self, step: object) -> dict[str, torch.Tensor]:
+            return super().objective(step) | {"extra": step.logits.sum() * float("nan")}
+
+    with pytest.raises(RunError, match="not finite.*extra"):
+        train(network(), Learner(), strategy=Broken())
+
+
+def test_learning_rate_per_stage_repeats_the_last():
+    assert [Learner(lr=[0.1, 0.01]).rate(stage) for stage in range(4)] == [0.1, 0.01, 0.01, 0.01]
+    assert Learner(lr=0.5).rate(7) == 0.5
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, "fast", [], [0.1, -0.1], True, float("nan")])
+def test_bad_learning_rates_are_refused(rate: object):
+    with pytest.raises(ConfigError, match=r"learner\.lr: must be"):
+        parse(Learner, {"lr": rate}, "learner")
+
+
+def test_prediction_leaves_the_network_in_evaluation_mode_and_has_the_cases_shape():
+    net = network()
+    case = Case("p", torch.randn(3, 1, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8))
+    assert learner.predict(net, case, Learner()).shape == (3, 8, 8)
+    assert not net.training

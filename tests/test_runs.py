@@ -1,0 +1,173 @@
+"""Whole runs: golden values, and what must not change them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import TINY, read
+from fedcl import arrays
+
+GOLDEN = Path(__file__).with_name("golden.json")
+STRATEGIES = ("finetune", "individual", "joint", "lwf", "ted")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_golden_run(tiny, strategy: str):
+    """Scores of a small run, within 0.02: other processors round differently."""
+    results = tiny(f"strategy={strategy}")
+    golden = json.loads(GOLDEN.read_text())[strategy]
+    got = [[np.nan if v is None else v for v in row] for row in results["matrix"]]
+    want = [[np.nan if v is None else v for v in row] for row in golden["matrix"]]
+    np.testing.assert_allclose(got, want, atol=0.02)
+    assert results["stages"] == golden["stages"]
+
+
+def test_results_keep_the_contract(tiny):
+    results = tiny()
+    assert results["status"] == "completed"
+    assert (results["scenario"], results["strategy"], results["model"]) == (
+        "phantom", "ted", "unet",
+    )  # fmt: skip
+    assert results["sites"] == list("ABCDEF")
+    assert results["stages"] == [["A", "B"], ["C", "D"], ["E", "F"]]
+    assert results["score"] == "dice" and results["rounds"] == 6 and results["seed"] == 0
+    assert np.shape(results["matrix"]) == (3, 6)
+    for number, site in enumerate(results["sites"]):
+        for stage in range(3):
+            scores = [values[stage] for values in results["cases"][site].values()]
+            assert results["matrix"][stage][number] == pytest.approx(sum(scores) / len(scores))
+    figures = ("avg", "bwt", "fwt", "forgetting", "plasticity", "worst_site", "std_site")
+    assert all(math.isfinite(results["metrics"][name]) for name in figures)
+    assert set(results["seconds"]) == {"total", "setup", "train", "evaluate", "communicate"}
+    assert results["failures"] == []
+    assert len(results["weights_sha256"]) == 64
+    assert {"flwr", "torch", "monai"} <= set(results["versions"])
+
+
+def test_bytes_add_up(tiny, tmp_path: Path):
+    results = tiny("strategy=lwf")
+    weights = arrays.load_file(tmp_path / "run0" / "checkpoint" / "stage-3.safetensors")
+    size = arrays.size_of(arrays.to_record(weights))
+    trained, validated, tested = 2 * 2 * 3, 2 * 2 * 3, 6 * 4
+    taught = 2 * 2 * 2  # two rounds of two sites in two stages
+    assert results["bytes"]["teacher"] == taught * size
+    assert results["bytes"]["down"] == (trained + validated + tested + taught) * size
+    assert results["bytes"]["up"] == trained * size
+
+
+def test_individual_sends_no_weights_and_scores_only_who_has_arrived(tiny):
+    results = tiny("strategy=individual")
+    assert results["bytes"] == {"down": 0, "up": 0, "teacher": 0}
+    assert [[v is None for v in row] for row in results["matrix"]] == [
+        [False] * 2 + [True] * 4,
+        [False] * 4 + [True] * 2,
+        [False] * 6,
+    ]
+    assert results["metrics"]["bwt"] == 0.0, "nobody's model changes after its stage"
+    assert results["metrics"]["fwt"] is None
+
+
+def test_the_first_stage_is_the_same_for_every_continual_method(tiny):
+    rows = [tiny(f"strategy={name}")["matrix"][0] for name in ("finetune", "lwf", "ted")]
+    assert rows[0] == rows[1] == rows[2]
+
+
+def test_joint_is_finetune_with_cumulative_participation(tiny):
+    joint = tiny("strategy=joint")
+    cumulative = tiny("strategy=finetune", "timeline.participation=cumulative")
+    assert joint["weights_sha256"] == cumulative["weights_sha256"]
+    assert joint["stages"] == [list("AB"), list("ABCD"), list("ABCDEF")]
+
+
+def test_one_seed_one_run_another_seed_another(tiny):
+    first, again, other = tiny(), tiny(), tiny("seed=1")
+    assert first["weights_sha256"] == again["weights_sha256"]
+    assert first["matrix"] == again["matrix"]
+    assert first["weights_sha256"] != other["weights_sha256"]
+
+
+@pytest.mark.parametrize("refresh", ["stage", "round", "ema"])
+def test_each_way_to_refresh_the_teacher_is_its_own(tiny, refresh: str):
+    reference = tiny("strategy=lwf", "strategy.teacher.refresh=stage")
+    results = tiny("strategy=lwf", f"strategy.teacher.refresh={refresh}")
+    same = results["weights_sha256"] == reference["weights_sha256"]
+    assert same == (refresh == "stage")
+    assert results["matrix"][0] == reference["matrix"][0], "no teacher in the first stage"
+
+
+def test_an_average_that_keeps_nothing_teaches_as_the_last_round_does(tiny):
+    ema = tiny("strategy=lwf", "strategy.teacher.refresh=ema", "strategy.teacher.decay=0")
+    last = tiny("strategy=lwf", "strategy.teacher.refresh=round")
+    assert ema["weights_sha256"] == last["weights_sha256"]
+
+
+@pytest.mark.parametrize("strategy", ["ted", "individual"])
+def test_engines_and_workers_give_the_same_bits(tiny, strategy: str):
+    one = tiny(f"strategy={strategy}")
+    for workers in (1, 2):
+        other = tiny(f"strategy={strategy}", "engine=ray", f"engine.workers={workers}")
+        assert other["weights_sha256"] == one["weights_sha256"]
+        assert other["cases"] == one["cases"]
+
+
+def test_batch_norm_and_dropout_are_reproducible_too(tiny):
+    overrides = ("model.norm=batch", "model.dropout=0.2")
+    one, two = tiny(*overrides), tiny(*overrides)
+    assert one["weights_sha256"] == two["weights_sha256"]
+
+
+def test_keeping_the_best_epoch_changes_the_run(tiny):
+    last, best = (tiny(f"learner.keep={keep}", "learner.epochs=3") for keep in ("last", "best"))
+    assert last["weights_sha256"] != best["weights_sha256"]
+
+
+@pytest.mark.parametrize("scenario", ["seed=3", "scenario.seed=3"])
+def test_data_follow_the_seed(tiny, scenario: str):
+    assert tiny()["data_sha256"] != tiny(scenario)["data_sha256"]
+
+
+def test_a_site_whose_loss_is_nan_costs_its_round_and_is_named(tiny):
+    results = tiny("learner.lr=9.9", "learner.steps=60", "engine.quorum=1", "timeline.rounds=1")
+    for failure in results["failures"]:
+        assert failure["site"] in results["sites"]
+        assert "not finite" in failure["reason"]
+
+
+def test_sweep_runs_every_combination(cli, tmp_path: Path):
+    overrides = ["-m", *TINY, "timeline.rounds=1", "strategy=finetune,lwf", "seed=0,1"]
+    assert cli(*overrides, f"run.dir={tmp_path}") == 0
+    runs = [read(tmp_path / str(number)) for number in range(4)]
+    pairs = {(run["strategy"], run["seed"]) for run in runs}
+    assert pairs == {("finetune", 0), ("finetune", 1), ("lwf", 0), ("lwf", 1)}
+
+
+def test_figures_are_drawn_and_the_log_tells_the_rounds(tiny, tmp_path: Path):
+    tiny()
+    folder = tmp_path / "run0"
+    for name in ("matrix", "forgetting", "overlays"):
+        content = (folder / "figures" / f"{name}.png").read_bytes()
+        assert content.startswith(b"\x89PNG") and len(content) > 5000
+    log = (folder / "log.txt").read_text()
+    assert log.count("validation Dice") == 6
+    assert log.count("done: avg") == 3
+
+
+def write_golden() -> None:
+    """Write golden.json anew: `python -c "import test_runs; test_runs.write_golden()"`."""
+    import sys
+    import tempfile
+
+    import simulate
+
+    golden: dict[str, Any] = {}
+    for strategy in STRATEGIES:
+        with tempfile.TemporaryDirectory() as folder:
+            sys.argv = ["simulate.py", *TINY, f"run.dir={folder}/run", f"strategy={strategy}"]
+            assert simulate.main() == 0
+            results = read(Path(folder) / "run")
+            golden[strategy] = {key: results[key] for key in ("matrix", "stages")}
+    GOLDEN.write_text(json.dumps(golden, indent=1))
