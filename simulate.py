@@ -18,9 +18,7 @@ import fedcl  # noqa: F401  isort: skip  (turns telemetry off before the librari
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from fedcl import simulation
 from fedcl.errors import ConfigError, FedclError
@@ -28,7 +26,7 @@ from fedcl.progress import console, report
 from fedcl.settings import closest
 
 CONF = str(Path(__file__).with_name("conf"))
-OmegaConf.register_new_resolver("run_folder", lambda resume, new: resume or new)
+OmegaConf.register_new_resolver("run_folder", lambda resume, new: "." if resume else new)
 
 exit_status = 0  # the worst of the runs of a sweep
 
@@ -37,7 +35,7 @@ exit_status = 0  # the worst of the runs of a sweep
 def run(config: DictConfig) -> None:
     """Run one configuration; Hydra calls this once, or once per run of a sweep."""
     global exit_status
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = Path(config.run.resume or HydraConfig.get().runtime.output_dir)
     try:
         if config.run.resume:
             outcome = simulation.resume(folder, lambda stored: _change(stored, config))
@@ -47,6 +45,10 @@ def run(config: DictConfig) -> None:
     except FedclError as error:
         print(simulation.exit_line(error, folder), file=sys.stderr)
         exit_status = max(exit_status, error.exit_code)
+        return
+    except Exception:
+        console.print_exception()
+        exit_status = max(exit_status, 1)
         return
     console.print(report(outcome))
     console.print(f"run folder: {folder}", soft_wrap=True)
@@ -62,7 +64,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("fedcl: interrupted; run.resume=<run folder> goes on", file=sys.stderr)
         return 130
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:  # `run` raises none: this is Hydra, refusing the command line
         print(f"fedcl: {_in_one_line(error)}", file=sys.stderr)
         return 2
     return exit_status

@@ -159,14 +159,18 @@ class Hospital:
             DataError: it cannot; names the site.
         """
         images = self.data.train[0].images[:1]
-        network = _network(self.text).cpu()
+        problem = "it answers in another size"
         try:
-            learner.forward(network, images)
+            fits = (
+                learner.forward(_network(self.text).cpu(), images).shape[-2:] == images.shape[-2:]
+            )
         except RuntimeError as error:
+            fits, problem = False, str(error).splitlines()[0]
+        if not fits:
             raise DataError(
                 f"site {self.site}: the model cannot take images of {images.shape[-2]} x "
-                f"{images.shape[-1]} pixels ({str(error).splitlines()[0]})"
-            ) from error
+                f"{images.shape[-1]} pixels ({problem}); change scenario.size or model"
+            )
 
     def load_student(self, record: ArrayRecord, version: int) -> nn.Module:
         """Return the network with the weights sent, completed by those kept here.

@@ -26,7 +26,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, RunError
 
 log = logging.getLogger("fedcl")
 
@@ -203,11 +203,19 @@ class _Call:
 
 @dataclass
 class _Seat:
-    """A worker as the grid sees it: its actor, the nodes it has served, its calls."""
+    """A worker as the grid sees it.
+
+    Attributes:
+        actor: the Ray actor.
+        busy: whether it is starting or answering.
+        calls: what it is answering.
+        served: the nodes it has answered for, whose data it has at hand.
+    """
 
     actor: Any
-    served: set[int] = field(default_factory=set)
+    busy: bool = False
     calls: list[_Call] = field(default_factory=list)
+    served: set[int] = field(default_factory=set)
 
 
 class RayGrid(LocalGrid):
@@ -250,11 +258,11 @@ class RayGrid(LocalGrid):
         start_ray(address)
         try:
             self.workers = self._count(workers, num_cpus, num_gpus, len(nodes))
-            # An actor restarts by itself; its calls are not repeated behind our back.
-            remote = ray.remote(_Worker).options(
-                num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1, max_task_retries=0
-            )
-            self._seats = [_Seat(remote.remote(app, threads)) for _ in range(self.workers)]
+            # Actors are replaced here when they die: one that Ray restarts turns calls away
+            # until it is there again.
+            kind = ray.remote(_Worker).options(num_cpus=num_cpus, num_gpus=num_gpus)
+            self._hire = lambda: kind.remote(app, threads)
+            self._seats = [_Seat(self._hire()) for _ in range(self.workers)]
             ray.get([seat.actor.ready.remote() for seat in self._seats])
         except BaseException:
             self.close()
@@ -310,16 +318,18 @@ class RayGrid(LocalGrid):
 
     def _assign(self) -> None:
         """Hand queued calls to idle workers."""
-        idle = [seat for seat in self._seats if not seat.calls]
-        for seat in idle:
+        for seat in self._seats:
             if not self._queue:
                 return
+            if seat.busy:
+                continue
             fair = len(self._queue) / (2 * len(self._seats))
             seat.calls = self._take(seat, max(1, int(min(fair, self.GRAIN / self._pace))))
             items = [
                 (call.message, call.refs, self._contexts[call.message.metadata.dst_node_id])
                 for call in seat.calls
             ]
+            seat.busy = True
             self._running[seat.actor.handle.remote(items)] = seat
 
     def _take(self, seat: _Seat, count: int) -> list[_Call]:
@@ -344,20 +354,31 @@ class RayGrid(LocalGrid):
         done, _ = self.ray.wait(list(self._running), timeout=max(0.0, min(seconds, 1.0)))
         for ref in done:
             seat = self._running.pop(ref)
-            calls, seat.calls = seat.calls, []
+            calls, seat.calls, seat.busy = seat.calls, [], False
             try:
                 replies = self.ray.get(ref)
             except self.ray.exceptions.RayError as error:
-                self._lost(seat, calls, error)
+                if not calls:
+                    raise RunError(f"a worker does not start again ({error})") from error
+                self._replace(seat)
+                self._try_again(calls, error)
                 continue
-            self._pace = max(1e-6, fmean(seconds for _, seconds in replies))
-            for reply, _ in replies:
-                self._keep(reply)
+            if calls:
+                self._pace = max(1e-6, fmean(seconds for _, seconds in replies))
+                for reply, _ in replies:
+                    self._keep(reply)
         self._assign()
 
-    def _lost(self, seat: _Seat, calls: list[_Call], error: Exception) -> None:
-        """Try the calls of a dead worker once more, one at a time; then report them."""
+    def _replace(self, seat: _Seat) -> None:
+        """Put a new worker into the seat of one that is lost; it is busy until it is ready."""
+        self.ray.kill(seat.actor)
+        seat.actor, seat.busy = self._hire(), True
+        seat.calls = []
         seat.served.clear()
+        self._running[seat.actor.ready.remote()] = seat
+
+    def _try_again(self, calls: list[_Call], error: Exception) -> None:
+        """Queue the calls of a lost worker once more, one by one; then give them up."""
         self._pace = math.inf
         for call in calls:
             call.tries += 1
@@ -369,15 +390,13 @@ class RayGrid(LocalGrid):
                 self._keep(Message(Error(CRASHED, reason), reply_to=call.message))
 
     def _give_up(self, message_ids: list[str]) -> None:
-        """Drop what is queued and restart the workers that are stuck."""
+        """Drop what is queued and replace the workers that are stuck."""
         late = set(message_ids)
         self._queue = deque(c for c in self._queue if c.message.metadata.message_id not in late)
         for ref, seat in list(self._running.items()):
             if any(call.message.metadata.message_id in late for call in seat.calls):
                 del self._running[ref]
-                seat.calls = []
-                seat.served.clear()
-                self.ray.kill(seat.actor, no_restart=False)
+                self._replace(seat)
 
 
 def start_ray(address: str | None) -> None:

@@ -87,7 +87,7 @@ def train(
     """
     device = slices.images.device
     amp = learner.amp and device.type == "cuda"
-    optimiser = torch.optim.Adam(student.parameters(), lr=lr)
+    optimiser = torch.optim.Adam(student.parameters(), lr=lr, fused=True)
     per_epoch = math.ceil(len(slices) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
     best = _Best(student, validate) if learner.keep == "best" and validate else None
@@ -150,7 +150,7 @@ def forward(network: nn.Module, images: Tensor, amp: bool = False) -> Tensor:
 def predict(network: nn.Module, case: Case, learner: Learner) -> Tensor:
     """Return the predicted class of every voxel of `case`, shape (D, H, W), on the CPU."""
     probabilities = forward(network, case.images.to(device_of(learner)), learner.amp)
-    return probabilities.argmax(1).cpu()
+    return probabilities.max(1).indices.cpu()
 
 
 def mean_dice(network: nn.Module, cases: Sequence[Case], learner: Learner, classes: int) -> float:

@@ -150,9 +150,9 @@ class Server:
         scores: Scores = {}
         for site, answer in self.hospitals.answers(Scored, sites, replies).items():
             if isinstance(answer, str):
+                when = f"after stage {stage + 1}" if stage >= 0 else "before the first stage"
                 raise RunError(
-                    f"site {site} could not be evaluated after stage {stage + 1}: "
-                    f"{answer.splitlines()[0]}"
+                    f"site {site} could not be evaluated {when}: {answer.splitlines()[0]}"
                 )
             scores[site] = {
                 score: dict(zip(answer.cases, answer.scores[score], strict=True))

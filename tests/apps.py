@@ -2,10 +2,16 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+
+from fedcl import client
+from fedcl.errors import RunError
+from fedcl.messages import Update
 
 app = ClientApp()
 
@@ -29,3 +35,45 @@ def train(message: Message, context: Context) -> Message:
     about = ConfigRecord({"site": str(node["site"]), "process": os.getpid()})
     arrays = message.content.array_records.get("arrays", ArrayRecord())
     return Message(RecordDict({"about": about, "arrays": arrays}), reply_to=message)
+
+
+rogue = ClientApp()
+"""The real hospitals, but site D misbehaves in its second training as its node says."""
+
+
+@rogue.query("hello")
+def rogue_hello(message: Message, context: Context) -> Message:
+    """Answer as the real one does."""
+    return client.app(message, context)
+
+
+@rogue.evaluate()
+def rogue_evaluate(message: Message, context: Context) -> Message:
+    """Answer as the real one does."""
+    return client.app(message, context)
+
+
+@rogue.train()
+def rogue_train(message: Message, context: Context) -> Message:
+    """Spoil the update of the round that the node's configuration names."""
+    node, round_ = context.node_config, message.content["call"]["round"]
+    if node.get("bad-round") != round_:
+        return client.app(message, context)
+    spoil = str(node["spoil"])
+    if spoil == "loss":
+        raise RunError("the loss is not finite (seg)")
+    update = Update.unpack(client.app(message, context).content)
+    weights = dict(update.arrays)
+    key = sorted(weights)[0]
+    if spoil == "nan":
+        weights[key] = weights[key] * np.nan
+    elif spoil == "shape":
+        weights[key] = weights[key][..., None]
+    elif spoil == "missing":
+        del weights[key]
+    content = replace(update, arrays=weights).pack()
+    if spoil == "empty":
+        content = RecordDict()
+    elif spoil == "weightless":
+        content = replace(update, slices=0).pack()
+    return Message(content, reply_to=message)

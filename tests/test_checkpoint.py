@@ -1,0 +1,78 @@
+"""Snapshots: whole or absent, the last good one is found."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcl.checkpoint import Checkpoint, State, lock
+from fedcl.errors import ConfigError, RunError
+
+
+def state(round_: int) -> State:
+    there = State({"w": np.full(1000, round_, np.float32)}, round=round_)
+    there.rows = [{"A": {"dice": {"p": 0.1 + 0.2}}}] * (round_ // 2)
+    there.ledger.fail("A", 0, 1, "update", "line one\nline two")
+    return there
+
+
+def test_a_snapshot_comes_back_exactly(tmp_path: Path):
+    written = state(3)
+    written.teacher = {"w": np.float32([1e-45, -0.0])}
+    written.versions, written.digests, written.tracking_run = {"A": 3}, {"A": "ff"}, "run"
+    Checkpoint(tmp_path).save(written)
+    read = Checkpoint(tmp_path).load()
+    for name in ("weights", "teacher"):
+        one, two = getattr(written, name), getattr(read, name)
+        assert all(one[key].tobytes() == two[key].tobytes() for key in one)
+    for name in ("round", "initial", "rows", "trained", "versions", "digests", "ledger"):
+        assert getattr(read, name) == getattr(written, name), name
+    assert read.tracking_run == "run"
+
+
+def test_the_latest_two_are_kept(tmp_path: Path):
+    checkpoint = Checkpoint(tmp_path)
+    for round_ in (1, 2, 3, 10):
+        checkpoint.save(state(round_))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["round-000003-stage-001", "round-000010-stage-005"]
+    assert checkpoint.load().round == 10
+
+
+@pytest.mark.parametrize("victim", ["weights.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+def test_a_damaged_snapshot_is_passed_over(tmp_path: Path, victim: str, damage: str):
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save(state(1))
+    checkpoint.save(state(2))
+    path = tmp_path / "round-000002-stage-001" / victim
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        content[middle] ^= 0xFF
+        path.write_bytes(content[:middle] if damage == "cut" else content)
+    assert checkpoint.load().round == 1
+    checkpoint.save(state(2))
+    assert checkpoint.load().round == 2, "the damaged one is replaced when the run comes by"
+
+
+def test_an_unfinished_snapshot_does_not_count(tmp_path: Path):
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save(state(1))
+    (tmp_path / ".round-000002-stage-001.part").mkdir()
+    assert checkpoint.load().round == 1
+    checkpoint.save(state(2))
+    assert checkpoint.load().round == 2
+
+
+def test_no_snapshot_is_said_plainly(tmp_path: Path):
+    with pytest.raises(RunError, match="no usable checkpoint"):
+        Checkpoint(tmp_path).load()
+
+
+def test_a_folder_is_claimed_once(tmp_path: Path):
+    with lock(tmp_path), pytest.raises(ConfigError, match="another process"):
+        lock(tmp_path)
+    lock(tmp_path).close()

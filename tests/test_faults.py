@@ -1,0 +1,83 @@
+"""Hospitals that deliver rubbish: it costs their round, is named, and goes no further."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from fedcl.checkpoint import Checkpoint, State
+from fedcl.config import Config
+from fedcl.errors import RunError
+from fedcl.grids import InProcessGrid
+from fedcl.server import Server, results
+
+SPOILT = {
+    "nan": "not finite",
+    "shape": "has shape",
+    "missing": "its arrays are not the model's",
+    "empty": "malformed update",
+    "weightless": "malformed update",
+    "loss": "the loss is not finite (seg)",
+}
+
+
+def config(*overrides: str) -> Config:
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        composed = compose("config", [*TINY, "run.dir=none", *overrides])
+    return Config.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+
+
+def serve(folder: Path, settings: Config, spoil: str | None, state: State | None = None) -> Server:
+    """Run with a site D that spoils its update in round 3, the first of stage 2."""
+    nodes: list[dict] = [{"site": site, "state-path": str(folder / site)} for site in "ABCDEF"]
+    if spoil:
+        nodes[3] |= {"spoil": spoil, "bad-round": 3}
+    checkpoint = Checkpoint(folder / "checkpoint")
+    server = Server(InProcessGrid("tests.apps:rogue", nodes), settings, checkpoint, state)
+    server.run(server.meet(), 0.0)
+    return server
+
+
+@pytest.mark.parametrize(("spoil", "said"), SPOILT.items())
+def test_a_spoilt_update_costs_that_round_of_that_site(tmp_path: Path, spoil: str, said: str):
+    settings = config("strategy=finetune")
+    state = serve(tmp_path, settings, spoil).state
+    (failure,) = results(settings, state)["failures"]
+    assert (failure["site"], failure["stage"], failure["round"]) == ("D", 2, 3)
+    assert said in failure["reason"] and "\n" not in failure["reason"]
+    assert all(np.isfinite(array).all() for array in state.weights.values())
+    assert state.trained == [["A", "B"], ["C", "D"], ["E", "F"]], "D trained in the next round"
+    clean = serve(tmp_path / "clean", settings, None).state
+    assert results(settings, clean)["weights_sha256"] != results(settings, state)["weights_sha256"]
+
+
+@pytest.mark.parametrize("quorum", ["2", "1.0"])
+def test_below_the_quorum_the_run_stops_and_can_be_resumed(tmp_path: Path, quorum: str):
+    settings = config("strategy=finetune", f"engine.quorum={quorum}")
+    with pytest.raises(RunError, match=r"stage 2, round 3: 1 of 2 sites.*quorum.*D: "):
+        serve(tmp_path, settings, "nan")
+    state = Checkpoint(tmp_path / "checkpoint").load()
+    assert (state.round, state.stage) == (2, 1), "the round below the quorum left no trace"
+    resumed = serve(tmp_path, settings, None, state).state
+    never_failed = serve(tmp_path / "clean", settings, None).state
+    one, two = (results(settings, s) for s in (resumed, never_failed))
+    assert one["weights_sha256"] == two["weights_sha256"]
+    assert one["matrix"] == two["matrix"]
+
+
+def test_a_cohort_of_one_that_fails_stops_the_run(tmp_path: Path):
+    settings = config("timeline.stages=[[A],[B],[D]]", "strategy=finetune")
+    settings = config("timeline.stages=[[A],[D]]", "timeline.rounds=2", "strategy=finetune")
+    with pytest.raises(RunError, match="0 of 1 sites"):
+        serve(tmp_path, settings, "nan")
+
+
+def test_changed_data_are_refused_on_resume(tmp_path: Path):
+    settings = config("strategy=finetune")
+    state = serve(tmp_path, settings, None).state
+    state.digests["B"] = "0" * 64
+    with pytest.raises(Exception, match="site B: its data have changed"):
+        serve(tmp_path, settings, None, state)
