@@ -19,6 +19,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from fedcl import simulation
 from fedcl.errors import ConfigError, FedclError
@@ -50,11 +51,12 @@ def run(config: DictConfig) -> None:
         console.print_exception()
         exit_status = max(exit_status, 1)
         return
-    console.print(report(outcome))
-    console.print(f"run folder: {folder}", soft_wrap=True)
+    out = Console()
+    out.print(report(outcome))
+    out.print(f"run folder: {folder}", soft_wrap=True)
     if config.tracking.enabled:
         command = simulation.how_to_open_mlflow(config.tracking.uri)
-        console.print(f"MLflow:     {command}", soft_wrap=True)
+        out.print(f"MLflow:     {command}", soft_wrap=True)
 
 
 def main() -> int:

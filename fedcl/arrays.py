@@ -90,7 +90,7 @@ def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays
             acc += update[key].astype(np.float64) * (weight / total)
         if np.issubdtype(first.dtype, np.integer):
             acc = np.rint(acc)
-        mean[key] = acc.astype(first.dtype)
+        mean[key] = np.asarray(acc, first.dtype)
     return mean
 
 

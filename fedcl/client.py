@@ -87,24 +87,28 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the weights sent on the site's validation or test cases, case by case."""
+    """Score the weights sent, case by case: by Dice on validation, by all scores on test."""
     started = time.perf_counter()
     call = Call.unpack(message.content)
     hospital = Hospital.of(context, call.job)
     job = hospital.job
     torch.set_num_threads(job.learner.threads)
     student = hospital.load_student(call.arrays, call.state)
-    cases = {"val": hospital.data.val, "test": hospital.data.test}[call.split]
+    cases, names = {
+        "val": (hospital.data.val, ("dice",)),
+        "test": (hospital.data.test, tuple(SCORES)),
+    }[call.split]
     each = [
         case_scores(
             learner.predict(student, case, job.learner),
             case.labels,
             job.scenario.classes,
             case.spacing,
+            names,
         )
         for case in cases
     ]
-    scores = {name: [score[name] for score in each] for name in SCORES}
+    scores = {name: [values[name] for values in each] for name in names}
     scored = Scored([case.name for case in cases], scores, time.perf_counter() - started)
     return Message(scored.pack(), reply_to=message)
 

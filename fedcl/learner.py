@@ -6,13 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
 from fedcl.config import Learner
 from fedcl.errors import RunError
-from fedcl.scores import dice
+from fedcl.scores import case_scores
 from sites.base import Case
 from strategies.base import Step, Strategy
 
@@ -155,8 +156,12 @@ def predict(network: nn.Module, case: Case, learner: Learner) -> Tensor:
 
 def mean_dice(network: nn.Module, cases: Sequence[Case], learner: Learner, classes: int) -> float:
     """Return the mean Dice over `cases`."""
-    scores = [dice(predict(network, case, learner), case.labels, classes) for case in cases]
-    return sum(scores) / len(scores)
+    return fmean(
+        case_scores(predict(network, case, learner), case.labels, classes, case.spacing, ("dice",))[
+            "dice"
+        ]
+        for case in cases
+    )
 
 
 class _Best:

@@ -1,71 +1,90 @@
-"""Scores of one case (patient), over the whole stack of its slices."""
+"""Scores of one case (patient), over the whole stack of its slices.
+
+Every score is the mean over foreground classes. A class that is empty in prediction and
+label counts as perfect (Dice 1, IoU 1, HD95 0), one that is empty in one of them as the
+worst there is (Dice 0, IoU 0, HD95 the diagonal of the stack).
+"""
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
 from torch import Tensor
 from torch.nn import functional as F
 
-SCORES = ("dice", "iou", "hd95")
+Spacing = tuple[float, float, float]
 
 
-def dice(prediction: Tensor, label: Tensor, classes: int) -> float:
-    """Return the Dice score 2|P n L| / (|P| + |L|), mean over foreground classes.
+def dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
+    """Return 2|P n L| / (|P| + |L|); arguments as in every score of `SCORES`.
 
     Args:
-        prediction: class indices, shape (D, H, W).
+        prediction: one-hot, shape (1, K, D, H, W), class 0 the background.
         label: likewise.
-        classes: number of classes, background included.
-
-    A class empty in both counts as 1, empty in one of them as 0.
+        spacing: distance between voxels (slice, row, column); plays no part here.
     """
-    p, l = _onehot(prediction, classes), _onehot(label, classes)
-    return float(compute_dice(p, l, include_background=False, ignore_empty=False).mean())
+    return fmean(
+        compute_dice(prediction, label, include_background=False, ignore_empty=False)[0].tolist()
+    )
+
+
+def iou(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
+    """Return |P n L| / |P u L|."""
+    return fmean(
+        compute_iou(prediction, label, include_background=False, ignore_empty=False)[0].tolist()
+    )
+
+
+def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
+    """Return the larger of the two directed 95th percentiles of surface distances.
+
+    In the unit of `spacing`.
+    """
+    corner = [n * s for n, s in zip(label.shape[2:], spacing, strict=True)]
+    distances = []
+    for c in range(1, label.shape[1]):
+        there, wanted = bool(prediction[0, c].any()), bool(label[0, c].any())
+        if there and wanted:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # MONAI announces a change of no concern here
+                distance = compute_hausdorff_distance(
+                    prediction[:, c : c + 1],
+                    label[:, c : c + 1],
+                    include_background=True,
+                    percentile=95,
+                    spacing=list(spacing),
+                )
+            distances.append(float(torch.as_tensor(distance).squeeze()))
+        else:
+            distances.append(math.hypot(*corner) if there or wanted else 0.0)
+    return fmean(distances)
+
+
+SCORES: dict[str, Callable[[Tensor, Tensor, Spacing], float]] = {
+    "dice": dice,
+    "iou": iou,
+    "hd95": hd95,
+}
 
 
 def case_scores(
-    prediction: Tensor, label: Tensor, classes: int, spacing: tuple[float, float, float]
+    prediction: Tensor,
+    label: Tensor,
+    classes: int,
+    spacing: Spacing,
+    names: Sequence[str] = tuple(SCORES),
 ) -> dict[str, float]:
-    """Return `dice`, `iou` and `hd95` of one case, each the mean over foreground classes.
+    """Return the scores `names` of one case.
 
     Args:
         prediction: class indices, shape (D, H, W).
         label: likewise.
         classes: number of classes, background included.
         spacing: distance between voxels (slice, row, column).
-
-    HD95 is the larger of the two directed 95th percentiles of surface distances, in the
-    unit of `spacing`. A class empty in both counts as Dice 1, IoU 1 and HD95 0; empty in
-    one of them as Dice 0, IoU 0 and HD95 = the diagonal of the stack.
+        names: which of `SCORES`.
     """
-    p, l = _onehot(prediction, classes), _onehot(label, classes)
-    iou = compute_iou(p, l, include_background=False, ignore_empty=False)
-    diagonal = math.dist((0, 0, 0), [n * s for n, s in zip(label.shape, spacing, strict=True)])
-    distances = []
-    for c in range(1, classes):
-        there, wanted = bool(p[0, c].any()), bool(l[0, c].any())
-        if there and wanted:
-            distances.append(_hd95(p[:, c : c + 1], l[:, c : c + 1], spacing))
-        else:
-            distances.append(diagonal if there or wanted else 0.0)
-    return {
-        "dice": dice(prediction, label, classes),
-        "iou": float(iou.mean()),
-        "hd95": sum(distances) / len(distances),
-    }
-
-
-def _onehot(indices: Tensor, classes: int) -> Tensor:
-    """Return a one-hot stack, shape (1, classes, D, H, W)."""
-    return F.one_hot(indices.long(), classes).movedim(-1, 0).unsqueeze(0).float()
-
-
-def _hd95(p: Tensor, l: Tensor, spacing: tuple[float, float, float]) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI warns of a change that does not concern us
-        distance = compute_hausdorff_distance(
-            p, l, include_background=True, percentile=95, spacing=list(spacing)
-        )
-    return float(torch.as_tensor(distance).squeeze())
+    p, l = (F.one_hot(x.long(), classes).movedim(-1, 0)[None].float() for x in (prediction, label))
+    return {name: SCORES[name](p, l, spacing) for name in names}

@@ -189,7 +189,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "initial": initial,
         "secondary": {
             score: {"matrix": matrices[score], "cases": cases(state.rows, sites, score)}
-            for score in SCORES[1:]
+            for score in list(SCORES)[1:]
         },
         "data_sha256": state.digests,
     }

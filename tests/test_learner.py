@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_term():
         def objective(self, step: object) -> dict[str, torch.Tensor]:
             return super().objective(step) | {"extra": step.logits.sum() * float("nan")}
 
-    with pytest.raises(RunError, match="not finite.*extra"):
+    with pytest.raises(RunError, match=r"not finite.*extra"):
         train(network(), Learner(), strategy=Broken())
 
 

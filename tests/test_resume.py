@@ -90,7 +90,7 @@ def test_ray_dies_with_its_run_and_another_engine_goes_on(cli, tmp_path: Path, u
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("ray::" in " ".join(child.cmdline()) for child in family)
     kill(process)
-    gone, alive = psutil.wait_procs(family, timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive, "no process outlives the run"
     assert cli(f"run.resume={folder}", "engine=inprocess") == 0
     assert_same(folder, uninterrupted)

@@ -126,7 +126,7 @@ def test_batch_norm_and_dropout_are_reproducible_too(tiny):
 
 
 def test_keeping_the_best_epoch_changes_the_run(tiny):
-    last, best = (tiny(f"learner.keep={keep}", "learner.epochs=3") for keep in ("last", "best"))
+    last, best = (tiny(*TRAINED, f"learner.keep={keep}") for keep in ("last", "best"))
     assert last["weights_sha256"] != best["weights_sha256"]
 
 

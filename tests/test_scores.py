@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedcl.scores import case_scores, dice
+from fedcl.scores import case_scores
 
 EMPTY = torch.zeros(2, 8, 8, dtype=torch.uint8)
 
@@ -46,4 +46,5 @@ def test_classes_count_equally():
     label = block(slice(0, 4), slice(0, 4))
     label[:, 6:, 6:] = 2
     prediction = block(slice(0, 4), slice(0, 4))
-    assert dice(prediction, label, 3) == pytest.approx(0.5), "class 1 perfect, class 2 missed"
+    scores = case_scores(prediction, label, 3, (1.0, 1.0, 1.0), ["dice"])
+    assert scores == {"dice": pytest.approx(0.5)}, "class 1 perfect, class 2 missed"
