@@ -5,7 +5,6 @@ when every run completed, 2 for bad configuration or data, 130 on Ctrl-C, else 1
 """
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,24 @@ from typing import Any
 # Hydra then hands its exceptions over instead of printing a page and exiting with 1.
 os.environ["HYDRA_FULL_ERROR"] = "1"
 
-import fedcl  # noqa: F401  isort: skip  (turns telemetry off before the libraries load)
+import fedcl  # noqa: F401  isort: skip  (sets the environment before the libraries load)
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fedcl import simulation
+from fedcl.composition import CONF, in_one_line
 from fedcl.errors import ConfigError, FedclError
 from fedcl.progress import console, report
-from fedcl.settings import closest
 
-CONF = str(Path(__file__).with_name("conf"))
 OmegaConf.register_new_resolver("run_folder", lambda resume, new: "." if resume else new)
 
 exit_status = 0  # the worst of the runs of a sweep
 
 
-@hydra.main(version_base=None, config_path=CONF, config_name="config")
+@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
 def run(config: DictConfig) -> None:
     """Run one configuration; Hydra calls this once, or once per run of a sweep."""
     global exit_status
@@ -67,7 +64,7 @@ def main() -> int:
         print("fedcl: interrupted; run.resume=<run folder> goes on", file=sys.stderr)
         return 130
     except Exception as error:  # `run` raises none: this is Hydra, refusing the command line
-        print(f"fedcl: {_in_one_line(error)}", file=sys.stderr)
+        print(f"fedcl: {in_one_line(error)}", file=sys.stderr)
         return 2
     return exit_status
 
@@ -88,28 +85,6 @@ def _change(stored: dict[str, Any], config: DictConfig) -> None:
             raise ConfigError(
                 f"{key}: a resumed run keeps its configuration; only engine.* may be given"
             )
-
-
-def _in_one_line(error: Exception) -> str:
-    """Shorten what Hydra says, and add the key that was probably meant."""
-    text = " ".join(str(error).split())
-    override = re.match(r"Could not override '(.+?)'", text)
-    if override is None:
-        return text
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(CONF, version_base=None):
-        keys = _keys(hydra.compose("config"))
-    return f"{override[1]}: no such key{closest(override[1], keys)}"
-
-
-def _keys(config: DictConfig, prefix: str = "") -> list[str]:
-    """Return all dotted keys of a configuration."""
-    keys: list[str] = []
-    for key, value in config.items_ex(resolve=False):
-        keys.append(f"{prefix}{key!s}")
-        if isinstance(value, DictConfig):
-            keys += _keys(value, f"{prefix}{key!s}.")
-    return keys
 
 
 if __name__ == "__main__":

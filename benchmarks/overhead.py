@@ -17,7 +17,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import fedcl  # noqa: F401  isort: skip  (turns telemetry off)
+import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
 import numpy as np
 import torch
@@ -26,25 +26,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from fedcl import arrays, learner, simulation
 from fedcl.client import new_network
+from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.grids import RayGrid
 from fedcl.scores import SCORES, case_scores
 from fedcl.seeding import seeded, torch_rng
 from strategies.base import segmentation_loss
-
-ROOT = Path(__file__).parents[1]
-
-
-def configuration(*overrides: str) -> dict:
-    """Compose the default configuration."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        composed = compose("config", ["run.dir=none", *overrides])
-    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
 
 
 def bare(config: Config) -> str:
@@ -102,10 +92,14 @@ def bare(config: Config) -> str:
 def against_bare_loop(rounds: int, repeats: int) -> None:
     """Print the ratio of an in-process run to the bare loop."""
     torch.set_num_threads(1)
-    values = configuration(
-        "strategy=finetune", "engine=inprocess", "tracking.enabled=false",
-        f"timeline.rounds={rounds}",
-    )  # fmt: skip
+    values = compose(
+        [
+            "strategy=finetune",
+            "engine=inprocess",
+            "tracking.enabled=false",
+            f"timeline.rounds={rounds}",
+        ]
+    )
     config = Config.parse(values)
     learner.forward(new_network(config.job), torch.zeros(1, 1, 64, 64))  # warm up
     ratios = []

@@ -4,7 +4,18 @@ import os
 
 __version__ = "0.1.0"
 
-# Hospitals and researchers did not ask for telemetry; a user's own setting still wins.
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# These must be set before the libraries load; a user's own setting wins.
+for _name, _value in {
+    # Hospitals and researchers did not ask for telemetry.
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # MLflow otherwise reports every step of making a database,
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # and goes on for minutes when a server does not answer.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    # Workers that reserve no share of a GPU may still use one.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}.items():
+    os.environ.setdefault(_name, _value)

@@ -1,18 +1,11 @@
 """MLflow: one run per simulation, in an experiment named after the scenario."""
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-# MLflow sets up its loggers when imported; these report every step of making a database.
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient

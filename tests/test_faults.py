@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from conftest import TINY
 
 from fedcl.checkpoint import Checkpoint, State
+from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.errors import RunError
 from fedcl.grids import InProcessGrid
@@ -25,9 +24,7 @@ SPOILT = {
 
 
 def config(*overrides: str) -> Config:
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        composed = compose("config", [*TINY, "run.dir=none", *overrides])
-    return Config.parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    return Config.parse(compose([*TINY, *overrides]))
 
 
 def serve(folder: Path, settings: Config, spoil: str | None, state: State | None = None) -> Server:
@@ -69,7 +66,6 @@ def test_below_the_quorum_the_run_stops_and_can_be_resumed(tmp_path: Path, quoru
 
 
 def test_a_cohort_of_one_that_fails_stops_the_run(tmp_path: Path):
-    settings = config("timeline.stages=[[A],[B],[D]]", "strategy=finetune")
     settings = config("timeline.stages=[[A],[D]]", "timeline.rounds=2", "strategy=finetune")
     with pytest.raises(RunError, match="0 of 1 sites"):
         serve(tmp_path, settings, "nan")

@@ -1,0 +1,67 @@
+"""The command `fedcl`: look at things without training."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fedcl.composition import compose
+from fedcl.config import Config
+from fedcl.errors import FedclError
+from fedcl.plugins import name_of
+from sites.base import SiteData
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    parser = argparse.ArgumentParser(prog="fedcl", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("inspect", help="check a scenario's data and say what it holds")
+    command.add_argument("overrides", nargs="*", help="as for simulate.py: scenario=NAME ...")
+    command.set_defaults(run=inspect)
+    given = parser.parse_args(arguments)
+    try:
+        given.run(given)
+    except FedclError as error:
+        print(f"fedcl: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def inspect(given: argparse.Namespace) -> None:
+    """Print what each site of a scenario holds, as a run with this seed would split it.
+
+    Raises:
+        FedclError: the configuration or the data of a site cannot be used.
+    """
+    config = Config.parse(compose(given.overrides))
+    job, timeline = config.job, config.timeline
+    table = Table(
+        "site", "stage", "train", "val", "test", "slices", "size", "voxel", "labelled",
+        title=f"{name_of(job.scenario)}, seed {job.seed}: cases per part",
+        title_justify="left",
+    )  # fmt: skip
+    for number, stage in enumerate(timeline.stages, start=1):
+        for site in stage:
+            data = job.scenario.load(site, job.scenario.location(site), job.seed)
+            table.add_row(site, str(number), *_describe(data))
+    Console().print(table)
+
+
+def _describe(data: SiteData) -> list[str]:
+    cases = [*data.train, *data.val, *data.test]
+    labels = torch.cat([case.labels.flatten() for case in cases])
+    sizes = {"x".join(map(str, case.images.shape[-2:])) for case in cases}
+    spacings = {"x".join(f"{s:.3g}" for s in case.spacing) for case in cases}
+    return [
+        str(len(data.train)),
+        str(len(data.val)),
+        str(len(data.test)),
+        str(sum(len(case.images) for case in cases)),
+        ", ".join(sorted(sizes)),
+        next(iter(spacings)) if len(spacings) == 1 else f"{len(spacings)} different",
+        f"{(labels > 0).float().mean():.1%}",
+    ]

@@ -1,0 +1,56 @@
+"""Hydra's part: from conf/ and command-line overrides to plain values, with short errors."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from fedcl.errors import ConfigError
+from fedcl.settings import closest
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration that `overrides` give.
+
+    Raises:
+        ConfigError: Hydra refuses them.
+    """
+    try:
+        return _plain(_compose(overrides))
+    except Exception as error:  # Hydra raises many kinds; all of them mean the overrides
+        raise ConfigError(in_one_line(error)) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Shorten what Hydra says, and add the key that was probably meant."""
+    text = " ".join(str(error).split()).partition(" Config search path:")[0]
+    override = re.match(r"Could not override '(.+?)'", text)
+    if override is None:
+        return text
+    return f"{override[1]}: no such key{closest(override[1], _keys(_compose([])))}"
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base=None):
+        return hydra.compose("config", ["run.dir=none", *overrides])
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def _keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Return all dotted keys of a configuration."""
+    keys: list[str] = []
+    for key, value in config.items_ex(resolve=False):
+        keys.append(f"{prefix}{key!s}")
+        if isinstance(value, DictConfig):
+            keys += _keys(value, f"{prefix}{key!s}.")
+    return keys
