@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from flwr.app import ArrayRecord, Context, Message
@@ -53,15 +54,10 @@ def hello(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train for one round from the weights sent; return the weights that may leave."""
     started = time.perf_counter()
-    call = Call.unpack(message.content)
-    hospital = Hospital.of(context, call.job)
-    job = hospital.job
-    torch.set_num_threads(job.learner.threads)
-
-    student = hospital.load_student(call.arrays, call.state)
+    call, hospital, student = _begin(message, context)
+    job, slices = hospital.job, hospital.slices()
     teacher, taught = hospital.load_teacher(call.teacher)
     keys = (job.seed, hospital.site, call.stage, call.round)
-    slices = hospital.slices()
     with seeded("train", *keys):
         losses = learner.train(
             student,
@@ -72,9 +68,7 @@ def train(message: Message, context: Context) -> Message:
             torch_rng("batches", *keys),
             teacher,
             taught,
-            validate=lambda: learner.mean_dice(
-                student, hospital.data.val, job.learner, job.scenario.classes
-            ),
+            validate=lambda: fmean(hospital.score(student, "val")[1]["dice"]),
         )
     weights = arrays.of_network(student)
     kept = arrays.select(weights, job.strategy.local)
@@ -89,28 +83,18 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score the weights sent, case by case: by Dice on validation, by all scores on test."""
     started = time.perf_counter()
+    call, hospital, student = _begin(message, context)
+    cases, scores = hospital.score(student, call.split)
+    scored = Scored(cases, scores, time.perf_counter() - started)
+    return Message(scored.pack(), reply_to=message)
+
+
+def _begin(message: Message, context: Context) -> tuple[Call, "Hospital", nn.Module]:
+    """Read a call; return it with the hospital and the network it is to start from."""
     call = Call.unpack(message.content)
     hospital = Hospital.of(context, call.job)
-    job = hospital.job
-    torch.set_num_threads(job.learner.threads)
-    student = hospital.load_student(call.arrays, call.state)
-    cases, names = {
-        "val": (hospital.data.val, ("dice",)),
-        "test": (hospital.data.test, tuple(SCORES)),
-    }[call.split]
-    each = [
-        case_scores(
-            learner.predict(student, case, job.learner),
-            case.labels,
-            job.scenario.classes,
-            case.spacing,
-            names,
-        )
-        for case in cases
-    ]
-    scores = {name: [values[name] for values in each] for name in names}
-    scored = Scored([case.name for case in cases], scores, time.perf_counter() - started)
-    return Message(scored.pack(), reply_to=message)
+    torch.set_num_threads(hospital.job.learner.threads)
+    return call, hospital, hospital.load_student(call.arrays, call.state)
 
 
 @dataclass(frozen=True)
@@ -188,6 +172,25 @@ class Hospital:
             weights = _initial(self.text) | kept | weights
         arrays.into_network(network, weights)
         return network
+
+    def score(self, network: nn.Module, split: str) -> tuple[list[str], dict[str, list[float]]]:
+        """Return the names of the cases of `split`, "val" or "test", and their scores."""
+        cases, names = {
+            "val": (self.data.val, ("dice",)),
+            "test": (self.data.test, tuple(SCORES)),
+        }[split]
+        job = self.job
+        each = [
+            case_scores(
+                learner.predict(network, case, job.learner),
+                case.labels,
+                job.scenario.classes,
+                case.spacing,
+                names,
+            )
+            for case in cases
+        ]
+        return [c.name for c in cases], {name: [one[name] for one in each] for name in names}
 
     def load_teacher(self, record: ArrayRecord | None) -> tuple[nn.Module | None, Tensor | None]:
         """Return the teacher and its answers on the training slices, kept between rounds."""

@@ -6,14 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
 from fedcl.config import Learner
 from fedcl.errors import RunError
-from fedcl.scores import case_scores
 from sites.base import Case
 from strategies.base import Step, Strategy
 
@@ -152,16 +150,6 @@ def predict(network: nn.Module, case: Case, learner: Learner) -> Tensor:
     """Return the predicted class of every voxel of `case`, shape (D, H, W), on the CPU."""
     probabilities = forward(network, case.images.to(device_of(learner)), learner.amp)
     return probabilities.max(1).indices.cpu()
-
-
-def mean_dice(network: nn.Module, cases: Sequence[Case], learner: Learner, classes: int) -> float:
-    """Return the mean Dice over `cases`."""
-    return fmean(
-        case_scores(predict(network, case, learner), case.labels, classes, case.spacing, ("dice",))[
-            "dice"
-        ]
-        for case in cases
-    )
 
 
 class _Best:
