@@ -70,7 +70,8 @@ def bare(config: Config) -> str:
                 images, labels = stacks[site]
                 network.load_state_dict(weights)
                 network.train()
-                optimiser = torch.optim.Adam(network.parameters(), job.learner.lr, fused=True)
+                lr = job.learner.rate(stage)
+                optimiser = torch.optim.Adam(network.parameters(), lr, fused=True)
                 with seeded("train", job.seed, site, stage, round_):
                     rng = torch_rng("batches", job.seed, site, stage, round_)
                     for _ in range(job.learner.epochs):

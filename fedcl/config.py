@@ -6,7 +6,7 @@ names and numbers, no path and no code.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -37,7 +37,7 @@ class Learner:
             and keeps results the same from machine to machine.
     """
 
-    lr: Any = 0.002
+    lr: Any = field(default_factory=lambda: [0.002, 0.001])
     batch_size: int = setting(8, low=1)
     epochs: int = setting(2, low=1)
     steps: int | None = setting(None, low=1)
