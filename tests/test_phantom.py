@@ -28,7 +28,7 @@ def same(one: list[Case], other: list[Case]) -> bool:
 
 
 def tissues_of(site: str, number: int) -> np.ndarray:
-    """The anatomy behind a patient of the default phantom."""
+    """The anatomy behind a patient of the phantom at strength 1."""
     rng = numpy_rng("phantom", 0, site, number)
     return draw_anatomy(HOSPITALS[site], 64, 4, rng)[0]
 
@@ -44,7 +44,7 @@ def test_yaml_is_the_default() -> None:
 
 
 def test_what_a_case_holds() -> None:
-    scenario = Phantom(patients=3, slices=5, size=48)
+    scenario = Phantom(patients=3, slices=5, size=48, strength=1.0)
     for site in SITES:
         cases = scenario.cases(site, None)
         assert len({case.name for case in cases}) == 3
@@ -153,7 +153,7 @@ def test_contrast_follows_the_protocol() -> None:
         assert (signal[Tissue.FLUID] > signal[Tissue.PERIPHERAL]) == late
 
         # The same from the images, coils, blur and noise notwithstanding.
-        cases = Phantom(patients=16).cases(site, None)
+        cases = Phantom(patients=16, strength=1.0).cases(site, None)
         image = torch.cat([case.images[:, 0] for case in cases]).numpy()
         tissue = np.concatenate([tissues_of(site, number) for number in range(16)])
         assert np.array_equal(tissue >= Tissue.PERIPHERAL, torch.cat([c.labels for c in cases]))
