@@ -19,7 +19,7 @@ class LwF(Strategy):
         teacher: which model teaches.
     """
 
-    kd: float = setting(1.5, low=0)
+    kd: float = setting(1.0, low=0)
     teacher: Teacher = setting(factory=Teacher)
 
     @property
