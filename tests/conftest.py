@@ -20,6 +20,7 @@ TINY = [
     "scenario.size=32",
     "scenario.patients=6",
     "scenario.slices=2",
+    "scenario.strength=1.0",
     "model.channels=[4,8]",
     "timeline.rounds=2",
     "learner.epochs=1",
