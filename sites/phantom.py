@@ -122,7 +122,7 @@ class Phantom(Scenario):
         patients: how many per hospital.
         slices: how many per patient, from the base of the prostate to its apex.
         strength: how far the hospitals lie apart: at 0 all are like A, at 1 as in
-            `HOSPITALS`, above 1 further. The default costs fine-tuning about a fifth of
+            `HOSPITALS`, above 1 further. The default costs fine-tuning about a quarter of
             what it has learned, which leaves room below and above it.
     """
 
@@ -133,7 +133,7 @@ class Phantom(Scenario):
     size: int = setting(64, low=32, high=2048)
     patients: int = setting(24, low=3)
     slices: int = setting(4, low=1)
-    strength: float = setting(0.7, low=0, high=2)
+    strength: float = setting(0.8, low=0, high=2)
 
     @property
     def classes(self) -> int:
