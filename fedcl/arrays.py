@@ -40,8 +40,16 @@ def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
 
 
 def from_record(record: ArrayRecord) -> Arrays:
-    """Return the arrays of a Flower record."""
-    return {key: array.numpy() for key, array in record.items()}
+    """Return the arrays of a Flower record.
+
+    Raises:
+        TypeError: something in it is not an array.
+    """
+    arrays = {key: array.numpy() for key, array in record.items()}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # an archive of arrays loads as well
+            raise TypeError(f"{key} is not an array")
+    return arrays
 
 
 def size_of(record: ArrayRecord) -> int:
@@ -107,7 +115,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def save_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` as safetensors, atomically."""
-    write_atomically(path, save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
+    write_atomically(path, save({key: np.asarray(a, order="C") for key, a in arrays.items()}))
 
 
 def load_file(path: Path) -> Arrays:
@@ -126,10 +134,10 @@ class SiteState:
     """Arrays a method keeps at the hospital: one version per round, never sent.
 
     The server says which version a call starts from, so a repeated or resumed round
-    starts from the same arrays; a few older versions are kept for that.
+    starts from the same arrays; that version and a few before it are kept.
     """
 
-    KEPT = 3
+    KEPT = 2
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -138,11 +146,15 @@ class SiteState:
         """Return the arrays of `version`; none for version 0, before the first round."""
         return load_file(self._path(version)) if version else {}
 
-    def save(self, version: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write `version` and drop those too old to be asked for again."""
+    def save(self, version: int, arrays: Mapping[str, np.ndarray], base: int) -> None:
+        """Write `version`, reached from version `base`; drop those well before `base`.
+
+        Versions after `base` may be of rounds the server never heard of: it will go on
+        asking for `base` until it has.
+        """
         save_file(self._path(version), arrays)
-        old = sorted(self.folder.glob("round-*.safetensors"))
-        for path in [p for p in old if p <= self._path(version)][: -self.KEPT]:
+        old = [p for p in sorted(self.folder.glob("round-*.safetensors")) if p < self._path(base)]
+        for path in old[: -self.KEPT]:
             path.unlink(missing_ok=True)
 
     def _path(self, version: int) -> Path:

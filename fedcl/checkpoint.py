@@ -33,6 +33,7 @@ class State:
         rows: scores after each finished stage.
         trained: the sites that trained, per stage.
         versions: the round of each site's own latest state.
+        kept: digest of each site's own latest state.
         digests: digest of each site's data.
         ledger: costs and failures so far.
         tracking_run: the MLflow run.
@@ -45,6 +46,7 @@ class State:
     rows: list[Scores] = field(default_factory=list)
     trained: list[list[str]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     tracking_run: str | None = None
@@ -91,23 +93,28 @@ class Checkpoint:
         }
         arrays.write_atomically(part / "state.json", json.dumps(numbers).encode())
         final = self.folder / name
-        if final.exists():  # damaged: `load` passed it over, and this run came here again
-            shutil.rmtree(final)
+        old = self.folder / f".{name}.old"
+        if final.exists():  # the same moment again, or damaged and passed over by `load`
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
         part.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
         _sync(self.folder)
-        for old in self._snapshots()[: -self.KEPT]:
-            shutil.rmtree(old)
+        for early in self._snapshots()[: -self.KEPT]:
+            shutil.rmtree(early)
 
-    def load(self) -> State:
-        """Read the latest snapshot that is whole.
+    def load(self) -> State | None:
+        """Read the latest snapshot that is whole; None where none was ever finished.
 
         Raises:
-            RunError: there is none.
+            RunError: all are damaged.
         """
+        if not self._snapshots():
+            return None
         for folder in reversed(self._snapshots()):
             try:
                 return self._read(folder)
-            except (OSError, ValueError, KeyError, TypeError, RunError) as error:
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RunError) as error:
                 log.warning("checkpoint %s is damaged (%s); using the one before", folder, error)
         raise RunError(
             f"{self.folder}: no usable checkpoint; start the run anew in another run.dir"
@@ -157,4 +164,7 @@ def _sync(folder: Path) -> None:
 def read_results(folder: Path) -> dict[str, Any] | None:
     """Return the results a run left in `folder`, or None where it left none yet."""
     path = folder / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); remove it to go on") from None

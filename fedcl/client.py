@@ -71,11 +71,16 @@ def train(message: Message, context: Context) -> Message:
             validate=lambda: fmean(hospital.score(student, "val")[1]["dice"]),
         )
     weights = arrays.of_network(student)
+    problem = arrays.complaint(weights, weights)
+    if problem:
+        raise RunError(f"after training, {problem}")
     kept = arrays.select(weights, job.strategy.local)
     if kept:
-        hospital.state().save(call.round, kept)
+        hospital.state().save(call.round, kept, call.state)
     shared = arrays.select(weights, lambda key: not job.strategy.local(key))
-    update = Update(shared, len(slices), losses, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    mark = arrays.digest(kept) if kept else ""
+    update = Update(shared, len(slices), losses, seconds, mark)
     return Message(update.pack(), reply_to=message)
 
 
@@ -146,13 +151,14 @@ class Hospital:
         Raises:
             DataError: it cannot; names the site.
         """
+        learner.device_of(self.job.learner)
         images = self.data.train[0].images[:1]
         problem = "it answers in another size"
         try:
             fits = (
                 learner.forward(_network(self.text).cpu(), images).shape[-2:] == images.shape[-2:]
             )
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             fits, problem = False, str(error).splitlines()[0]
         if not fits:
             raise DataError(

@@ -38,14 +38,14 @@ class Learner:
     """
 
     lr: Any = field(default_factory=lambda: [0.002, 0.001])
-    batch_size: int = setting(8, low=1)
+    batch_size: int = setting(8, low=1, high=2**20)
     epochs: int = setting(2, low=1)
     steps: int | None = setting(None, low=1)
     clip: float | None = setting(None, above=0)
     keep: str = setting("last", choices=("last", "best"))
     device: str = setting("auto", choices=("auto", "cpu", "cuda"))
     amp: bool = True
-    threads: int = setting(1, low=1)
+    threads: int = setting(1, low=1, high=1024)
 
     def __post_init__(self) -> None:
         """Check the learning rates, which may be one number or a list."""
@@ -87,7 +87,7 @@ class Engine:
 
     name: str = setting("ray", choices=("inprocess", "ray"))
     workers: int | None = setting(None, low=1)
-    num_cpus: float = setting(1.0, low=0)
+    num_cpus: float = setting(1.0, low=0.001)
     num_gpus: float = setting(0.0, low=0)
     address: str | None = None
     quorum: Any = 0.5
@@ -161,6 +161,9 @@ class Job:
         seed = values.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ConfigError(f"seed: must be a whole number >= 0, got {seed!r}")
+        for group in ("scenario", "strategy", "model"):
+            if not isinstance(values.get(group), Mapping):
+                raise ConfigError(f"{group}: missing; give {group}=NAME")
         return cls(
             scenario=SCENARIO.make(values["scenario"]),
             strategy=STRATEGY.make(values["strategy"]),
@@ -195,7 +198,7 @@ class Config:
                 )
         job = Job.parse(values)
         arrivals = parse(Arrivals, values.get("timeline") or {}, "timeline")
-        stages = arrivals.stages or job.scenario.arrivals()
+        stages = job.scenario.arrivals() if arrivals.stages is None else arrivals.stages
         timeline = Timeline(tuple(map(tuple, stages)), arrivals.rounds, arrivals.participation)
         there = job.scenario.sites()
         for site in timeline.sites:

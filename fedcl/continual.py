@@ -17,6 +17,7 @@ def summary(
     trained: Sequence[Sequence[str]],
     sites: Sequence[str],
     initial: Row | None = None,
+    arrived: Sequence[str] | None = None,
 ) -> dict[str, float | None]:
     """Return the figures of a whole run.
 
@@ -25,6 +26,8 @@ def summary(
         trained: the sites trained in each stage.
         sites: the columns' names, in order of arrival.
         initial: scores of the untrained model, one per site.
+        arrived: the sites seen so far, whether or not their training succeeded; by default
+            those that trained.
 
     Returns:
         avg: mean of R[T][s] over the sites seen.
@@ -45,9 +48,10 @@ def summary(
         return matrix[stage][column[site]]
 
     when = {site: [t for t, cohort in enumerate(trained) if site in cohort] for site in sites}
-    seen = [site for site in sites if when[site]]
-    old = [site for site in seen if when[site][0] < last]
-    new = [site for site in seen if when[site][0] > 0]
+    learned = [site for site in sites if when[site]]
+    seen = learned if arrived is None else arrived
+    old = [site for site in learned if when[site][0] < last]
+    new = [site for site in learned if when[site][0] > 0]
 
     final = _known(score(last, s) for s in seen)
     if len(final) < len(seen):  # an average over fewer sites would look like one over all
@@ -61,7 +65,7 @@ def summary(
             )
         ),
         "forgetting": _mean(list(forgetting_by_site(matrix, trained, sites).values())),
-        "plasticity": _mean(_known(score(when[s][-1], s) for s in seen)),
+        "plasticity": _mean(_known(score(when[s][-1], s) for s in learned)),
         "worst_site": min(final) if final else None,
         "std_site": pstdev(final) if final else None,
     }

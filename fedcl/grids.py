@@ -255,8 +255,8 @@ class RayGrid(LocalGrid):
         import ray
 
         self.ray = ray
-        start_ray(address)
         try:
+            start_ray(address)
             self.workers = self._count(workers, num_cpus, num_gpus, len(nodes))
             # Actors are replaced here when they die: one that Ray restarts turns calls away
             # until it is there again.

@@ -94,6 +94,8 @@ class Hospitals:
             if reply.has_error():
                 raise RunError(f"a hospital did not start: {_first_line(reply)}")
             hello = Hello.unpack(reply.content)
+            if hello.site in met:
+                raise DataError(f"site {hello.site}: two hospitals answer to that name")
             met[hello.site] = hello
             self.nodes[hello.site] = reply.metadata.src_node_id
         for site in sites:

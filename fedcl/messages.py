@@ -4,9 +4,11 @@ Each class is one kind of content; `pack` and `unpack` turn it into Flower recor
 What comes from the network is checked here, once: `unpack` raises `MalformedError`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
+from itertools import chain
 from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -28,7 +30,7 @@ def _checked(unpack: Callable[[type[T], RecordDict], T]) -> Callable[[type[T], R
     def safe(cls: type[T], content: RecordDict) -> T:
         try:
             return unpack(cls, content)
-        except (KeyError, TypeError, ValueError, AttributeError, EOFError, MemoryError) as error:
+        except Exception as error:  # foreign bytes can go wrong in any way
             raise MalformedError(f"malformed {cls.__name__.lower()} ({error!r})") from error
 
     return safe
@@ -130,18 +132,21 @@ class Update:
         slices: training slices, the update's weight in the average.
         losses: mean of each loss term.
         seconds: time it took.
+        kept: digest of the weights that stay there; empty if none do.
     """
 
     arrays: Arrays
     slices: int
     losses: dict[str, float]
     seconds: float
+    kept: str = ""
 
     def pack(self) -> RecordDict:
         """Return the records."""
         numbers = MetricRecord({f"loss/{name}": value for name, value in self.losses.items()})
         numbers["slices"], numbers["seconds"] = self.slices, self.seconds
-        return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers})
+        words = ConfigRecord({"kept": self.kept})
+        return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers, "words": words})
 
     @classmethod
     @_checked
@@ -157,7 +162,8 @@ class Update:
             if key.startswith("loss/")
         }
         weights = from_record(content.array_records["arrays"])
-        return cls(weights, slices, losses, _float(numbers["seconds"]))
+        kept = str(content.config_records["words"]["kept"])
+        return cls(weights, slices, losses, _float(numbers["seconds"]), kept)
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,10 @@ class Scored:
         }
         if not cases or any(len(values) != len(cases) for values in scores.values()):
             raise ValueError("not one score per case")
+        if "dice" not in scores or len(set(cases)) < len(cases):
+            raise ValueError("no Dice, or a case twice")
+        if not all(map(math.isfinite, chain.from_iterable(scores.values()))):
+            raise ValueError("a score is not finite")
         return cls(cases, scores, _float(numbers["seconds"]))
 
 

@@ -41,9 +41,11 @@ def iou(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
 def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
     """Return the larger of the two directed 95th percentiles of surface distances.
 
-    In the unit of `spacing`.
+    In the unit of `spacing`. What lies beyond the first and the last slice is taken to be
+    like them, so that a stack of one slice has the distances of its outlines.
     """
     corner = [n * s for n, s in zip(label.shape[2:], spacing, strict=True)]
+    ends = (0, 0, 0, 0, 1, 1)
     distances = []
     for c in range(1, label.shape[1]):
         there, wanted = bool(prediction[0, c].any()), bool(label[0, c].any())
@@ -51,8 +53,8 @@ def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # MONAI announces a change of no concern here
                 distance = compute_hausdorff_distance(
-                    prediction[:, c : c + 1],
-                    label[:, c : c + 1],
+                    F.pad(prediction[:, c : c + 1], ends, mode="replicate"),
+                    F.pad(label[:, c : c + 1], ends, mode="replicate"),
                     include_background=True,
                     percentile=95,
                     spacing=list(spacing),

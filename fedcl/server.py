@@ -1,5 +1,6 @@
 """A run: stages > rounds > evaluation > checkpoint > whoever watches."""
 
+import hashlib
 import logging
 import platform
 import time
@@ -79,6 +80,7 @@ class Server:
             if digests[site] != old:
                 raise DataError(f"site {site}: its data have changed since the run began")
         self.state.digests = digests
+        self.cases = {site: hello.test for site, hello in about.items()}
         return about
 
     def run(self, about: dict[str, Hello], started: float) -> None:
@@ -154,6 +156,11 @@ class Server:
                 raise RunError(
                     f"site {site} could not be evaluated {when}: {answer.splitlines()[0]}"
                 )
+            if set(answer.scores) != set(SCORES) or len(answer.cases) != self.cases[site]:
+                raise RunError(
+                    f"site {site} sent scores of {len(answer.cases)} test cases, it has "
+                    f"{self.cases[site]}, or left out one of {', '.join(SCORES)}"
+                )
             scores[site] = {
                 score: dict(zip(answer.cases, answer.scores[score], strict=True))
                 for score in SCORES
@@ -167,6 +174,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
     matrices = {score: matrix(state.rows, sites, score) for score in SCORES}
     initial = matrix([state.initial or {}], sites, "dice")[0]
     trained = state.trained[: state.stage]
+    seen = config.timeline.seen(state.stage - 1)
     return {
         "scenario": name_of(config.job.scenario),
         "strategy": name_of(config.job.strategy),
@@ -179,9 +187,9 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "score": "dice",
         "matrix": matrices["dice"],
         "cases": cases(state.rows, sites, "dice"),
-        "metrics": summary(matrices["dice"], trained, sites, initial) if state.rows else {},
+        "metrics": summary(matrices["dice"], trained, sites, initial, seen) if state.rows else {},
         "rounds": state.round,
-        "weights_sha256": arrays.digest(state.weights),
+        "weights_sha256": _digest(state, sites),
         "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
         "bytes": state.ledger.bytes,
         "failures": state.ledger.failures,
@@ -222,6 +230,15 @@ def versions() -> dict[str, str]:
     """Return the versions of what the numbers depend on."""
     packages = ("flwr", "torch", "monai", "ray", "numpy", "mlflow", "hydra-core")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _digest(state: State, sites: Sequence[str]) -> str:
+    """Return the digest of the global model and, in site order, of what the sites kept."""
+    everything = arrays.digest(state.weights)
+    if not state.kept:
+        return everything
+    parts = [everything, *(state.kept.get(site, "") for site in sites)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _in_words(values: Mapping[str, float | None]) -> str:

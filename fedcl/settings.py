@@ -57,6 +57,8 @@ def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     Raises:
         ConfigError: an unknown entry, a wrong type or a value out of bounds.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{key}: must be a group of settings, got {values!r}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(cls), dict(values))
         result = OmegaConf.to_object(merged)

@@ -66,12 +66,16 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, 
     stored = folder / "config.yaml"
     if not stored.is_file():
         raise ConfigError(f"run.resume: {folder} holds no run (there is no config.yaml)")
+    try:
+        values = dict(yaml.safe_load(stored.read_text()))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"run.resume: {stored} cannot be read ({reason})") from None
+    change(values)
     done = read_results(folder)
-    if done is not None and done["status"] == "completed":
+    if done is not None and done.get("status") == "completed":
         console.print(f"{folder} is complete already")
         return done
-    values = yaml.safe_load(stored.read_text())
-    change(values)
     config = Config.parse(values)
     with _claimed(folder):
         return _run(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)

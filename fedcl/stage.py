@@ -121,6 +121,7 @@ class Stage(FlowerStrategy):
             )
         if any(self.strategy.local(key) for key in self.state.weights):
             self.state.versions |= dict.fromkeys(updates, round_)
+            self.state.kept |= {site: update.kept for site, update in updates.items()}
         self.state.note_trained(list(updates))
         self.losses = {site: update.losses for site, update in updates.items()}
         mean = arrays.weighted_mean(

@@ -1,6 +1,7 @@
 """MLflow: one run per simulation, in an experiment named after the scenario."""
 
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,14 @@ class Tracker:
         if step <= self._told[what]:
             return
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for key, value in values.items()]
+        metrics = [Metric(_spell(key), value, now, step) for key, value in values.items()]
         self.client.log_batch(self.run, metrics=[*metrics, Metric(what, number, now, step)])
         self._told[what] = step
+
+
+def _spell(key: str) -> str:
+    """Return `key` in the letters MLflow takes, for sites of any name."""
+    return re.sub(r"[^\w\-. :/]", "_", key)
 
 
 def _flat(values: Any, key: str = "") -> list[tuple[str, Any]]:

@@ -67,7 +67,14 @@ def test_an_unfinished_snapshot_does_not_count(tmp_path: Path):
     assert checkpoint.load().round == 2
 
 
-def test_no_snapshot_is_said_plainly(tmp_path: Path):
+def test_a_run_killed_before_its_first_snapshot_has_none(tmp_path: Path):
+    assert Checkpoint(tmp_path).load() is None
+
+
+@pytest.mark.parametrize("content", ["null", "{}", "[1"])
+def test_only_damaged_snapshots_are_said_plainly(tmp_path: Path, content: str):
+    Checkpoint(tmp_path).save(state(1))
+    (tmp_path / "round-000001-stage-000" / "state.json").write_text(content)
     with pytest.raises(RunError, match="no usable checkpoint"):
         Checkpoint(tmp_path).load()
 
