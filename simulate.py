@@ -44,6 +44,10 @@ def run(config: DictConfig) -> None:
         print(simulation.exit_line(error, folder), file=sys.stderr)
         exit_status = max(exit_status, error.exit_code)
         return
+    except KeyboardInterrupt:
+        hint = f"; go on with run.resume={folder}" if (folder / "checkpoint").exists() else ""
+        print(f"fedcl: interrupted{hint}", file=sys.stderr)
+        raise
     except Exception:
         console.print_exception()
         exit_status = max(exit_status, 1)
@@ -61,7 +65,6 @@ def main() -> int:
     try:
         run()
     except KeyboardInterrupt:
-        print("fedcl: interrupted; run.resume=<run folder> goes on", file=sys.stderr)
         return 130
     except Exception as error:  # `run` raises none: this is Hydra, refusing the command line
         print(f"fedcl: {in_one_line(error)}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from flwr.app import Message
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -89,16 +89,10 @@ class Display:
         """Show nothing: the next round will."""
 
 
-def report(results: dict[str, Any]) -> Table:
-    """Return the stage-by-site matrix and the figures of a run as a table."""
-    sites, metrics = results["sites"], results["metrics"]
-    table = Table(
-        title=f"{results['score'].capitalize()} after each stage: {results['strategy']} on "
-        f"{results['scenario']}, seed {results['seed']}",
-        caption=_figures(metrics, results),
-        caption_justify="left",
-        title_justify="left",
-    )
+def report(results: dict[str, Any]) -> Group:
+    """Return the stage-by-site matrix and the figures of a run."""
+    sites = results["sites"]
+    table = Table()
     table.add_column("after stage")
     for site in sites:
         table.add_column(site, justify="right")
@@ -106,11 +100,15 @@ def report(results: dict[str, Any]) -> Table:
         zip(results["matrix"], results["stages"], strict=True), start=1
     ):
         cells = [
-            Text(number_(value), style="bold green" if site in trained else "")
+            Text(f"{number_(value)}*", style="bold green") if site in trained else number_(value)
             for site, value in zip(sites, row, strict=True)
         ]
-        table.add_row(f"{number}  (+ {', '.join(trained)})", *cells)
-    return table
+        table.add_row(str(number), *cells)
+    title = (
+        f"{results['score'].capitalize()} after each stage (* trained in it): "
+        f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
+    )
+    return Group(title, table, _figures(results["metrics"], results))
 
 
 def _figures(metrics: dict[str, float | None], results: dict[str, Any]) -> str:
@@ -121,7 +119,6 @@ def _figures(metrics: dict[str, float | None], results: dict[str, Any]) -> str:
     ]
     worst = f" ({min(final)[1]})" if final else ""
     return (
-        "bold: trained in that stage\n"
         f"AVG {number_(metrics['avg'])}   BWT {number_(metrics['bwt'], '+')}   "
         f"FWT {number_(metrics['fwt'], '+')}   forgetting {number_(metrics['forgetting'])}   "
         f"worst site {number_(metrics['worst_site'])}{worst}"
