@@ -102,3 +102,10 @@ def test_a_repeated_round_overwrites_its_version_and_spares_the_one_it_starts_fr
         state.save(version, {"w": np.float32([version])}, min(version - 1, 2))
     assert state.load(3)["w"] == 3
     assert state.load(2)["w"] == 2, "the server may still ask for it"
+
+
+def test_the_version_the_server_knows_survives_lost_answers(tmp_path: Path):
+    state = arrays.SiteState(tmp_path)
+    for version in (1, 2, 3, 4, 5, 6):  # the server never heard of 2 to 6
+        state.save(version, {"w": np.float32([version])}, min(version - 1, 1))
+    assert state.load(1)["w"] == 1

@@ -63,3 +63,9 @@ def test_an_average_over_seen_sites_is_undefined_when_one_is_missing():
     figures = summary([[0.8, 0.5], [None, 0.6]], [["A"], ["B"]], ["A", "B"], [0.0, 0.0])
     assert figures["avg"] is None
     assert figures["worst_site"] is None
+
+
+def test_a_site_that_arrived_but_never_trained_counts_into_the_average():
+    figures = summary([[0.8, 0.2]], [["A"]], ["A", "B"], [0.0, 0.0], arrived=["A", "B"])
+    assert figures["avg"] == pytest.approx(0.5)
+    assert (figures["worst_site"], figures["plasticity"]) == (0.2, 0.8)

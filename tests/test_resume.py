@@ -11,7 +11,7 @@ import psutil
 import pytest
 from conftest import TINY, read, start
 
-RUN = [*TINY, "strategy=ted", "learner.steps=15", "model.channels=[16,32,64]"]
+RUN = [*TINY, "strategy=ted", "learner.steps=15", "model.channels=[16,32,64]", "model.norm=batch"]
 PATIENCE = 120.0  # seconds; a test that waits so long has failed
 
 

@@ -95,6 +95,11 @@ def test_one_seed_one_run_another_seed_another(tiny):
     assert first["weights_sha256"] != other["weights_sha256"]
 
 
+def test_individual_runs_differ_in_their_digest(tiny):
+    one, two = (tiny("strategy=individual", f"learner.lr={lr}") for lr in (0.01, 0.02))
+    assert one["weights_sha256"] != two["weights_sha256"]
+
+
 @pytest.mark.parametrize("refresh", ["stage", "round", "ema"])
 def test_each_way_to_refresh_the_teacher_is_its_own(tiny, refresh: str):
     reference = tiny("strategy=lwf", "strategy.teacher.refresh=stage")

@@ -48,3 +48,10 @@ def test_classes_count_equally():
     prediction = block(slice(0, 4), slice(0, 4))
     scores = case_scores(prediction, label, 3, (1.0, 1.0, 1.0), ["dice"])
     assert scores == {"dice": pytest.approx(0.5)}, "class 1 perfect, class 2 missed"
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_distances_do_not_depend_on_how_many_alike_slices_there_are(depth: int):
+    label, prediction = torch.zeros(2, depth, 32, 32, dtype=torch.uint8)
+    label[:, 8:16, 8:16], prediction[:, 14:22, 8:16] = 1, 1
+    assert case_scores(prediction, label, 2, (1.0, 1.0, 1.0))["hd95"] == pytest.approx(6.0)

@@ -1,0 +1,55 @@
+"""What comes from the network is checked before anything is done with it."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from fedcl.messages import MalformedError, Scored, Update
+
+UPDATE = Update({"w": np.ones(3, np.float32)}, 4, {"seg": 0.5}, 1.0, "ff")
+SCORED = Scored(["p", "q"], {"dice": [0.1, 0.2], "iou": [0.3, 0.4]}, 1.0)
+
+
+def with_bytes(data: bytes) -> RecordDict:
+    content = UPDATE.pack()
+    content["arrays"] = ArrayRecord({"w": Array("float32", (3,), "numpy.ndarray", data)})
+    return content
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, w=np.ones(3))
+    return buffer.getvalue()
+
+
+def test_what_is_packed_comes_back():
+    back = Update.unpack(UPDATE.pack())
+    assert back.arrays["w"].tolist() == [1, 1, 1]
+    assert (back.slices, back.losses, back.kept) == (4, {"seg": 0.5}, "ff")
+    assert Scored.unpack(SCORED.pack()) == SCORED
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04rubbish", archive(), b"\x93NUMPY\x01\x00", b"\x80\x04N."]
+)
+def test_foreign_bytes_are_malformed_and_nothing_else(data: bytes):
+    with pytest.raises(MalformedError, match="malformed update"):
+        Update.unpack(with_bytes(data))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Scored(["p", "p"], {"dice": [0.1, 0.2]}, 1.0),
+        lambda: Scored(["p", "q"], {"dice": [0.1]}, 1.0),
+        lambda: Scored(["p"], {"dice": [float("nan")]}, 1.0),
+        lambda: Scored(["p"], {"iou": [0.5]}, 1.0),
+        lambda: Scored([], {"dice": []}, 1.0),
+    ],
+)
+def test_scores_that_would_falsify_a_mean_are_refused(make: Callable[[], Scored]):
+    with pytest.raises(MalformedError):
+        Scored.unpack(make().pack())
