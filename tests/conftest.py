@@ -1,6 +1,7 @@
 """What the tests share: a tiny experiment, and the command line as a function."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,4 +68,6 @@ def start(*overrides: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
