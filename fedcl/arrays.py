@@ -161,6 +161,7 @@ class SiteState:
         return self.folder / f"round-{version:06d}.safetensors"
 
 
-def select(arrays: Mapping[str, np.ndarray], wanted: Callable[[str], bool]) -> Arrays:
-    """Return the arrays whose key is `wanted`."""
-    return {key: value for key, value in arrays.items() if wanted(key)}
+def split(arrays: Mapping[str, np.ndarray], local: Callable[[str], bool]) -> tuple[Arrays, Arrays]:
+    """Return the arrays that may leave a hospital, and the `local` ones, which stay."""
+    shared = {key: value for key, value in arrays.items() if not local(key)}
+    return shared, {key: value for key, value in arrays.items() if key not in shared}

@@ -74,10 +74,9 @@ def train(message: Message, context: Context) -> Message:
     problem = arrays.complaint(weights, weights)
     if problem:
         raise RunError(f"after training, {problem}")
-    kept = arrays.select(weights, job.strategy.local)
+    shared, kept = arrays.split(weights, job.strategy.local)
     if kept:
         hospital.state().save(call.round, kept, call.state)
-    shared = arrays.select(weights, lambda key: not job.strategy.local(key))
     seconds = time.perf_counter() - started
     mark = arrays.digest(kept) if kept else ""
     update = Update(shared, len(slices), losses, seconds, mark)

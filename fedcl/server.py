@@ -144,7 +144,7 @@ class Server:
         """Score the global model on every site's test cases after `stage`."""
         strategy = self.config.job.strategy
         sites = strategy.evaluated(self.config.timeline, stage)
-        weights = arrays.select(self.state.weights, lambda key: not strategy.local(key))
+        weights, _ = arrays.split(self.state.weights, strategy.local)
         calls = self.hospitals.calls(
             "evaluate", sites, arrays.to_record(weights), self.state.versions, split="test"
         )

@@ -204,8 +204,8 @@ def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
 
     Images are read here, by whoever runs the simulation; no message can carry them.
     """
-    strategy, text = config.job.strategy, config.job.to_json()
-    weights = arrays.select(state.weights, lambda key: not strategy.local(key))
+    text = config.job.to_json()
+    weights, _ = arrays.split(state.weights, config.job.strategy.local)
     overlays = []
     for site, node in nodes.items():
         path = Path(str(node["data-path"])) if "data-path" in node else None

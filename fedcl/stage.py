@@ -178,7 +178,7 @@ class Stage(FlowerStrategy):
         return self._teacher_record
 
     def _shared(self, weights: arrays.Arrays) -> arrays.Arrays:
-        return arrays.select(weights, lambda key: not self.strategy.local(key))
+        return arrays.split(weights, self.strategy.local)[0]
 
 
 def _moving_average(old: arrays.Arrays | None, new: arrays.Arrays, decay: float) -> arrays.Arrays:
