@@ -5,7 +5,7 @@ Nothing here or anywhere else in fedcl unpickles.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +96,13 @@ def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays
         acc = np.zeros(first.shape, np.float64)
         for update, weight in zip(updates, weights, strict=True):
             acc += update[key].astype(np.float64) * (weight / total)
-        if np.issubdtype(first.dtype, np.integer):
-            acc = np.rint(acc)
-        mean[key] = np.asarray(acc, first.dtype)
+        mean[key] = as_type(acc, first.dtype)
     return mean
+
+
+def as_type(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return `array` in another type, rounded where that is an integer."""
+    return np.asarray(np.rint(array) if np.issubdtype(dtype, np.integer) else array, dtype)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -161,7 +164,12 @@ class SiteState:
         return self.folder / f"round-{version:06d}.safetensors"
 
 
-def split(arrays: Mapping[str, np.ndarray], local: Callable[[str], bool]) -> tuple[Arrays, Arrays]:
+def split(arrays: Mapping[str, np.ndarray], local: Container[str]) -> tuple[Arrays, Arrays]:
     """Return the arrays that may leave a hospital, and the `local` ones, which stay."""
-    shared = {key: value for key, value in arrays.items() if not local(key)}
+    shared = {key: value for key, value in arrays.items() if key not in local}
     return shared, {key: value for key, value in arrays.items() if key not in shared}
+
+
+def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Return the arrays whose keys begin with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -17,6 +17,9 @@ from fedcl.hospitals import Ledger
 
 log = logging.getLogger("fedcl")
 
+ARRAYS = ("weights", "teacher", "memory", "momentum")
+"""The parts of a state that are arrays: one file each."""
+
 Scores = dict[str, dict[str, dict[str, float]]]
 """Per site, per score, per case: one number."""
 
@@ -28,25 +31,31 @@ class State:
     Attributes:
         weights: the global model.
         teacher: the model that teaches in the current stage, if any.
+        memory: what the strategy remembers of earlier stages.
+        momentum: what the aggregation carries from round to round, within a stage.
         round: rounds finished, over all stages.
         initial: scores of the untrained model, once it was evaluated.
         rows: scores after each finished stage.
         trained: the sites that trained, per stage.
         versions: the round of each site's own latest state.
         kept: digest of each site's own latest state.
+        stored: training slices that each site keeps for later stages.
         digests: digest of each site's data.
         ledger: costs and failures so far.
         tracking_run: the MLflow run.
     """
 
     weights: Arrays
-    teacher: Arrays | None = None
+    teacher: Arrays = field(default_factory=dict)
+    memory: Arrays = field(default_factory=dict)
+    momentum: Arrays = field(default_factory=dict)
     round: int = 0
     initial: Scores | None = None
     rows: list[Scores] = field(default_factory=list)
     trained: list[list[str]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, int] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     tracking_run: str | None = None
@@ -78,13 +87,13 @@ class Checkpoint:
         if part.exists():
             shutil.rmtree(part)
         part.mkdir(parents=True)
-        arrays.save_file(part / "weights.safetensors", state.weights)
-        if state.teacher is not None:
-            arrays.save_file(part / "teacher.safetensors", state.teacher)
+        for kind in ARRAYS:
+            if getattr(state, kind):
+                arrays.save_file(part / f"{kind}.safetensors", getattr(state, kind))
         numbers = {
             item.name: getattr(state, item.name)
             for item in fields(state)
-            if item.name not in ("weights", "teacher", "ledger")
+            if item.name not in (*ARRAYS, "ledger")
         }
         numbers["ledger"] = asdict(state.ledger)
         numbers["sha256"] = {
@@ -125,13 +134,10 @@ class Checkpoint:
         for name, digest in numbers.pop("sha256").items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise RunError(f"{name} is not what was written")
-        teacher = folder / "teacher.safetensors"
-        return State(
-            weights=arrays.load_file(folder / "weights.safetensors"),
-            teacher=arrays.load_file(teacher) if teacher.exists() else None,
-            ledger=Ledger(**numbers.pop("ledger")),
-            **numbers,
-        )
+        files: dict[str, Any] = {
+            path.stem: arrays.load_file(path) for path in folder.glob("*.safetensors")
+        }
+        return State(**files, ledger=Ledger(**numbers.pop("ledger")), **numbers)
 
     def _snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("round-*-stage-*"))

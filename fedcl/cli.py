@@ -1,8 +1,9 @@
-"""The command `fedcl`: look at things without training."""
+"""The command `fedcl`: look at data and at runs, without training."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -22,6 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("inspect", help="check a scenario's data and say what it holds")
     command.add_argument("overrides", nargs="*", help="as for simulate.py: scenario=NAME ...")
     command.set_defaults(run=inspect)
+    command = commands.add_parser("compare", help="runs to tables, tests and a report")
+    command.add_argument("sources", nargs="+", metavar="RUN_OR_EXPERIMENT")
+    command.add_argument("--out", type=Path, required=True, help="folder to write into")
+    command.add_argument("--uri", default="sqlite:///mlflow.db", help="where MLflow keeps them")
+    command.add_argument("--reference", help="test against it; default ted, else the best")
+    command.add_argument("--strict", action="store_true", help="refuse runs not completed")
+    command.add_argument("--mix", action="store_true", help="compare what differs all the same")
+    command.set_defaults(run=compare)
     given = parser.parse_args(arguments)
     try:
         given.run(given)
@@ -29,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fedcl: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Write tables and report; see `fedcl.compare.compare`."""
+    from fedcl.compare import compare as write
+
+    write(given.sources, given.out, given.uri, given.reference, given.strict, given.mix)
 
 
 def inspect(given: argparse.Namespace) -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
+from fedcl.aggregations.base import Aggregation
 from fedcl.errors import ConfigError
 from fedcl.models.base import Model
-from fedcl.plugins import MODEL, SCENARIO, STRATEGY, describe
+from fedcl.plugins import AGGREGATION, MODEL, SCENARIO, STRATEGY, describe, name_of
 from fedcl.settings import closest, parse, setting, travelling
 from fedcl.timeline import Timeline
 from sites.base import Scenario
@@ -69,6 +70,7 @@ class Arrivals:
     stages: list[list[str]] | None = None
     rounds: int = setting(8, low=1)
     participation: str = setting("new", choices=("new", "cumulative"))
+    centralised: bool = False
 
 
 @dataclass
@@ -179,6 +181,7 @@ class Config:
 
     job: Job
     timeline: Timeline
+    aggregation: Aggregation
     engine: Engine
     tracking: Tracking
     run: Run
@@ -190,7 +193,7 @@ class Config:
         Raises:
             ConfigError, DataError: one line that names the key, file or site.
         """
-        known = [f.name for f in fields(Job)] + ["timeline", "engine", "tracking", "run"]
+        known = [f.name for f in fields(Job)] + [f.name for f in fields(cls) if f.name != "job"]
         for key in values:
             if key not in known:
                 raise ConfigError(
@@ -199,7 +202,12 @@ class Config:
         job = Job.parse(values)
         arrivals = parse(Arrivals, values.get("timeline") or {}, "timeline")
         stages = job.scenario.arrivals() if arrivals.stages is None else arrivals.stages
-        timeline = Timeline(tuple(map(tuple, stages)), arrivals.rounds, arrivals.participation)
+        timeline = Timeline(
+            tuple(map(tuple, stages)),
+            arrivals.rounds,
+            arrivals.participation,
+            arrivals.centralised,
+        )
         there = job.scenario.sites()
         for site in timeline.sites:
             if site not in there:
@@ -208,16 +216,23 @@ class Config:
                     f"there are: {', '.join(there)}"
                 )
         engine = parse(Engine, values.get("engine") or {}, "engine")
+        aggregation = AGGREGATION.make(values.get("aggregation") or {"name": "fedavg"})
         for stage in range(len(timeline.stages)):
-            cohort = job.strategy.cohort(timeline, stage)
-            if engine.needed(len(cohort)) > len(cohort):
+            count = 1 if timeline.centralised else len(job.strategy.cohort(timeline, stage))
+            if engine.needed(count) > count:
                 raise ConfigError(
                     f"engine.quorum: {engine.quorum} sites cannot be reached in stage "
-                    f"{stage + 1}, where {len(cohort)} train"
+                    f"{stage + 1}, where {count} train"
+                )
+            if aggregation.least > count:
+                raise ConfigError(
+                    f"aggregation: {name_of(aggregation)} needs {aggregation.least} sites, "
+                    f"{count} train in stage {stage + 1}; change timeline.stages or aggregation"
                 )
         return cls(
             job=job,
             timeline=timeline,
+            aggregation=aggregation,
             engine=engine,
             tracking=parse(Tracking, values.get("tracking") or {}, "tracking"),
             run=parse(Run, values.get("run") or {}, "run"),

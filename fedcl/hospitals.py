@@ -12,11 +12,13 @@ from flwr.serverapp import Grid
 from fedcl.arrays import size_of
 from fedcl.config import Job
 from fedcl.errors import DataError, RunError
-from fedcl.messages import Call, Hello, MalformedError, Scored, Update
+from fedcl.messages import Call, Hello, MalformedError, Report, Scored, Update
 
 log = logging.getLogger("fedcl")
 
-Reply = TypeVar("Reply", Update, Scored)
+Reply = TypeVar("Reply", Update, Scored, Report)
+Data = dict[str, Any]
+"""Which sites' slices to train on: `learning` and `rehearsing`, as in `Call`."""
 
 
 @dataclass
@@ -24,14 +26,17 @@ class Ledger:
     """What a run cost and what went wrong; kept across a resume.
 
     Attributes:
-        bytes: arrays sent `down` to the sites (of which `teacher`) and `up` to the server.
+        bytes: arrays sent `down` to the sites (of which `teacher` and `memory`) and `up` to
+            the server (of which `report`).
         seconds: `setup` until the first round; `train` and `evaluate`, the sites' own
             computing, summed; `communicate`, the time of the exchanges in which no site
             computed, if sites shared the workers evenly; `total`, wall time.
         failures: one entry per answer that was lost or refused.
     """
 
-    bytes: dict[str, int] = field(default_factory=lambda: {"down": 0, "up": 0, "teacher": 0})
+    bytes: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("down", "up", "teacher", "memory", "report"), 0)
+    )
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(
             ("total", "setup", "train", "evaluate", "communicate"), 0.0
@@ -61,6 +66,7 @@ class Hospitals:
         lanes: sites that can compute at the same time, to share out waiting time.
         timeout: seconds to wait for the answers of one exchange.
         nodes: the node id of each site, once they have met.
+        slices: how many training slices each site has.
     """
 
     grid: Grid
@@ -69,6 +75,7 @@ class Hospitals:
     lanes: int
     timeout: float
     nodes: dict[str, int] = field(default_factory=dict)
+    slices: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._text = self.job.to_json()
@@ -98,6 +105,7 @@ class Hospitals:
                 raise DataError(f"site {hello.site}: two hospitals answer to that name")
             met[hello.site] = hello
             self.nodes[hello.site] = reply.metadata.src_node_id
+            self.slices[hello.site] = hello.slices
         for site in sites:
             if site not in met:
                 raise DataError(f"site {site}: no hospital of that name answered")
@@ -112,25 +120,33 @@ class Hospitals:
         arrays: ArrayRecord,
         versions: Mapping[str, int],
         teacher: ArrayRecord | None = None,
-        **numbers: Any,
+        memory: ArrayRecord | None = None,
+        data: Mapping[str, Data] | None = None,
+        **others: Any,
     ) -> list[Message]:
         """Make one message per site; all of them share the same array records.
 
         Args:
-            what: "train" or "evaluate".
+            what: "train", "evaluate" or "query.report".
             sites: whom to call.
             arrays: the global weights.
             versions: the version of each site's own state to start from.
             teacher: the teacher's weights.
-            numbers: the other attributes of `Call`.
+            memory: what the server remembers.
+            data: what each site is to train on.
+            others: the other attributes of `Call`.
         """
         messages = []
         for site in sites:
-            call = Call(self._text, arrays, teacher, state=versions.get(site, 0), **numbers)
+            own = (data or {}).get(site, {})
+            state = versions.get(site, 0)
+            call = Call(self._text, arrays, teacher, memory, **own, state=state, **others)
             messages.append(Message(call.pack(), self.nodes[site], what))
-        lesson = size_of(teacher) if teacher is not None else 0
-        self.ledger.bytes["teacher"] += len(sites) * lesson
-        self.ledger.bytes["down"] += len(sites) * (lesson + size_of(arrays))
+        down = {"teacher": teacher, "memory": memory}
+        extra = {name: size_of(r) if r is not None else 0 for name, r in down.items()}
+        for name, size in extra.items():
+            self.ledger.bytes[name] += len(sites) * size
+        self.ledger.bytes["down"] += len(sites) * (sum(extra.values()) + size_of(arrays))
         self._sent = time.perf_counter()
         return messages
 
@@ -140,7 +156,7 @@ class Hospitals:
         """Return, in the order of `sites`, each site's answer or why there is none.
 
         Args:
-            kind: `Update` for training, `Scored` for evaluation.
+            kind: `Update` for training, `Scored` for evaluation, `Report` after a stage.
             sites: who was called.
             replies: what came back, in any order.
         """
@@ -160,10 +176,15 @@ class Hospitals:
                 except MalformedError as error:
                     answers[site] = str(error)
                     continue
+                if not isinstance(answer, Scored) and answer.slices > self.slices[site]:
+                    answers[site] = f"{answer.slices} training slices, it has {self.slices[site]}"
+                    continue
                 answers[site] = answer
                 busy += answer.seconds
-                self.ledger.bytes["up"] += sum(map(size_of, reply.content.array_records.values()))
-        self.ledger.seconds["train" if kind is Update else "evaluate"] += busy
+                size = sum(map(size_of, reply.content.array_records.values()))
+                self.ledger.bytes["up"] += size
+                self.ledger.bytes["report"] += size if kind is Report else 0
+        self.ledger.seconds["evaluate" if kind is Scored else "train"] += busy
         lanes = max(1, min(self.lanes, len(sites)))
         self.ledger.seconds["communicate"] += max(0.0, wall - busy / lanes)
         return answers

@@ -4,42 +4,18 @@ import contextlib
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from fedcl.config import Learner
 from fedcl.errors import RunError
-from sites.base import Case
-from strategies.base import Step, Strategy
+from fedcl.step import Lesson, Step
+from sites.base import Case, Slices
+from strategies.base import Strategy
 
 EVALUATION_BATCH = 64  # slices per forward pass without gradient
-
-
-@dataclass(frozen=True)
-class Slices:
-    """The slices of some cases, stacked and on the device.
-
-    Attributes:
-        images: float32, shape (N, C, H, W).
-        labels: int64, shape (N, 1, H, W).
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(cls, cases: Sequence[Case], device: torch.device) -> "Slices":
-        """Stack the slices of `cases` in order."""
-        images = torch.cat([case.images for case in cases])
-        labels = torch.cat([case.labels for case in cases]).unsqueeze(1).long()
-        return cls(images.to(device), labels.to(device))
-
-    def __len__(self) -> int:
-        """Return the number of slices."""
-        return len(self.images)
 
 
 def device_of(learner: Learner) -> torch.device:
@@ -55,27 +31,23 @@ def device_of(learner: Learner) -> torch.device:
 
 
 def train(
-    student: nn.Module,
+    lesson: Lesson,
     slices: Slices,
     learner: Learner,
     strategy: Strategy,
     lr: float,
     rng: torch.Generator,
-    teacher: nn.Module | None = None,
-    taught: Tensor | None = None,
     validate: Callable[[], float] | None = None,
 ) -> dict[str, float]:
-    """Train `student` in place on one site's slices, for one round.
+    """Train the lesson's student in place on one site's slices, for one round.
 
     Args:
-        student: the network, already holding the weights to start from.
+        lesson: the student, holding the weights to start from, and whatever helps it.
         slices: the site's training slices.
         learner: budget, batch size, clipping and which epoch to keep.
         strategy: gives the loss terms of each step.
         lr: Adam's learning rate.
         rng: order of the slices and whatever the strategy draws.
-        teacher: the frozen teacher, if there is one.
-        taught: its probabilities on `slices`, shape (N, K, H, W), where they are cached.
         validate: scores the student as it is; needed to keep the best epoch.
 
     Returns:
@@ -84,36 +56,39 @@ def train(
     Raises:
         RunError: a loss became NaN or infinite; names the terms.
     """
-    device = slices.images.device
+    device, student = slices.images.device, lesson.student
     amp = learner.amp and device.type == "cuda"
-    optimiser = torch.optim.Adam(student.parameters(), lr=lr, fused=True)
+    trained = nn.ModuleList([m for m in (student, lesson.auxiliary) if m is not None])
+    optimiser = torch.optim.Adam(trained.parameters(), lr=lr, fused=True)
     per_epoch = math.ceil(len(slices) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
     best = _Best(student, validate) if learner.keep == "best" and validate else None
+    counts: dict[str, int] = defaultdict(int)
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
 
-    student.train()
+    trained.train()
     for number, index in zip(
         range(1, total + 1), batches(len(slices), learner.batch_size, rng), strict=False
     ):
         index = index.to(device)
         step = Step(
+            **vars(lesson),
             images=slices.images[index],
             labels=slices.labels[index],
-            student=student,
-            teacher=teacher,
+            index=index,
+            number=number,
             rng=rng,
-            lookup=None if taught is None else lambda i=index: taught[i],  # type: ignore[misc]
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
             terms = strategy.objective(step)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         if learner.clip is not None:
-            nn.utils.clip_grad_norm_(student.parameters(), learner.clip)
+            nn.utils.clip_grad_norm_(trained.parameters(), learner.clip)
         optimiser.step()
         for name, value in terms.items():
             sums[name] += value.detach()
+            counts[name] += 1
         if number % per_epoch == 0 or number == total:
             _check_finite(sums)
             if best:
@@ -121,7 +96,7 @@ def train(
                 student.train()
     if best:
         best.restore()
-    return {name: float(value) / total for name, value in sums.items()}
+    return {name: float(value) / counts[name] for name, value in sums.items()}
 
 
 def batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:

@@ -6,11 +6,12 @@ What comes from the network is checked here, once: `unpack` raises `MalformedErr
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from functools import wraps
 from itertools import chain
 from typing import Any, TypeVar
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedcl.arrays import Arrays, from_record, to_record
@@ -36,14 +37,21 @@ def _checked(unpack: Callable[[type[T], RecordDict], T]) -> Callable[[type[T], R
     return safe
 
 
+RECORDS = ("arrays", "teacher", "memory")
+"""What a call carries besides names and numbers."""
+
+
 @dataclass(frozen=True)
 class Call:
-    """Server to hospital: train or evaluate.
+    """Server to hospital: train, evaluate or report.
 
     Attributes:
         job: the `Job`, as JSON.
         arrays: the global weights.
         teacher: the teacher's weights, if there is one.
+        memory: what the server remembers of earlier stages, if anything.
+        learning: the sites to train on in full: this one, or those of a pool.
+        rehearsing: the sites to train on by what was kept of their slices.
         stage: counted from 0.
         round: counted from 1 over all stages.
         state: version of the site's own state to start from; 0 for none.
@@ -53,6 +61,9 @@ class Call:
     job: str
     arrays: ArrayRecord
     teacher: ArrayRecord | None = None
+    memory: ArrayRecord | None = None
+    learning: list[str] = field(default_factory=list)
+    rehearsing: list[str] = field(default_factory=list)
     stage: int = 0
     round: int = 0
     state: int = 0
@@ -60,11 +71,11 @@ class Call:
 
     def pack(self) -> RecordDict:
         """Return the records; the array records themselves, not copies."""
-        numbers = {name: getattr(self, name) for name in ("stage", "round", "state", "split")}
-        content = RecordDict({"call": ConfigRecord({"job": self.job, **numbers})})
-        content["arrays"] = self.arrays
-        if self.teacher is not None:
-            content["teacher"] = self.teacher
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RECORDS}
+        content = RecordDict({"call": ConfigRecord(values)})
+        for name in RECORDS:
+            if getattr(self, name) is not None:
+                content[name] = getattr(self, name)
         return content
 
     @classmethod
@@ -76,6 +87,9 @@ class Call:
             job=str(call["job"]),
             arrays=content.array_records["arrays"],
             teacher=content.array_records.get("teacher"),
+            memory=content.array_records.get("memory"),
+            learning=[str(site) for site in _list(call["learning"])],
+            rehearsing=[str(site) for site in _list(call["rehearsing"])],
             stage=_int(call["stage"]),
             round=_int(call["round"]),
             state=_int(call["state"]),
@@ -93,6 +107,7 @@ class Hello:
         digest: of its data.
         train, val, test: numbers of cases.
         slices: training slices.
+        shape: of one of them, (C, H, W).
     """
 
     site: str
@@ -102,6 +117,7 @@ class Hello:
     val: int = 0
     test: int = 0
     slices: int = 0
+    shape: list[int] = field(default_factory=list)
 
     def pack(self) -> RecordDict:
         """Return the records."""
@@ -120,6 +136,7 @@ class Hello:
             val=_int(record["val"]),
             test=_int(record["test"]),
             slices=_int(record["slices"]),
+            shape=[_int(size) for size in _list(record["shape"])],
         )
 
 
@@ -132,7 +149,8 @@ class Update:
         slices: training slices, the update's weight in the average.
         losses: mean of each loss term.
         seconds: time it took.
-        kept: digest of the weights that stay there; empty if none do.
+        kept: digest of what stays there; empty if nothing does.
+        stored: how many training slices it keeps for later stages.
     """
 
     arrays: Arrays
@@ -140,11 +158,13 @@ class Update:
     losses: dict[str, float]
     seconds: float
     kept: str = ""
+    stored: int = 0
 
     def pack(self) -> RecordDict:
         """Return the records."""
         numbers = MetricRecord({f"loss/{name}": value for name, value in self.losses.items()})
-        numbers["slices"], numbers["seconds"] = self.slices, self.seconds
+        for name in ("slices", "seconds", "stored"):
+            numbers[name] = getattr(self, name)
         words = ConfigRecord({"kept": self.kept})
         return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers, "words": words})
 
@@ -163,7 +183,42 @@ class Update:
         }
         weights = from_record(content.array_records["arrays"])
         kept = str(content.config_records["words"]["kept"])
-        return cls(weights, slices, losses, _float(numbers["seconds"]), kept)
+        stored = _int(numbers["stored"])
+        return cls(weights, slices, losses, _float(numbers["seconds"]), kept, stored)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Hospital to server: what it tells of a stage besides weights.
+
+    Attributes:
+        arrays: as the strategy made them, float32 and finite.
+        slices: training slices, the report's weight in an average.
+        seconds: time it took.
+    """
+
+    arrays: Arrays
+    slices: int
+    seconds: float
+
+    def pack(self) -> RecordDict:
+        """Return the records."""
+        numbers = MetricRecord({"slices": self.slices, "seconds": self.seconds})
+        return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers})
+
+    @classmethod
+    @_checked
+    def unpack(cls, content: RecordDict) -> "Report":
+        """Read the records."""
+        numbers = content.metric_records["numbers"]
+        report = from_record(content.array_records["arrays"])
+        for key, array in report.items():
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"{key} is not finite float32")
+        slices = _int(numbers["slices"])
+        if slices < 1:
+            raise ValueError(f"{slices} training slices")
+        return cls(report, slices, _float(numbers["seconds"]))
 
 
 @dataclass(frozen=True)

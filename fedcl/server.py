@@ -12,15 +12,18 @@ from flwr.serverapp import Grid
 
 from fedcl import arrays
 from fedcl.checkpoint import Checkpoint, Scores, State
-from fedcl.client import new_network
 from fedcl.config import Config
 from fedcl.continual import summary
-from fedcl.errors import DataError, RunError
+from fedcl.errors import ConfigError, DataError, RunError
+from fedcl.hospital import new_network
 from fedcl.hospitals import Hospitals
-from fedcl.messages import Hello, Scored
+from fedcl.messages import Hello, Report, Scored
 from fedcl.plugins import name_of
 from fedcl.scores import SCORES
+from fedcl.seeding import torch_rng
 from fedcl.stage import Round, Stage
+from fedcl.timeline import POOL
+from strategies.base import Past
 
 log = logging.getLogger("fedcl")
 
@@ -63,7 +66,17 @@ class Server:
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.config, self.checkpoint, self.watchers = config, checkpoint, watchers
-        self.state = state or State(arrays.of_network(new_network(config.job)))
+        self.network = new_network(config.job)
+        self.state = state or State(arrays.of_network(self.network))
+        timeline = config.timeline
+        local = config.job.strategy.local(self.network)
+        if timeline.centralised and local >= set(self.state.weights):
+            raise ConfigError(
+                f"timeline.centralised: {name_of(config.job.strategy)} keeps every weight at its "
+                "hospital, so there is nothing to train on a pool"
+            )
+        self.local = frozenset() if timeline.centralised else frozenset(local)
+        self.trainers = [POOL] if timeline.centralised else []
         self.hospitals = Hospitals(
             grid, config.job, self.state.ledger, lanes, config.engine.timeout
         )
@@ -74,13 +87,16 @@ class Server:
         Raises:
             DataError: a site cannot take part, or its data are not those of the run resumed.
         """
-        about = self.hospitals.meet(self.config.timeline.sites)
+        sites = self.config.timeline.sites
+        met = self.hospitals.meet([*sites, *self.trainers])
+        about = {site: met[site] for site in sites}
         digests = {site: hello.digest for site, hello in about.items()}
         for site, old in self.state.digests.items():
             if digests[site] != old:
                 raise DataError(f"site {site}: its data have changed since the run began")
         self.state.digests = digests
         self.cases = {site: hello.test for site, hello in about.items()}
+        self.shape = about[sites[0]].shape
         return about
 
     def run(self, about: dict[str, Hello], started: float) -> None:
@@ -104,8 +120,15 @@ class Server:
             state.ledger.seconds["setup"] += time.perf_counter() - started
             self._save()
         while state.stage < len(config.timeline.stages):
-            Stage(config, self.hospitals, state, self._began, self._round_done).run()
-            state.rows.append(self._evaluate(state.stage))
+            stage = Stage(
+                config, self.hospitals, state, self.network, self._began, self._round_done
+            )
+            stage.run()
+            scores = self._evaluate(state.stage)
+            if state.stage + 1 < len(config.timeline.stages):
+                state.memory = self._remember(stage)
+            state.rows.append(scores)
+            state.momentum = {}
             teaching = config.job.strategy.teaching
             if teaching is not None and teaching.refresh == "stage":
                 state.teacher = state.weights
@@ -140,11 +163,47 @@ class Server:
         self._clock = now
         self.checkpoint.save(self.state)
 
+    def _remember(self, stage: Stage) -> arrays.Arrays:
+        """Ask for the strategy's reports, if it wants any, and let it remember the stage."""
+        config, state, strategy = self.config, self.state, self.config.job.strategy
+        reports: dict[str, Report] = {}
+        if strategy.reports:
+            weights, _ = arrays.split(state.weights, self.local)
+            data = {
+                site: one for site, one in stage.data().items() if one["learning"]
+            }  # who only rehearses has told already
+            calls = self.hospitals.calls(
+                "query.report", list(data), arrays.to_record(weights), state.versions, data=data
+            )
+            replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
+            answers = self.hospitals.answers(Report, list(data), replies)
+            for site, answer in answers.items():
+                first = next(iter(reports.values()), answer)
+                problem = answer if isinstance(answer, str) else None
+                if isinstance(answer, Report) and isinstance(first, Report):
+                    problem = arrays.complaint(answer.arrays, first.arrays)
+                if problem or not isinstance(answer, Report):
+                    raise RunError(
+                        f"site {site} could not report after stage {state.stage + 1}: {problem}"
+                    )
+                reports[site] = answer
+        arrays.into_network(self.network, state.weights)
+        past = Past(
+            stage=state.stage,
+            network=self.network.requires_grad_(False).eval(),
+            shape=(self.shape[0], self.shape[1], self.shape[2]),
+            memory=state.memory,
+            reports={site: report.arrays for site, report in reports.items()},
+            slices={site: report.slices for site, report in reports.items()},
+            rng=torch_rng("remember", config.job.seed, state.stage),
+        )
+        return strategy.remember(past)
+
     def _evaluate(self, stage: int) -> Scores:
         """Score the global model on every site's test cases after `stage`."""
         strategy = self.config.job.strategy
         sites = strategy.evaluated(self.config.timeline, stage)
-        weights, _ = arrays.split(self.state.weights, strategy.local)
+        weights, _ = arrays.split(self.state.weights, self.local)
         calls = self.hospitals.calls(
             "evaluate", sites, arrays.to_record(weights), self.state.versions, split="test"
         )
@@ -182,6 +241,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "seed": config.job.seed,
         "engine": config.engine.name,
         "status": status,
+        "arrivals": [list(stage) for stage in config.timeline.stages],
         "stages": trained,
         "sites": sites,
         "score": "dice",
@@ -192,6 +252,9 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "weights_sha256": _digest(state, sites),
         "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
         "bytes": state.ledger.bytes,
+        "stored": state.stored,
+        "centralised": config.timeline.centralised,
+        "aggregation": name_of(config.aggregation),
         "failures": state.ledger.failures,
         "versions": versions(),
         "initial": initial,

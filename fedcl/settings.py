@@ -8,7 +8,7 @@ with `setting`; `parse` turns a mapping of user values into such an object or ra
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -86,6 +86,15 @@ def closest(word: str, options: list[str]) -> str:
     """Return ' (did you mean X?)', or nothing where no option resembles `word`."""
     near = difflib.get_close_matches(word, options, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings with their dotted keys."""
+    if not isinstance(values, Mapping):
+        yield key, values
+        return
+    for name, value in values.items():
+        yield from flat(value, f"{key}.{name}" if key else str(name))
 
 
 def _is_settings(value: Any) -> bool:

@@ -17,13 +17,14 @@ from rich.logging import RichHandler
 
 from fedcl import arrays, learner
 from fedcl.checkpoint import Checkpoint, State, lock, read_results
-from fedcl.client import Hospital
 from fedcl.config import Config
 from fedcl.errors import ConfigError, FedclError
 from fedcl.figures import Overlay, draw
 from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
+from fedcl.hospital import Hospital
 from fedcl.progress import Display, console
 from fedcl.server import Server, Watcher, results
+from fedcl.timeline import POOL
 
 APP = "fedcl.client:app"
 STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -86,7 +87,7 @@ def _run(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     torch.set_num_threads(config.job.learner.threads)
-    nodes = _nodes(config, folder)
+    nodes = nodes_of(config, folder)
     status = "failed"
     with Display() as display, _engine(config, list(nodes.values()), display.replied) as grid:
         watchers: list[Watcher] = [display]
@@ -145,7 +146,7 @@ def _claimed(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _nodes(config: Config, folder: Path) -> dict[str, NodeConfig]:
+def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
     """Return the node configuration of every site, as a hospital would write its own."""
     nodes: dict[str, NodeConfig] = {}
     for site in config.timeline.sites:
@@ -154,6 +155,10 @@ def _nodes(config: Config, folder: Path) -> dict[str, NodeConfig]:
         location = config.job.scenario.location(site)
         if location is not None:
             nodes[site]["data-path"] = str(location.resolve())
+    if config.timeline.centralised:
+        places = {site: node.get("data-path") for site, node in nodes.items()}
+        state = (folder / "checkpoint" / "sites" / POOL).resolve()
+        nodes[POOL] = {"site": POOL, "state-path": str(state), "pool": json.dumps(places)}
     return nodes
 
 
@@ -205,13 +210,13 @@ def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
     Images are read here, by whoever runs the simulation; no message can carry them.
     """
     text = config.job.to_json()
-    weights, _ = arrays.split(state.weights, config.job.strategy.local)
     overlays = []
-    for site, node in nodes.items():
-        path = Path(str(node["data-path"])) if "data-path" in node else None
-        hospital = Hospital(site, path, Path(str(node["state-path"])), text)
+    for site in config.timeline.sites:
+        hospital = Hospital.of(nodes[site], text)
+        local = () if config.timeline.centralised else hospital.local
+        weights, _ = arrays.split(state.weights, local)
         network = hospital.load_student(arrays.to_record(weights), state.versions.get(site, 0))
-        case = hospital.data.test[0]
+        case = hospital.data(site).test[0]
         prediction = learner.predict(network, case, config.job.learner)
         middle = len(case.images) // 2
         overlays.append(

@@ -7,13 +7,16 @@ from statistics import fmean
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
+from torch import nn
 
 from fedcl import arrays
 from fedcl.checkpoint import State
 from fedcl.config import Config
 from fedcl.errors import RunError
-from fedcl.hospitals import Hospitals
+from fedcl.hospitals import Data, Hospitals
 from fedcl.messages import Scored, Update
+from fedcl.plugins import name_of
+from fedcl.timeline import POOL
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Round:
     Attributes:
         stage: counted from 0.
         number: counted from 1 over all stages.
-        cohort: the sites that were asked to train.
+        cohort: the sites whose data were trained on.
         losses: mean loss terms per site that delivered.
         validation: mean Dice on the validation cases, per site of the cohort.
     """
@@ -46,6 +49,7 @@ class Stage(FlowerStrategy):
         config: Config,
         hospitals: Hospitals,
         state: State,
+        network: nn.Module,
         began: Callable[[int, int, list[str]], None],
         done: Callable[[Round], None],
     ) -> None:
@@ -54,10 +58,28 @@ class Stage(FlowerStrategy):
         self.number = state.stage
         self.strategy = config.job.strategy
         self.cohort = self.strategy.cohort(config.timeline, self.number)
+        self.learning = self.strategy.learning(config.timeline, self.number)
+        pooled = config.timeline.centralised
+        self.trainers = [POOL] if pooled else self.cohort
+        self.local = frozenset() if pooled else frozenset(self.strategy.local(network))
+        self.parameters = {name for name, _ in network.named_parameters()}
         self.losses: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
-        self._taught_by: arrays.Arrays | None = None
-        self._teacher_record: ArrayRecord | None = None
+        self._sent: dict[str, tuple[arrays.Arrays, ArrayRecord]] = {}
+
+    def data(self) -> dict[str, Data]:
+        """Return which slices each trainer is to use."""
+        if self.trainers == [POOL]:
+            groups = {POOL: self.cohort}
+        else:
+            groups = {site: [site] for site in self.cohort}
+        return {
+            trainer: {
+                "learning": [site for site in group if site in self.learning],
+                "rehearsing": [site for site in group if site not in self.learning],
+            }
+            for trainer, group in groups.items()
+        }
 
     def run(self) -> None:
         """Run the rounds that are left.
@@ -80,13 +102,16 @@ class Stage(FlowerStrategy):
     ) -> Iterable[Message]:
         """Ask every site of the cohort to train."""
         round_ = self.state.round + 1
-        self.began(self.number, round_, self.cohort)
+        self.began(self.number, round_, self.trainers)
+        later = self.number > 0
         return self.hospitals.calls(
             "train",
-            self.cohort,
+            self.trainers,
             arrays,
             self.state.versions,
-            self._teacher(),
+            self._record("teacher", self._teacher() if later else {}),
+            self._record("memory", self.state.memory if later else {}),
+            self.data(),
             stage=self.number,
             round=round_,
         )
@@ -94,12 +119,12 @@ class Stage(FlowerStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average what the sites sent, in site order, weighted by their training slices.
+        """Join what the sites sent, in site order.
 
         An update that is missing, not finite or of another shape costs its site the round.
         """
         round_, reference = self.state.round + 1, self._shared(self.state.weights)
-        answers = self.hospitals.answers(Update, self.cohort, replies)
+        answers = self.hospitals.answers(Update, self.trainers, replies)
         updates: dict[str, Update] = {}
         refused: dict[str, str] = {}
         for site, answer in answers.items():
@@ -111,24 +136,23 @@ class Stage(FlowerStrategy):
                 refused[site] = problem.partition("\n")[0]
             elif isinstance(answer, Update):
                 updates[site] = answer
-        needed = self.config.engine.needed(len(self.cohort))
-        if len(updates) < needed or not updates:
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
-            raise RunError(
-                f"stage {self.number + 1}, round {round_}: {len(updates)} of "
-                f"{len(self.cohort)} sites delivered an update, engine.quorum asks for "
-                f"{self.config.engine.quorum} ({reasons})"
-            )
-        if any(self.strategy.local(key) for key in self.state.weights):
-            self.state.versions |= dict.fromkeys(updates, round_)
-            self.state.kept |= {site: update.kept for site, update in updates.items()}
-        self.state.note_trained(list(updates))
+        self._check_quorum(len(updates), refused, round_)
+        kept = {site: update.kept for site, update in updates.items() if update.kept}
+        self.state.kept |= kept
+        self.state.versions |= dict.fromkeys(kept, round_)
+        self.state.stored |= {s: u.stored for s, u in updates.items() if u.stored}
+        delivered = self.cohort if self.trainers == [POOL] else updates
+        self.state.note_trained([site for site in self.learning if site in delivered])
         self.losses = {site: update.losses for site, update in updates.items()}
-        mean = arrays.weighted_mean(
+        rule = self.config.aggregation
+        joined = rule.join(
             [update.arrays for update in updates.values()],
             [update.slices for update in updates.values()],
         )
-        self.state.weights = self.state.weights | mean  # a new dict: the old one may teach
+        moved, self.state.momentum = rule.move(
+            reference, joined, self.parameters, self.state.momentum
+        )
+        self.state.weights = self.state.weights | moved  # a new dict: the old one may teach
         return arrays.to_record(self._shared(self.state.weights)), None
 
     def configure_evaluate(
@@ -156,6 +180,20 @@ class Stage(FlowerStrategy):
     def summary(self) -> None:
         """Say nothing: the run's own log says it."""
 
+    def _check_quorum(self, delivered: int, refused: dict[str, str], round_: int) -> None:
+        quorum = self.config.engine.needed(len(self.trainers))
+        least = self.config.aggregation.least
+        if delivered >= max(quorum, least):
+            return
+        asks = f"engine.quorum asks for {self.config.engine.quorum}"
+        if delivered >= quorum:
+            asks = f"aggregation {name_of(self.config.aggregation)} needs {least}"
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
+        raise RunError(
+            f"stage {self.number + 1}, round {round_}: {delivered} of {len(self.trainers)} "
+            f"sites delivered an update, {asks} ({reasons})"
+        )
+
     def _finish_round(self, server_round: int, _: ArrayRecord) -> None:
         if server_round == 0:
             return
@@ -167,22 +205,26 @@ class Stage(FlowerStrategy):
             )
         self.done(Round(self.number, self.state.round, self.cohort, self.losses, self.validation))
 
-    def _teacher(self) -> ArrayRecord | None:
+    def _teacher(self) -> arrays.Arrays:
         teaching = self.strategy.teaching
-        if teaching is None or self.number == 0:
+        if teaching is None:
+            return {}
+        return self.state.weights if teaching.refresh == "round" else self.state.teacher
+
+    def _record(self, name: str, source: arrays.Arrays) -> ArrayRecord | None:
+        """Return `source` as a record, the same one while it is the same: grids share it."""
+        if not source:
             return None
-        source = self.state.weights if teaching.refresh == "round" else self.state.teacher
-        assert source is not None
-        if source is not self._taught_by:  # one record per teacher: grids may then share it
-            self._taught_by, self._teacher_record = source, arrays.to_record(source)
-        return self._teacher_record
+        if name not in self._sent or self._sent[name][0] is not source:
+            self._sent[name] = source, arrays.to_record(source)
+        return self._sent[name][1]
 
     def _shared(self, weights: arrays.Arrays) -> arrays.Arrays:
-        return arrays.split(weights, self.strategy.local)[0]
+        return arrays.split(weights, self.local)[0]
 
 
-def _moving_average(old: arrays.Arrays | None, new: arrays.Arrays, decay: float) -> arrays.Arrays:
+def _moving_average(old: arrays.Arrays, new: arrays.Arrays, decay: float) -> arrays.Arrays:
     """Return decay * old + (1 - decay) * new, or `new` where there is no old one."""
-    if old is None or decay == 0:
+    if not old or decay == 0:
         return new
     return arrays.weighted_mean([old, new], [decay, 1 - decay])

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from fedcl.errors import ConfigError
 
+POOL = "centre"
+"""The pooled site's name."""
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -15,11 +18,14 @@ class Timeline:
         rounds: federated rounds per stage.
         participation: who trains in a stage: "new", only the sites that arrive in it, or
             "cumulative", all that have arrived so far.
+        centralised: whether one pooled site trains on the data of all that take part in a
+            stage: what federation costs can be read off. In simulation only.
     """
 
     stages: tuple[tuple[str, ...], ...]
     rounds: int
     participation: str = "new"
+    centralised: bool = False
 
     def __post_init__(self) -> None:
         """Check that every stage has sites and every site arrives once."""
@@ -31,6 +37,8 @@ class Timeline:
         twice = [site for site, count in Counter(self.sites).items() if count > 1]
         if twice:
             raise ConfigError(f"timeline.stages: {', '.join(twice)} arrives more than once")
+        if self.centralised and POOL in self.sites:
+            raise ConfigError(f"timeline.centralised: no site may be called {POOL!r}; rename it")
 
     @property
     def sites(self) -> list[str]:

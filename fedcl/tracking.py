@@ -3,9 +3,10 @@
 import logging
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import requests
 import yaml
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -19,9 +20,37 @@ from fedcl.errors import ConfigError
 from fedcl.messages import Hello
 from fedcl.plugins import name_of
 from fedcl.server import results
+from fedcl.settings import flat
 from fedcl.stage import Round
+from fedcl.statistics import Line
 
 SQLITE = "sqlite:///"
+COMPARISON = "fedcl.comparison"
+"""The tag of runs that compare others."""
+PATIENCE = 5.0  # seconds to wait for a server to say that it is there
+
+
+def connect(uri: str, key: str, hint: str = "") -> MlflowClient:
+    """Return a client of the MLflow at `uri`, once it has answered.
+
+    Args:
+        uri: MLflow's tracking address.
+        key: the setting that gave it, for messages.
+        hint: what to do without it.
+
+    Raises:
+        ConfigError: it does not answer.
+    """
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        if uri.startswith(("http://", "https://")):  # the client itself would try for minutes
+            requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE).raise_for_status()
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key}: MLflow does not answer at {uri} ({reason}){hint}") from error
+    return client
 
 
 class Tracker:
@@ -39,16 +68,7 @@ class Tracker:
 
     def __init__(self, uri: str, folder: Path) -> None:
         self.uri, self.folder = uri, folder
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        try:
-            self.client = MlflowClient(tracking_uri=uri)
-            self.client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"tracking.uri: MLflow does not answer at {uri} ({reason}); "
-                "tracking.enabled=false runs without it"
-            ) from error
+        self.client = connect(uri, "tracking.uri", "; tracking.enabled=false runs without it")
         self.run = ""
 
     def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
@@ -104,7 +124,7 @@ class Tracker:
             self._experiment(scenario), run_name=f"{strategy}-seed{config.job.seed}", tags=tags
         ).info.run_id
         values = yaml.safe_load((self.folder / "config.yaml").read_text())
-        params = [Param(key, str(value)[:500]) for key, value in _flat(values)]
+        params = [Param(key, str(value)[:500]) for key, value in flat(values)]
         self.client.log_batch(run, params=params, tags=[RunTag("engine", config.engine.name)])
         inputs = [
             DatasetInput(
@@ -143,17 +163,25 @@ class Tracker:
         self._told[what] = step
 
 
+def log_comparison(uri: str, experiment: str, out: Path, lines: Sequence[Line]) -> None:
+    """Write a comparison into the experiment it is about: its files, and AVG and BWT."""
+    client = connect(uri, "--uri")
+    known = client.get_experiment_by_name(experiment)
+    assert known is not None, "the runs came from it"
+    run = client.create_run(known.experiment_id, run_name="comparison", tags={COMPARISON: "true"})
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(_spell(f"{figure}/{line.name}"), value, now, 0)
+        for line in lines
+        for figure in ("avg", "bwt", "worst_site")
+        if (value := line.mean[figure]) is not None
+    ]
+    client.log_batch(run.info.run_id, metrics=metrics)
+    for name in ("table.csv", "table.md", "table.tex", "report.html"):
+        client.log_artifact(run.info.run_id, str(out / name))
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
 def _spell(key: str) -> str:
     """Return `key` in the letters MLflow takes, for sites of any name."""
     return re.sub(r"[^\w\-. :/]", "_", key)
-
-
-def _flat(values: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Return the leaves of nested mappings with their dotted keys."""
-    if not isinstance(values, dict):
-        return [(key, values)]
-    return [
-        leaf
-        for name, value in values.items()
-        for leaf in _flat(value, f"{key}.{name}" if key else str(name))
-    ]

@@ -34,6 +34,41 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Slices:
+    """Slices of some cases, stacked and on one device.
+
+    Attributes:
+        images: float32, shape (N, C, H, W).
+        labels: int64, shape (N, 1, H, W).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], device: torch.device) -> "Slices":
+        """Stack the slices of `cases` in order."""
+        images = torch.cat([case.images for case in cases])
+        labels = torch.cat([case.labels for case in cases]).unsqueeze(1).long()
+        return cls(images.to(device), labels.to(device))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Slices"]) -> "Slices":
+        """Join `parts` in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        return len(self.images)
+
+    def __getitem__(self, index: torch.Tensor) -> "Slices":
+        """Return the slices of these indices."""
+        return Slices(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
 class SiteData:
     """The cases of one site, split by patient."""
 

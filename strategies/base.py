@@ -4,19 +4,20 @@ A strategy is one dataclass in one file: its fields are the settings of its YAML
 methods say what differs from federated fine-tuning, which is what this base class does.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
 import torch
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedcl.arrays import Arrays
 from fedcl.settings import setting
+from fedcl.step import Step
 from fedcl.timeline import Timeline
+from sites.base import Slices
 
 segmentation_loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
     softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0
@@ -37,54 +38,27 @@ class Teacher:
     decay: float = setting(0.9, low=0, high=1)
 
 
-@dataclass
-class Step:
-    """One training step as a strategy sees it.
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What the server has at the end of a stage, to remember the stage by.
 
     Attributes:
-        images: float32, shape (B, C, H, W).
-        labels: int64 class indices, shape (B, 1, H, W).
-        student: the network being trained.
-        teacher: the frozen teacher, or None where there is none yet.
-        rng: the step's source of randomness.
-        lookup: the teacher's probabilities on these images where they are cached.
+        stage: counted from 0.
+        network: the aggregated model, frozen, on the CPU.
+        shape: of an image, (C, H, W).
+        memory: what was remembered before.
+        reports: of the sites that trained (`Strategy.report`), in site order.
+        slices: their numbers of training slices.
+        rng: source of randomness.
     """
 
-    images: Tensor
-    labels: Tensor
-    student: nn.Module
-    teacher: nn.Module | None
+    stage: int
+    network: nn.Module
+    shape: tuple[int, int, int]
+    memory: Arrays
+    reports: Mapping[str, Arrays]
+    slices: Mapping[str, int]
     rng: torch.Generator
-    lookup: Callable[[], Tensor] | None = None
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """The student's logits on the images, shape (B, K, H, W)."""
-        return self.student(self.images)
-
-    @cached_property
-    def taught(self) -> Tensor:
-        """The teacher's class probabilities on the images, shape (B, K, H, W)."""
-        return self.lookup() if self.lookup else self.teach(self.images)
-
-    def teach(self, inputs: Tensor) -> Tensor:
-        """Return the teacher's class probabilities on `inputs`, without gradient."""
-        assert self.teacher is not None
-        return probabilities(self.teacher, inputs)
-
-    def probe(self, inputs: Tensor) -> Tensor:
-        """Return the student's logits on synthetic `inputs`.
-
-        Batch normalisation uses the batch's own statistics, as in training, but its
-        running statistics are left alone: they must describe images only.
-        """
-        with held_statistics(self.student):
-            return self.student(inputs)
-
-    def noise(self, mean: float, std: float) -> Tensor:
-        """Draw Normal(mean, std) noise of the images' shape."""
-        drawn = torch.randn(self.images.shape, generator=self.rng)
-        return drawn.mul_(std).add_(mean).to(self.images.device)
 
 
 @dataclass
@@ -93,9 +67,16 @@ class Strategy:
 
     # --- at the server ---------------------------------------------------------------
 
+    reports: ClassVar[bool] = False
+    """Whether sites are asked for a `report` at the end of a stage."""
+
     def cohort(self, timeline: Timeline, stage: int) -> list[str]:
         """Return the sites that train in `stage`."""
         return timeline.participants(stage)
+
+    def learning(self, timeline: Timeline, stage: int) -> list[str]:
+        """Return those of the cohort that train on all their slices; others rehearse."""
+        return self.cohort(timeline, stage)
 
     def evaluated(self, timeline: Timeline, stage: int) -> list[str]:
         """Return the sites evaluated after `stage` (-1: before the first): all of them."""
@@ -106,9 +87,15 @@ class Strategy:
         """Which model teaches, or None for a method without a teacher."""
         return None
 
-    def local(self, key: str) -> bool:
-        """Return whether the weight array `key` stays at the hospital, never averaged."""
-        return False
+    def remember(self, past: Past) -> Arrays:
+        """Return what the server sends along from now on; called at the end of a stage."""
+        return past.memory
+
+    # --- at both ---------------------------------------------------------------------
+
+    def local(self, network: nn.Module) -> set[str]:
+        """Return the weight arrays of `network` that stay at the hospital, never averaged."""
+        return set()
 
     # --- at the hospital -------------------------------------------------------------
 
@@ -123,6 +110,68 @@ class Strategy:
         """Return the named, weighted terms that keep the teacher's knowledge."""
         return {}
 
+    def auxiliary(self, widths: Sequence[int], channels: int) -> nn.Module | None:
+        """Make a module trained beside the student; it stays at the hospital.
+
+        Args:
+            widths: channels of the model's features, fine to coarse.
+            channels: channels of an image.
+        """
+        return None
+
+    def buffer(self, slices: Slices, rng: torch.Generator) -> Slices | None:
+        """Return which training slices the hospital keeps to rehearse in later stages."""
+        return None
+
+    def report(self, network: nn.Module, slices: Slices) -> Arrays:
+        """Return what the hospital tells the server of a stage besides weights.
+
+        Args:
+            network: the aggregated model, in evaluation mode.
+            slices: the site's training slices.
+        """
+        return {}
+
+
+@dataclass
+class Distilling(Strategy):
+    """A strategy taught by the global model of an earlier time.
+
+    Attributes:
+        teacher: which model teaches.
+    """
+
+    teacher: Teacher = setting(factory=Teacher)
+
+    @property
+    def teaching(self) -> Teacher:
+        """See `Strategy.teaching`."""
+        return self.teacher
+
+
+@dataclass
+class Archiving(Distilling):
+    """A distilling strategy whose hospitals leave a record of what their images are like."""
+
+    reports: ClassVar[bool] = True
+
+    def remember(self, past: Past) -> Arrays:
+        """Return the archive with the new hospitals' records in it, "STAGE/SITE/..."."""
+        new = {
+            f"{past.stage}/{site}/{name}": value
+            for site, record in past.reports.items()
+            for name, value in record.items()
+        }
+        return past.memory | new
+
+
+def drawn(archive: Mapping[str, Tensor], count: int, rng: torch.Generator) -> dict[str, Tensor]:
+    """Draw hospitals from an archive; return their records, stacked, shapes (count, ...)."""
+    places = sorted({key.rpartition("/")[0] for key in archive})
+    names = {key.rpartition("/")[2] for key in archive}
+    chosen = torch.randint(len(places), (count,), generator=rng).tolist()
+    return {n: torch.stack([archive[f"{places[i]}/{n}"] for i in chosen]) for n in sorted(names)}
+
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """CE(q, p) = -sum_c q_c log p_c, mean over batch and pixels.
@@ -132,22 +181,3 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         target: the probabilities q, same shape.
     """
     return F.cross_entropy(logits, target)
-
-
-@torch.no_grad()
-def probabilities(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Return softmax over classes of the network's logits, shape (B, K, H, W)."""
-    return torch.softmax(network(inputs).float(), dim=1)
-
-
-@contextmanager
-def held_statistics(network: nn.Module) -> Iterator[None]:
-    """Let batch-normalisation layers normalise by the batch without recording it."""
-    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from fedcl.timeline import Timeline
 from strategies.base import Strategy
 
@@ -13,9 +15,9 @@ class Individual(Strategy):
     A site is evaluated with its own model, so only once it has arrived.
     """
 
-    def local(self, key: str) -> bool:
-        """Keep every array."""
-        return True
+    def local(self, network: nn.Module) -> set[str]:
+        """Return every array."""
+        return set(network.state_dict())
 
     def evaluated(self, timeline: Timeline, stage: int) -> list[str]:
         """Return the sites that have arrived and so have a model."""

@@ -5,27 +5,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedcl.settings import setting
-from strategies.base import Step, Strategy, Teacher, soft_cross_entropy
+from strategies.base import Distilling, Step, soft_cross_entropy
 
 
 @dataclass
-class LwF(Strategy):
+class LwF(Distilling):
     """LwF (Li & Hoiem, TPAMI 2018) for segmentation: L = L_seg + kd * CE(q, p).
 
     q are the teacher's probabilities on the new site's images, p the student's.
 
     Attributes:
         kd: weight of the distillation term.
-        teacher: which model teaches.
     """
 
     kd: float = setting(1.0, low=0)
-    teacher: Teacher = setting(factory=Teacher)
-
-    @property
-    def teaching(self) -> Teacher:
-        """See `Strategy.teaching`."""
-        return self.teacher
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return the distillation term."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedcl.errors import ConfigError
 from fedcl.settings import setting
-from strategies.base import Step, Strategy, Teacher, soft_cross_entropy
+from strategies.base import Distilling, Step, soft_cross_entropy
 
 TERMS = ("kd", "ska", "akt", "gugf")
 
@@ -31,7 +31,7 @@ class Noise:
 
 
 @dataclass
-class TED(Strategy):
+class TED(Distilling):
     """TED (Zhu et al., Medical Image Analysis 94:103112, 2024).
 
     L = L_seg + kd * L_kd + ska * L_ska + akt * L_akt, where with teacher q and student p
@@ -48,14 +48,12 @@ class TED(Strategy):
         reduction: how GUGF joins the batch's uncertainties at a pixel: "sum" (the
             reference; L_akt then grows with the batch) or "mean".
         noise: what SKA draws.
-        teacher: which model teaches.
     """
 
     terms: str = "kd+ska+akt+gugf"
     weight: Weight = setting(factory=Weight)
     reduction: str = setting("mean", choices=("sum", "mean"))
     noise: Noise = setting(factory=Noise)
-    teacher: Teacher = setting(factory=Teacher)
 
     def __post_init__(self) -> None:
         """Check the terms."""
@@ -66,11 +64,6 @@ class TED(Strategy):
                 )
         if "gugf" in self.terms and "akt" not in self.terms:
             raise ConfigError("strategy.terms: gugf weighs the errors of akt, so it needs akt")
-
-    @property
-    def teaching(self) -> Teacher:
-        """See `Strategy.teaching`."""
-        return self.teacher
 
     def uses(self, term: str) -> bool:
         """Return whether `term` is switched on and has a weight."""

@@ -10,7 +10,8 @@ from fedcl.errors import ConfigError, RunError
 from fedcl.plugins import STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.settings import parse
-from sites.base import Case
+from fedcl.step import Lesson
+from sites.base import Case, Slices
 
 FINETUNE = STRATEGY.make({"name": "finetune"})
 
@@ -20,15 +21,15 @@ def network() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
 
 
-def slices(count: int = 10) -> learner.Slices:
+def slices(count: int = 10) -> Slices:
     rng = torch_rng("slices")
     images = torch.randn(count, 1, 8, 8, generator=rng)
-    return learner.Slices(images, (images > 0.5).long())
+    return Slices(images, (images > 0.5).long())
 
 
 def train(student: nn.Module, settings: Learner, **more: object) -> dict[str, float]:
     arguments = {"strategy": FINETUNE, "lr": 0.01, "rng": torch_rng("train")} | more
-    return learner.train(student, slices(), settings, **arguments)
+    return learner.train(Lesson(student=student), slices(), settings, **arguments)
 
 
 class Counted(nn.Module):

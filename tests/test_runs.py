@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, read
+from conftest import TINY, read, start
 
 from fedcl import arrays
+from fedcl.plugins import STRATEGY
 
 GOLDEN = Path(__file__).with_name("golden.json")
 TRAINED = [
@@ -17,13 +18,14 @@ TRAINED = [
     "learner.steps=12",
     "learner.lr=0.008",
 ]  # long enough to tell
-STRATEGIES = ("finetune", "individual", "joint", "lwf", "ted")
+NEEDS = {"fedbn": ["model.norm=batch"]}
+"""What a method cannot do without."""
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGY.available())
 def test_golden_run(tiny, strategy: str):
     """Scores of a small run, within 0.03: other processors round differently."""
-    results = tiny(*TRAINED, f"strategy={strategy}")
+    results = tiny(*TRAINED, *NEEDS.get(strategy, []), f"strategy={strategy}")
     golden = json.loads(GOLDEN.read_text())[strategy]
     got = [[np.nan if v is None else v for v in row] for row in results["matrix"]]
     want = [[np.nan if v is None else v for v in row] for row in golden["matrix"]]
@@ -66,7 +68,7 @@ def test_bytes_add_up(tiny, tmp_path: Path):
 
 def test_individual_sends_no_weights_and_scores_only_who_has_arrived(tiny):
     results = tiny("strategy=individual")
-    assert results["bytes"] == {"down": 0, "up": 0, "teacher": 0}
+    assert not any(results["bytes"].values())
     assert [[v is None for v in row] for row in results["matrix"]] == [
         [False] * 2 + [True] * 4,
         [False] * 4 + [True] * 2,
@@ -159,6 +161,41 @@ def test_figures_are_drawn_and_the_log_tells_the_rounds(tiny, tmp_path: Path):
     assert log.count("done: avg") == 3
 
 
+METHOD = """
+from dataclasses import dataclass
+from fedcl.settings import setting
+from strategies.lwf import LwF
+
+@dataclass
+class Halved(LwF):
+    share: float = setting(0.5, low=0)
+
+    def distil(self, step):
+        return {"kd": self.share * super().distil(step)["kd"]}
+"""
+
+
+def test_a_method_from_outside_needs_no_change_in_here(tmp_path: Path, monkeypatch):
+    """In a real process and on Ray, where the hospitals must find it too."""
+    for name, content in {
+        "strategies/halved.py": METHOD,
+        "conf/strategy/halved.yaml": "name: halved\nkd: 2.0\nshare: 0.5\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    search = f"hydra.searchpath=[{tmp_path / 'conf'}]"
+    own, lwf = tmp_path / "own", tmp_path / "lwf"
+    process = start(*TINY, "engine=ray", "strategy=halved", search, f"run.dir={own}")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    process = start(*TINY, "strategy=lwf", "strategy.kd=1.0", f"run.dir={lwf}")
+    assert process.wait(120) == 0
+    assert read(own)["strategy"] == "halved"
+    assert read(own)["weights_sha256"] == read(lwf)["weights_sha256"]
+
+
 def write_golden() -> None:
     """Write golden.json anew: `python -c "import test_runs; test_runs.write_golden()"`."""
     import sys
@@ -167,10 +204,10 @@ def write_golden() -> None:
     import simulate
 
     golden: dict[str, Any] = {}
-    for strategy in STRATEGIES:
+    for strategy in STRATEGY.available():
         with tempfile.TemporaryDirectory() as folder:
-            overrides = [*TINY, *TRAINED, f"run.dir={folder}/run", f"strategy={strategy}"]
-            sys.argv = ["simulate.py", *overrides]
+            overrides = [*TINY, *TRAINED, *NEEDS.get(strategy, []), f"strategy={strategy}"]
+            sys.argv = ["simulate.py", *overrides, f"run.dir={folder}/run"]
             assert simulate.main() == 0
             results = read(Path(folder) / "run")
             golden[strategy] = {key: results[key] for key in ("matrix", "stages")}

@@ -18,3 +18,13 @@ class Model(ABC):
             channels: channels of the input, shape (B, channels, H, W).
             classes: channels of the logits, shape (B, classes, H, W).
         """
+
+    @abstractmethod
+    def scales(self, network: nn.Module) -> list[nn.Module]:
+        """Return the encoder's layers whose outputs are its features, from fine to coarse.
+
+        Each answers with a tensor of shape (B, F, h, w).
+
+        Args:
+            network: as `build` made it.
+        """

@@ -1,7 +1,9 @@
 """The 2-D U-Net of MONAI."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from monai.networks.layers import SkipConnection
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
@@ -44,3 +46,12 @@ class UNet(Model):
             norm=self.norm,
             dropout=self.dropout,
         )
+
+    def scales(self, network: nn.Module) -> list[nn.Module]:
+        """Return the downward path; see `Model.scales`."""
+        layers: list[nn.Module] = []
+        level: Any = network.model
+        while isinstance(level, nn.Sequential) and isinstance(level[1], SkipConnection):
+            layers.append(level[0])  # a level is: down, around what lies below it, up
+            level = level[1].submodule
+        return [*layers, level]

@@ -1,0 +1,66 @@
+"""What every aggregation offers, and the way to Flower's own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+
+from fedcl import arrays
+from fedcl.arrays import Arrays, as_type
+from fedcl.errors import RunError
+
+
+@dataclass
+class Aggregation(ABC):
+    """A rule that joins updates; a subclass's fields are its settings.
+
+    It is given only updates that are finite and of the model's shape, in site order.
+    """
+
+    @property
+    def least(self) -> int:
+        """How many updates it needs."""
+        return 1
+
+    @abstractmethod
+    def join(self, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+        """Return one set of arrays for many.
+
+        Args:
+            updates: arrays of equal keys and shapes, at least `least` of them.
+            slices: training slices of each.
+        """
+
+    def move(
+        self, old: Arrays, joined: Arrays, parameters: Container[str], momentum: Arrays
+    ) -> tuple[Arrays, Arrays]:
+        """Return the next global arrays and the momentum to carry on with.
+
+        Args:
+            old: the global arrays the sites started from.
+            joined: what `join` returned.
+            parameters: the keys that are trained; the others are statistics and counters,
+                which are only ever joined.
+            momentum: what this returned in the round before; empty in a stage's first.
+        """
+        return joined, momentum
+
+
+def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+    """Return what a Flower strategy makes of the updates, each array in its own type.
+
+    Raises:
+        RunError: the rule gave no answer.
+    """
+    replies = []
+    for update, count in zip(updates, slices, strict=True):
+        metrics = MetricRecord({rule.weighted_by_key: count})
+        content = RecordDict({"arrays": arrays.to_record(update), "metrics": metrics})
+        replies.append(Message(content, dst_node_id=1, message_type="train"))
+    record, _ = rule.aggregate_train(1, replies)
+    if record is None:
+        raise RunError(f"aggregation: {type(rule).__name__} refused {len(updates)} updates")
+    joined = arrays.from_record(record)
+    return {key: as_type(joined[key], first.dtype) for key, first in updates[0].items()}

@@ -1,0 +1,16 @@
+"""Federated averaging."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedcl.aggregations.base import Aggregation
+from fedcl.arrays import Arrays, weighted_mean
+
+
+@dataclass
+class FedAvg(Aggregation):
+    """The mean, weighted by training slices (McMahan et al., AISTATS 2017)."""
+
+    def join(self, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+        """Return the mean; see `weighted_mean`."""
+        return weighted_mean(updates, slices)

@@ -1,0 +1,265 @@
+"""The command `fedcl compare`: runs to tables, tests and a report."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from fedcl.arrays import write_atomically
+from fedcl.errors import ConfigError
+from fedcl.progress import console
+from fedcl.runs import Collection, Group, collect, differences, group
+from fedcl.statistics import Line, table
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the tables.
+
+    Attributes:
+        name: in table.csv.
+        title: for readers.
+        text: a line's cell; empty where the figure is not defined.
+        help: what it says.
+    """
+
+    name: str
+    title: str
+    text: Callable[[Line], str]
+    help: str
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def _mean(figure: str) -> Callable[[Line], str]:
+    return lambda line: _number(line.mean[figure])
+
+
+def _std(figure: str) -> Callable[[Line], str]:
+    return lambda line: _number(line.std[figure])
+
+
+_HELP = {
+    "avg": ("AVG", "mean score of the sites seen, after the last stage"),
+    "ravg": ("RAVG", "AVG relative to joint training, site by site"),
+    "bwt": ("BWT", "change of earlier sites since they last trained; below 0 is forgetting"),
+    "forgetting": ("forgetting", "best earlier score less the last one (Chaudhry)"),
+    "fwt": ("FWT", "gain of a site over an untrained model just before it arrives"),
+    "plasticity": ("plasticity", "score of a site when it last trained"),
+    "worst_site": ("worst site", "least score of the last row"),
+    "std_site": ("std of sites", "standard deviation between the sites of the last row"),
+}
+COLUMNS = [
+    Column("strategy", "strategy", lambda line: line.name, "the method"),
+    Column("runs", "runs", lambda line: str(line.runs), "completed runs"),
+    Column("seeds", "seeds", lambda line: str(line.seeds), "different seeds among them"),
+    Column("orders", "orders", lambda line: str(line.orders), "orders of arrival among them"),
+]
+for _figure, (_title, _help) in _HELP.items():
+    COLUMNS += [
+        Column(_figure, _title, _mean(_figure), _help),
+        Column(f"{_figure}_std", f"± {_title}", _std(_figure), "standard deviation over runs"),
+    ]
+COLUMNS += [
+    Column(
+        "avg_low", "AVG from", lambda line: _number(line.interval[0] if line.interval else None),
+        "95 % bootstrap interval of AVG, over seeds and test cases",
+    ),
+    Column(
+        "avg_high", "AVG to", lambda line: _number(line.interval[1] if line.interval else None),
+        "its upper end",
+    ),
+    Column(
+        "closed", "closed", lambda line: _number(line.closed),
+        "share of the distance in AVG from finetune to joint",
+    ),
+    Column(
+        "difference", "difference", lambda line: _number(line.difference),
+        "median over test cases of the score less the reference's",
+    ),
+    Column(
+        "p_holm", "p (Holm)", lambda line: _number(line.p, ".3g"),
+        "Wilcoxon signed-rank test over test cases against the reference, corrected",
+    ),
+    Column("bytes", "bytes sent", lambda line: f"{line.bytes:.0f}", "both ways, mean over runs"),
+    Column("stored", "slices kept", lambda line: f"{line.stored:g}", "training data kept at sites"),
+    Column("seconds", "seconds", lambda line: f"{line.seconds:.1f}", "of training, all sites"),
+]  # fmt: skip
+PAPER = ("avg", "closed", "ravg", "bwt", "forgetting", "fwt", "plasticity", "worst_site")
+"""The figures of table.md and table.tex, as mean ± standard deviation."""
+
+
+def compare(
+    sources: Sequence[str], out: Path, uri: str, reference: str | None, strict: bool, mix: bool
+) -> None:
+    """Compare runs and write table.csv, table.md, table.tex and report.html.
+
+    Args:
+        sources: folders, or names of MLflow experiments.
+        out: the folder to write into.
+        uri: where MLflow keeps experiments.
+        reference: the method that others are tested against; None for TED where it was run,
+            else the best.
+        strict: refuse runs that are not completed instead of leaving them out.
+        mix: compare runs of different scenarios, budgets, models or data all the same.
+
+    Raises:
+        ConfigError: nothing to compare, or what must not be mixed; nothing is written.
+    """
+    from fedcl.report import report
+
+    found = collect(sources, uri)
+    groups, notes = _checked(found, strict, mix)
+    chosen = _reference([g.name for g in groups], reference)
+    with console.status("testing"):
+        lines = table(groups, chosen or groups[0].name)
+    if chosen is None:
+        chosen = lines[0].name
+        lines = table(groups, chosen)
+    seeds = {seed for one in groups for seed, _ in one.blocks}
+    if len(seeds) < 2:
+        notes.append(f"one seed only ({next(iter(seeds))}): no intervals and no p-values")
+    with console.status("drawing"):
+        page = report(lines, groups, chosen, notes)
+    files = {
+        "table.csv": as_csv(lines),
+        "table.md": markdown(lines, chosen),
+        "table.tex": latex(lines, chosen),
+        "report.html": page,
+    }
+    for name, content in files.items():
+        write_atomically(out / name, content.encode())
+    _print(lines, chosen, notes)
+    console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True)
+    for source in sources:
+        if not Path(source).is_dir():
+            from fedcl.tracking import log_comparison
+
+            log_comparison(uri, source, out, lines)
+
+
+def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], list[str]]:
+    """Return the groups and what a reader should know of what was left out or mixed."""
+    if found.left_out and strict:
+        raise ConfigError("compare --strict: not complete: " + "; ".join(found.left_out))
+    if not found.runs:
+        reasons = f" ({'; '.join(found.left_out)})" if found.left_out else ""
+        raise ConfigError(f"compare: no completed runs found{reasons}")
+    apart = differences(found.runs)
+    if apart and not mix:
+        raise ConfigError(
+            "compare: these runs should not be compared, they differ in "
+            + "; ".join(apart)
+            + "; --mix does it all the same"
+        )
+    groups, notes = group(found.runs)
+    notes += [f"left out: {reason}" for reason in found.left_out]
+    notes += [f"mixed: {reason}" for reason in apart]
+    counts = {name: set(g.blocks) for g in groups for name in [g.name]}
+    if len({frozenset(blocks) for blocks in counts.values()}) > 1:
+        notes.append(
+            "not every method was run with every seed and order; tests and `closed` use those "
+            "in common, the means all"
+        )
+    return groups, notes
+
+
+def _reference(names: Sequence[str], asked: str | None) -> str | None:
+    if asked is None:
+        return "ted" if "ted" in names else None
+    if asked not in names:
+        raise ConfigError(
+            f"compare --reference: there is no {asked!r}; there are {', '.join(names)}"
+        )
+    return asked
+
+
+def as_csv(lines: Sequence[Line]) -> str:
+    """Return the whole table; figures that are not defined are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.name for column in COLUMNS])
+    writer.writerows([[column.text(line) for column in COLUMNS] for line in lines])
+    return text.getvalue()
+
+
+def markdown(lines: Sequence[Line], reference: str) -> str:
+    """Return the table for a README."""
+    header, rows = _paper(lines, reference, "±", "-")
+    marked = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in marked) + "\n"
+
+
+def latex(lines: Sequence[Line], reference: str) -> str:
+    """Return the table for a paper; it needs the package booktabs."""
+    header, rows = _paper(lines, reference, r"$\pm$", "--")
+    escaped = [[_escape(cell) for cell in row] for row in (header, *rows)]
+    body = [" & ".join(row) + r" \\" for row in escaped]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            body[0],
+            r"\midrule",
+            *body[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            f"% p: Wilcoxon signed-rank over test cases against {_escape(reference)}, Holm",
+            "",
+        ]
+    )
+
+
+def _escape(text: str) -> str:
+    for mark in "&%#_":
+        text = text.replace(mark, rf"\{mark}")
+    return text
+
+
+def _paper(
+    lines: Sequence[Line], reference: str, plus_minus: str, dash: str
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the short table, as mean ± standard deviation."""
+    titles = [_HELP[name][0] if name in _HELP else "closed" for name in PAPER]
+    header = ["strategy", "runs", *titles, f"p ({reference})", "MB sent", "slices kept", "s"]
+
+    def cell(line: Line, name: str) -> str:
+        if name == "closed":
+            return dash if line.closed is None else f"{line.closed:.0%}"
+        mean, std = line.mean[name], line.std[name]
+        if mean is None:
+            return dash
+        sign = "+" if name in ("bwt", "fwt") else ""
+        return f"{mean:{sign}.3f}" + ("" if std is None else f" {plus_minus} {std:.3f}")
+
+    rows = [
+        [
+            line.name,
+            str(line.runs),
+            *(cell(line, name) for name in PAPER),
+            dash if line.p is None else f"{line.p:.1e}" if line.p < 0.001 else f"{line.p:.3f}",
+            f"{line.bytes / 1e6:.1f}",
+            f"{line.stored:g}",
+            f"{line.seconds:.0f}",
+        ]
+        for line in lines
+    ]
+    return header, rows
+
+
+def _print(lines: Sequence[Line], reference: str, notes: Sequence[str]) -> None:
+    header, rows = _paper(lines, reference, "±", "-")
+    shown = ["strategy", "runs", "AVG", "closed", "BWT", "worst site", f"p ({reference})"]
+    view = Table(*shown)
+    for row in rows:
+        cells = dict(zip(header, row, strict=True))
+        view.add_row(*(cells[title] for title in shown))
+    console.print(view)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)

@@ -1,0 +1,52 @@
+"""The residual encoder-decoder that won BraTS 2018, from MONAI."""
+
+from dataclasses import dataclass
+
+from monai.networks.nets import SegResNet as MonaiSegResNet
+from torch import nn
+
+from fedcl.errors import ConfigError
+from fedcl.models.base import Model
+from fedcl.settings import setting
+
+
+@dataclass
+class SegResNet(Model):
+    """SegResNet (Myronenko, BrainLes 2018), without its autoencoder branch.
+
+    Attributes:
+        filters: feature channels of the first level, a multiple of 8 (group normalisation);
+            each level below doubles them and halves the resolution.
+        down, up: residual blocks per level on the way down and up; one `up` fewer.
+        dropout: probability of dropping a channel.
+    """
+
+    filters: int = setting(8, low=8)
+    down: list[int] = setting(factory=lambda: [1, 2, 2, 4], low=1)
+    up: list[int] = setting(factory=lambda: [1, 1, 1], low=1)
+    dropout: float = setting(0.0, low=0, high=0.9)
+
+    def __post_init__(self) -> None:
+        """Check what the network cannot be built from."""
+        if self.filters % 8:
+            raise ConfigError(f"model.filters: must be a multiple of 8, got {self.filters}")
+        if len(self.up) != len(self.down) - 1:
+            raise ConfigError(
+                f"model.up: one entry fewer than model.down needed, got {self.up} and {self.down}"
+            )
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        """Make the network; see `Model.build`."""
+        return MonaiSegResNet(
+            spatial_dims=2,
+            in_channels=channels,
+            out_channels=classes,
+            init_filters=self.filters,
+            blocks_down=tuple(self.down),
+            blocks_up=tuple(self.up),
+            dropout_prob=self.dropout or None,
+        )
+
+    def scales(self, network: nn.Module) -> list[nn.Module]:
+        """Return the levels of the encoder; see `Model.scales`."""
+        return list(network.get_submodule("down_layers").children())

@@ -1,0 +1,58 @@
+"""A U-Net whose encoder is a shifted-window transformer, from MONAI."""
+
+from dataclasses import dataclass
+
+from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
+from torch import nn
+
+from fedcl.errors import ConfigError
+from fedcl.models.base import Model
+from fedcl.settings import setting
+
+
+@dataclass
+class SwinUNETR(Model):
+    """Swin UNETR (Hatamizadeh et al., BrainLes 2021); takes images of 64 pixels and more.
+
+    Attributes:
+        features: channels of the first level, a multiple of 12.
+        depths: transformer blocks in each of the four levels.
+        heads: attention heads in each; each number must divide the level's channels.
+        dropout: probability of dropping a unit.
+    """
+
+    features: int = setting(12, low=12)
+    depths: list[int] = setting(factory=lambda: [2, 2, 2, 2], low=1)
+    heads: list[int] = setting(factory=lambda: [3, 6, 12, 24], low=1)
+    dropout: float = setting(0.0, low=0, high=0.9)
+
+    def __post_init__(self) -> None:
+        """Check what the network cannot be built from."""
+        if self.features % 12:
+            raise ConfigError(f"model.features: must be a multiple of 12, got {self.features}")
+        for name, values in (("depths", self.depths), ("heads", self.heads)):
+            if len(values) != 4:
+                raise ConfigError(f"model.{name}: four numbers needed, got {values}")
+        for level, heads in enumerate(self.heads):
+            if self.features * 2**level % heads:
+                raise ConfigError(
+                    f"model.heads: {heads} does not divide the {self.features * 2**level} "
+                    f"channels of level {level + 1}"
+                )
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        """Make the network; see `Model.build`."""
+        return MonaiSwinUNETR(
+            spatial_dims=2,
+            in_channels=channels,
+            out_channels=classes,
+            feature_size=self.features,
+            depths=self.depths,
+            num_heads=self.heads,
+            drop_rate=self.dropout,
+        )
+
+    def scales(self, network: nn.Module) -> list[nn.Module]:
+        """Return the encoder blocks, one per resolution; see `Model.scales`."""
+        names = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
+        return [network.get_submodule(name) for name in names]

@@ -1,0 +1,192 @@
+"""What runs say about methods: means, intervals, paired tests. Pure functions.
+
+A score is that of a test case after the last stage. Runs are repetitions over seeds and
+orders of arrival; a seed's cases are the same patients in every order, so their scores are
+averaged over orders first, and a case is one observation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+
+import numpy as np
+from scipy.stats import wilcoxon
+from statsmodels.stats.multitest import multipletests
+
+from fedcl.runs import Group, Run
+
+FIGURES = ("avg", "ravg", "bwt", "forgetting", "fwt", "plasticity", "worst_site", "std_site")
+"""The figures of a run that are averaged: those of `continual.summary`, and RAVG."""
+RESAMPLES = 2000
+LEVEL = 0.95
+
+Cases = dict[tuple[int, str, str], float]
+"""Seed, site and case: the score, averaged over orders."""
+
+
+@dataclass
+class Line:
+    """One method in numbers.
+
+    Attributes:
+        name: of the method.
+        runs, seeds, orders: how many there are.
+        mean, std: of every figure over runs; std is the sample standard deviation, None
+            for one run; a figure that no run defines is None.
+        interval: 95 % bootstrap interval of AVG; None for one seed.
+        closed: the share of the distance in AVG from `finetune` to `joint` that it closes,
+            over the seeds and orders that all three were run with.
+        bytes, stored, seconds: mean over runs of the bytes sent in all, training slices
+            that hospitals keep, and the sites' seconds of training.
+        difference: median over cases of its score less the reference's.
+        p: of the paired test against the reference, Holm-corrected.
+    """
+
+    name: str
+    runs: int
+    seeds: int
+    orders: int
+    mean: dict[str, float | None] = field(default_factory=dict)
+    std: dict[str, float | None] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    closed: float | None = None
+    bytes: float = 0.0
+    stored: float = 0.0
+    seconds: float = 0.0
+    difference: float | None = None
+    p: float | None = None
+
+
+def table(groups: Sequence[Group], reference: str) -> list[Line]:
+    """Return one line per method, best AVG first, with tests against `reference`."""
+    by_name = {group.name: group for group in groups}
+    joint = {run.block: run for run in by_name["joint"].runs} if "joint" in by_name else {}
+    lines = [_line(group, joint) for group in groups]
+    for line in lines:
+        line.closed = _closed(by_name, line.name)
+    _test(lines, by_name, reference)
+    return sorted(lines, key=lambda line: -(line.mean["avg"] or 0.0))
+
+
+def ravg(run: Run, joint: Run) -> float | None:
+    """Return RAVG: the mean over sites of R[T][s] / J[s], J the joint run's last row.
+
+    A site on which joint training scores 0 has no ratio and is left out.
+    """
+    best = dict(zip(joint.results["sites"], joint.results["matrix"][-1], strict=True))
+    ratios = [
+        value / best[site]
+        for site, value in zip(run.results["sites"], run.results["matrix"][-1], strict=True)
+        if value is not None and best.get(site)
+    ]
+    return fmean(ratios) if ratios else None
+
+
+def cases(runs: Sequence[Run]) -> Cases:
+    """Return the score of every case after the last stage."""
+    scores: dict[tuple[int, str, str], list[float]] = {}
+    for run in runs:
+        for site, members in run.results["cases"].items():
+            for case, values in members.items():
+                if values[-1] is not None:
+                    scores.setdefault((run.results["seed"], site, case), []).append(values[-1])
+    return {key: fmean(values) for key, values in scores.items()}
+
+
+def paired(one: Group, other: Group) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of the cases that two methods share, in the same order.
+
+    Only seeds and orders that both were run with count.
+    """
+    common = set(one.blocks) & set(other.blocks)
+    a, b = (cases([run for run in g.runs if run.block in common]) for g in (one, other))
+    keys = sorted(a.keys() & b.keys())
+    return np.array([a[key] for key in keys]), np.array([b[key] for key in keys])
+
+
+def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 where all pairs tie."""
+    return float(wilcoxon(a, b).pvalue) if np.any(a != b) else 1.0
+
+
+def interval(scores: Mapping[tuple[int, str, str], float], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % interval of AVG, by a bootstrap over seeds, then cases within sites.
+
+    AVG is the mean over cases within a site, then over sites, then over seeds.
+
+    Args:
+        scores: by seed, site and case.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    parts: dict[int, dict[str, list[float]]] = {}
+    for (run, site, _), value in sorted(scores.items()):
+        parts.setdefault(run, {}).setdefault(site, []).append(value)
+    per_seed = []
+    for sites in parts.values():
+        means = []
+        for values in sites.values():
+            chosen = rng.integers(len(values), size=(RESAMPLES, len(values)))
+            means.append(np.array(values)[chosen].mean(axis=1))
+        per_seed.append(np.mean(means, axis=0))
+    drawn = rng.integers(len(per_seed), size=(RESAMPLES, len(per_seed)))
+    averages = np.array(per_seed)[drawn, np.arange(RESAMPLES)[:, None]].mean(axis=1)
+    low, high = np.quantile(averages, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
+    runs = group.runs
+    line = Line(
+        group.name,
+        len(runs),
+        len({seed for seed, _ in group.blocks}),
+        len({order for _, order in group.blocks}),
+    )
+    for figure in FIGURES:
+        values = (
+            [ravg(run, joint[run.block]) if run.block in joint else None for run in runs]
+            if figure == "ravg"
+            else [run.results["metrics"].get(figure) for run in runs]
+        )
+        known = [value for value in values if value is not None]
+        line.mean[figure] = fmean(known) if known else None
+        line.std[figure] = stdev(known) if len(known) > 1 else None
+    if line.seeds > 1:
+        line.interval = interval(cases(runs))
+    costs = [run.results for run in runs]
+    line.bytes = fmean(one["bytes"]["down"] + one["bytes"]["up"] for one in costs)
+    line.stored = fmean(sum(one.get("stored", {}).values()) for one in costs)
+    line.seconds = fmean(one["seconds"]["train"] for one in costs)
+    return line
+
+
+def _closed(groups: Mapping[str, Group], name: str) -> float | None:
+    if "finetune" not in groups or "joint" not in groups:
+        return None
+    three = [groups["finetune"], groups["joint"], groups[name]]
+    common = set.intersection(*(set(group.blocks) for group in three))
+    if not common:
+        return None
+    low, high, own = (
+        fmean(run.results["metrics"]["avg"] for run in group.runs if run.block in common)
+        for group in three
+    )
+    return (own - low) / (high - low) if high != low else None
+
+
+def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) -> None:
+    tested = []
+    for line in lines:
+        if line.name == reference:
+            continue
+        shared = set(groups[line.name].blocks) & set(groups[reference].blocks)
+        if len({seed for seed, _ in shared}) < 2:
+            continue  # one seed says nothing about another
+        a, b = paired(groups[line.name], groups[reference])
+        line.difference, line.p = float(np.median(a - b)), signed_rank(a, b)
+        tested.append(line)
+    if tested:
+        corrected = multipletests([line.p for line in tested], method="holm")[1]
+        for line, p in zip(tested, corrected, strict=True):
+            line.p = float(p)

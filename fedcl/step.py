@@ -1,0 +1,146 @@
+"""One training step as a strategy sees it, and the passes through networks it may ask for."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Scales = Callable[[nn.Module], list[nn.Module]]
+"""Names a network's layers whose outputs are its features; see `Model.scales`."""
+
+
+@dataclass(kw_only=True)
+class Lesson:
+    """What a hospital brings to a round of training; the same in every step.
+
+    Attributes:
+        student: the network being trained.
+        teacher: the frozen teacher, or None where there is none yet.
+        answers: gives the teacher's probabilities on the training slices of some indices.
+        memory: what the server remembers of earlier stages (`Strategy.remember`).
+        auxiliary: the strategy's own trainable module, if it has one.
+        scales: the model's, for features.
+        start: the student's parameters when the round began.
+    """
+
+    student: nn.Module
+    teacher: nn.Module | None = None
+    answers: Callable[[Tensor], Tensor] | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    auxiliary: nn.Module | None = None
+    scales: Scales = lambda network: []
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Step(Lesson):
+    """One training step as a strategy sees it.
+
+    Attributes:
+        images: float32, shape (B, C, H, W).
+        labels: int64 class indices, shape (B, 1, H, W).
+        index: which training slices these are, shape (B,); None outside training.
+        number: the step in the round, counted from 1.
+        rng: the step's source of randomness.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rng: torch.Generator
+    index: Tensor | None = None
+    number: int = 1
+
+    @cached_property
+    def _seen(self) -> tuple[Tensor, list[Tensor]]:
+        return watch(self.student, self.scales, self.images)
+
+    @property
+    def logits(self) -> Tensor:
+        """The student's logits on the images, shape (B, K, H, W)."""
+        return self._seen[0]
+
+    @property
+    def features(self) -> list[Tensor]:
+        """The student's features of the images, fine to coarse, each (B, F, h, w)."""
+        return self._seen[1]
+
+    @cached_property
+    def taught(self) -> Tensor:
+        """The teacher's class probabilities on the images, shape (B, K, H, W)."""
+        if self.answers is not None and self.index is not None:
+            return self.answers(self.index)
+        return self.teach(self.images)
+
+    @cached_property
+    def taught_features(self) -> list[Tensor]:
+        """The teacher's features of the images, without gradient."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            return watch(self.teacher, self.scales, self.images)[1]
+
+    def teach(self, inputs: Tensor) -> Tensor:
+        """Return the teacher's class probabilities on `inputs`, without gradient."""
+        assert self.teacher is not None
+        return probabilities(self.teacher, inputs)
+
+    def probe(self, inputs: Tensor) -> Tensor:
+        """Return the student's logits on synthetic `inputs`.
+
+        Batch normalisation uses the batch's own statistics, as in training, but its
+        running statistics are left alone: they must describe images only.
+        """
+        with held_statistics(self.student):
+            return self.student(inputs)
+
+    def probe_features(self, inputs: Tensor) -> list[Tensor]:
+        """Return the student's features of synthetic `inputs`; see `probe`."""
+        with held_statistics(self.student):
+            return watch(self.student, self.scales, inputs)[1]
+
+    def observe(self) -> None:
+        """Let batch normalisation record the images; for methods that train on others."""
+        if any(isinstance(module, _BatchNorm) for module in self.student.modules()):
+            with torch.no_grad():
+                self.student(self.images)
+
+    def noise(self, mean: float, std: float) -> Tensor:
+        """Draw Normal(mean, std) noise of the images' shape."""
+        drawn = torch.randn(self.images.shape, generator=self.rng)
+        return drawn.mul_(std).add_(mean).to(self.images.device)
+
+
+@torch.no_grad()
+def probabilities(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return softmax over classes of the network's logits, shape (B, K, H, W)."""
+    return torch.softmax(network(inputs).float(), dim=1)
+
+
+def watch(network: nn.Module, scales: Scales, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the network's logits and its features, fine to coarse."""
+    features: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
+        features.append(output)
+
+    with ExitStack() as hooks:
+        for layer in scales(network):
+            hooks.callback(layer.register_forward_hook(keep).remove)
+        return network(inputs), features
+
+
+@contextmanager
+def held_statistics(network: nn.Module) -> Iterator[None]:
+    """Let batch-normalisation layers normalise by the batch without recording it."""
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

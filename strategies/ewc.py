@@ -1,0 +1,75 @@
+"""Elastic weight consolidation: weights that mattered are held where they were."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedcl.arrays import weighted_mean
+from fedcl.settings import setting
+from sites.base import Slices
+from strategies.base import Arrays, Past, Step, Strategy, Teacher
+
+
+@dataclass
+class EWC(Strategy):
+    """EWC (Kirkpatrick et al., PNAS 2017), in its online form (Schwarz et al., ICML 2018).
+
+    L = L_seg + weight / 2 * sum_i F_i (w_i - w*_i)^2, w* the global model at the end of the
+    previous stage. F is the diagonal of the empirical Fisher information: for every training
+    slice the squared gradient of its cross-entropy with the true labels, averaged over
+    slices, then over hospitals by their numbers of slices, and summed over stages. Each
+    stage's F is scaled to mean 1 over all weights, so that `weight` means the same for every
+    model and loss scale.
+
+    Attributes:
+        weight: weight of the penalty.
+    """
+
+    reports: ClassVar[bool] = True
+
+    weight: float = setting(0.1, low=0)
+
+    @property
+    def teaching(self) -> Teacher:
+        """The anchor w* travels as the teacher does."""
+        return Teacher()
+
+    def distil(self, step: Step) -> dict[str, Tensor]:
+        """Return the penalty."""
+        assert step.teacher is not None
+        anchor = dict(step.teacher.named_parameters())
+        parts = [
+            (step.memory[name] * (value - anchor[name]).square()).sum()
+            for name, value in step.student.named_parameters()
+        ]
+        return {"penalty": self.weight / 2 * torch.stack(parts).sum()}
+
+    def report(self, network: nn.Module, slices: Slices) -> Arrays:
+        """Return the importance of every parameter: the mean over slices."""
+        named = dict(network.named_parameters())
+        sums = {name: torch.zeros_like(value) for name, value in named.items()}
+        for image, label in zip(slices.images.split(1), slices.labels.split(1), strict=True):
+            value = self.sensitivity(network(image), label)
+            gradients = torch.autograd.grad(value, list(named.values()), materialize_grads=True)
+            for name, gradient in zip(named, gradients, strict=True):
+                sums[name] += self.magnitude(gradient)
+        return {name: (total / len(slices)).cpu().numpy() for name, total in sums.items()}
+
+    def remember(self, past: Past) -> Arrays:
+        """Return the importance summed over stages."""
+        mean = weighted_mean(list(past.reports.values()), list(past.slices.values()))
+        scale = float(np.mean(np.concatenate([value.ravel() for value in mean.values()])))
+        new = {key: value / np.float32(scale or 1.0) for key, value in mean.items()}
+        return {key: value + past.memory.get(key, 0) for key, value in new.items()}
+
+    def sensitivity(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the number whose gradient tells importance, for one slice."""
+        return F.cross_entropy(logits, label.squeeze(1))
+
+    def magnitude(self, gradient: Tensor) -> Tensor:
+        """Return the importance that one slice's gradient gives."""
+        return gradient.square()

@@ -1,0 +1,57 @@
+"""MiB: distillation that knows what "background" meant to whom."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedcl.settings import setting
+from strategies.base import Step, segmentation_loss, soft_cross_entropy
+from strategies.lwf import LwF
+
+
+@dataclass
+class MiB(LwF):
+    """MiB (Cermelli et al., CVPR 2020): unbiased L_seg + kd * unbiased CE(q, p).
+
+    - New sites do not mark the classes `unlabelled`: to them those are background, so in
+      L_seg their probability counts as background's.
+    - The teacher does not know the classes `added`: in the distillation their probability
+      counts as background's.
+
+    Both terms correct for classes that come over time. Where every site marks all classes,
+    as in a change of scanner, both lists are empty and MiB is LwF, exactly.
+
+    Attributes:
+        unlabelled: classes that sites after the first stage leave unmarked.
+        added: classes that the first stage does not have.
+    """
+
+    unlabelled: list[int] = setting(factory=list, low=1)
+    added: list[int] = setting(factory=list, low=1)
+
+    def objective(self, step: Step) -> dict[str, Tensor]:
+        """Return both unbiased terms."""
+        if step.teacher is None:
+            return super().objective(step)
+        seen = as_background(step.logits, self.unlabelled)
+        known = as_background(step.logits, self.added)
+        return {
+            "seg": segmentation_loss(seen, step.labels),
+            "kd": self.kd * soft_cross_entropy(known, step.taught),
+        }
+
+
+def as_background(logits: Tensor, classes: list[int]) -> Tensor:
+    """Return logits by which background has taken over the probability of `classes`.
+
+    Args:
+        logits: shape (B, K, H, W), background first.
+        classes: of them, without 0.
+    """
+    if not classes:
+        return logits
+    merged = logits.clone()
+    merged[:, 0] = torch.logsumexp(logits[:, [0, *classes]], dim=1)
+    merged[:, classes] = -1e4  # probability 0, and finite where it is multiplied by 0
+    return merged

@@ -1,0 +1,62 @@
+"""PLOP: pooled features stay where they were, and sure old answers fill the background."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedcl.settings import setting
+from strategies.base import Distilling, Step, segmentation_loss
+
+
+@dataclass
+class PLOP(Distilling):
+    """PLOP (Douillard et al., CVPR 2021): L = L_seg(pseudo-labels) + pod * L_pod.
+
+    - L_pod ("local POD"), mean over the model's scales: the squared distance between the
+      student's and the teacher's embedding of a feature map; the embedding joins, for every
+      number s of windows, the map averaged over s column windows and over s row windows, and
+      is scaled to length 1.
+    - Pseudo-labels: background pixels take the teacher's class where the entropy of its
+      answer is at most `entropy`. They are meant for classes that the new site does not
+      label; where it labels all of them, as in a change of scanner, they have little to do.
+
+    Attributes:
+        pod: weight of the feature term.
+        windows: numbers of windows, 1 being the whole map.
+        entropy: as a share of the largest possible, log K; 0 for no pseudo-labels.
+    """
+
+    pod: float = setting(1.0, low=0)
+    windows: list[int] = setting(factory=lambda: [1, 2, 4], low=1)
+    entropy: float = setting(0.001, low=0, high=1)
+
+    def objective(self, step: Step) -> dict[str, Tensor]:
+        """Return L_seg on pseudo-labels and L_pod."""
+        if step.teacher is None:
+            return super().objective(step)
+        pairs = zip(step.features, step.taught_features, strict=True)
+        apart = [(self.embed(a) - self.embed(b)).square().sum(dim=1).mean() for a, b in pairs]
+        return {
+            "seg": segmentation_loss(step.logits, self.pseudo_labels(step)),
+            "pod": self.pod * torch.stack(apart).mean(),
+        }
+
+    def pseudo_labels(self, step: Step) -> Tensor:
+        """Return the labels, with the teacher's where it is sure, shape (B, 1, H, W)."""
+        q = step.taught
+        entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
+        sure = entropy < self.entropy * math.log(q.shape[1])
+        return torch.where(sure & (step.labels == 0), q.argmax(dim=1, keepdim=True), step.labels)
+
+    def embed(self, feature: Tensor) -> Tensor:
+        """Return the embedding of a feature map (B, F, h, w), shape (B, P)."""
+        height, width = feature.shape[-2:]
+        parts = []
+        for count in self.windows:
+            columns = F.adaptive_avg_pool2d(feature, (height, min(count, width)))
+            rows = F.adaptive_avg_pool2d(feature, (min(count, height), width))
+            parts += [columns.flatten(1), rows.flatten(1)]
+        return F.normalize(torch.cat(parts, dim=1), dim=1)

@@ -1,0 +1,37 @@
+"""Replay: earlier hospitals rehearse with a few of their slices. Keeps data."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fedcl.settings import setting
+from fedcl.timeline import Timeline
+from sites.base import Slices
+from strategies.base import Strategy
+
+
+@dataclass
+class Replay(Strategy):
+    """Rehearsal (Robins, Connection Science 1995) with a bounded buffer per hospital.
+
+    It STORES DATA: every hospital keeps some training slices, in its own state folder, and
+    goes on training on them in all later stages. They never leave it, but it has to stay.
+    Its share in the average is that of its buffer.
+
+    Attributes:
+        slices: how many slices a hospital keeps, drawn at random.
+    """
+
+    slices: int = setting(8, low=1)
+
+    def cohort(self, timeline: Timeline, stage: int) -> list[str]:
+        """Return all sites that have arrived."""
+        return timeline.seen(stage)
+
+    def learning(self, timeline: Timeline, stage: int) -> list[str]:
+        """Return those that arrive; the others rehearse."""
+        return timeline.participants(stage)
+
+    def buffer(self, slices: Slices, rng: torch.Generator) -> Slices:
+        """Return the slices to keep."""
+        return slices[torch.randperm(len(slices), generator=rng)[: self.slices].sort().values]

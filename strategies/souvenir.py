@@ -1,0 +1,120 @@
+"""Souvenir: each hospital leaves behind how its images look around the organ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedcl.anatomy import levels, places, quantiles, regions
+from fedcl.settings import setting
+from sites.base import Slices
+from strategies.base import Archiving, Arrays, Step, drawn, segmentation_loss, soft_cross_entropy
+
+QUANTILES = 9  # from 0 to 1, per region
+
+
+@dataclass
+class Souvenir(Archiving):
+    """Rehearse earlier hospitals on one's own images, restaged to look like theirs. Ours.
+
+    L = L_seg(p(x), y) + seg * L_seg(p(R(x)), R(y)) + kd * CE(q(R(x)), p(R(x)))
+
+    A hospital leaves some 200 numbers: for every region around the labelled organ (4 sectors
+    times 5 rings, from its core to far away) nine quantiles of the intensity, averaged over
+    slices, and their deviation between slices; and the mean and deviation of the organ's
+    centre and extent. R draws an earlier hospital for every image, moves and scales image
+    and label so that the organ lies as one of that hospital's might, and gives every region
+    its quantiles. The label stays exact, so old appearances are learned with true labels,
+    without any old image.
+
+    Attributes:
+        seg: weight of the segmentation of restaged images.
+        kd: weight of the teacher's answers on them.
+        shape: whether the organ is moved and scaled.
+        look: whether the regions' intensities are changed.
+        vary: how much of the deviation between slices is drawn anew for every region.
+    """
+
+    seg: float = setting(1.0, low=0)
+    kd: float = setting(0.5, low=0)
+    shape: bool = True
+    look: bool = True
+    vary: float = setting(0.5, low=0)
+
+    def distil(self, step: Step) -> dict[str, Tensor]:
+        """Return both terms on restaged images."""
+        images, labels, old = (
+            step.images,
+            step.labels,
+            drawn(step.memory, len(step.images), step.rng),
+        )
+        if self.shape:
+            images, labels = reshape(images, labels, old["place"], step.rng)
+        if self.look:
+            images = repaint(images, labels, old, self.vary, step.rng)
+        logits = step.probe(images)
+        return {
+            "restaged": self.seg * segmentation_loss(logits, labels),
+            "kd": self.kd * soft_cross_entropy(logits, step.teach(images)),
+        }
+
+    def report(self, network: nn.Module, slices: Slices) -> Arrays:
+        """Return what is left behind.
+
+        "quantiles" (C, REGIONS, K), their mean over slices; "between" (C, REGIONS), the
+        deviation between slices; "seen" (REGIONS), the share of slices that have the
+        region; "place" (2, 4), deviation and mean of `places`.
+        """
+        marked = slices.labels[(slices.labels > 0).flatten(1).any(dim=1)]
+        values, pixels = quantiles(slices.images, regions(slices.labels), QUANTILES)
+        there = (pixels > 0).float()
+        share = (there / there.sum(dim=0).clamp_min(1))[:, None, :]
+        mean = (values * share[..., None]).sum(dim=0)
+        apart = (values.mean(dim=3) - mean.mean(dim=2)).square()
+        record = {
+            "quantiles": mean,
+            "between": (apart * share).sum(dim=0).sqrt(),
+            "seen": there.mean(dim=0),
+            "place": torch.stack(torch.std_mean(places(marked), dim=0, correction=0)),
+        }
+        return {name: value.float().nan_to_num().cpu().numpy() for name, value in record.items()}
+
+
+def reshape(
+    images: Tensor, labels: Tensor, place: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Move and scale images and labels so that organs lie as `place` (B, 2, 4) says."""
+    now = places(labels)
+    std, mean = place.unbind(dim=1)
+    wanted = mean + std * torch.randn(now.shape, generator=rng).to(now.device)
+    there = (labels > 0).flatten(1).any(dim=1)
+    wanted = torch.where(there[:, None], wanted, now)
+    scale = (now - wanted)[:, 2:].exp().clamp(0.4, 2.5)
+    shift = now[:, :2] - scale * wanted[:, :2]
+    theta = torch.cat([torch.diag_embed(scale), shift[..., None]], dim=2)
+    points = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, points, padding_mode="reflection", align_corners=False)
+    marks = F.grid_sample(labels.float(), points, mode="nearest", align_corners=False)
+    return moved, marks.long()
+
+
+def repaint(
+    images: Tensor, labels: Tensor, old: Mapping[str, Tensor], vary: float, rng: torch.Generator
+) -> Tensor:
+    """Give every region of every image the distribution of intensities it has in `old`."""
+    region = regions(labels)
+    chance = torch.randn(old["between"].shape, generator=rng).to(images.device)
+    wanted = old["quantiles"] + (vary * old["between"] * chance)[..., None]
+    steps = wanted.shape[-1] - 1
+    exact = levels(images, region) * steps
+    below = exact.floor().clamp(max=steps - 1)
+    place = region[:, None] * (steps + 1) + below.long()
+
+    def at(index: Tensor) -> Tensor:
+        return wanted.flatten(2).gather(2, index.flatten(2)).view_as(images)
+
+    painted = torch.lerp(at(place), at(place + 1), exact - below)
+    known = old["seen"].gather(1, region.flatten(1)).view_as(region)[:, None] > 0
+    return torch.where(known, painted, images)

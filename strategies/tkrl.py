@@ -1,0 +1,120 @@
+"""TKRL: targeted knowledge rectification, by probes and by masked reconstruction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from fedcl.decoder import Decoder
+from fedcl.settings import setting
+from strategies.base import Arrays, Past, Step
+from strategies.lwf import LwF
+
+
+@dataclass
+class Probes:
+    """The probe images of PCD, optimised on the server at the end of a stage."""
+
+    count: int = setting(8, low=1)
+    steps: int = setting(200, low=1)
+    lr: float = setting(0.001, above=0)
+
+
+@dataclass
+class TKRL(LwF):
+    """TKRL (IEEE JBHI 2026), the follow-up of CauAug: L = L_seg + kd * L_kd + L_x.
+
+    L_x is pcd * L_pcd in odd steps and vma * L_vma in even ones, where with both weights set
+    they take turns, else the one whose weight is not 0:
+
+    - PCD: for every foreground class, probe images n minimise -mean(q_c(n)) + TV(n) from
+      0.1 * Normal; L_pcd = CE(c, p(n)). The hospitals receive the probes.
+    - VMA: at every scale, the tenth of the positions where student and teacher differ with
+      most variance over channels; their union is replaced by a learned number, a light
+      decoder rebuilds the image from the student's features; L_vma is its mean squared error.
+
+    The decoder and the number stay at the hospital: they are no part of the model, and
+    averaging them would tie sites together in what only serves their own reconstruction.
+
+    Attributes:
+        pcd: weight of the probes' term.
+        vma: weight of the reconstruction.
+        masked: share of the positions masked per scale.
+        probes: how they are made.
+    """
+
+    pcd: float = setting(0.1, low=0)
+    vma: float = setting(0.1, low=0)
+    masked: float = setting(0.1, above=0, high=0.9)
+    probes: Probes = setting(factory=Probes)
+
+    def distil(self, step: Step) -> dict[str, Tensor]:
+        """Return L_kd and the term whose turn it is."""
+        terms = super().distil(step)
+        if self.pcd and (step.number % 2 or not self.vma):
+            terms["pcd"] = self.pcd * self.probing(step)
+        elif self.vma:
+            terms["vma"] = self.vma * self.rebuilding(step)
+        return terms
+
+    def probing(self, step: Step) -> Tensor:
+        """Return L_pcd, the mean over the foreground classes."""
+        losses = []
+        for key, images in sorted(step.memory.items()):
+            logits = step.probe(images)
+            target = torch.full_like(logits[:, 0], int(key), dtype=torch.int64)
+            losses.append(F.cross_entropy(logits, target))
+        return torch.stack(losses).mean()
+
+    def rebuilding(self, step: Step) -> Tensor:
+        """Return L_vma."""
+        assert isinstance(step.auxiliary, Decoder)
+        mask = self.mask(step.features, step.taught_features, step.images.shape[-2:])
+        hidden = torch.where(mask, step.auxiliary.token, step.images)
+        return F.mse_loss(step.auxiliary(step.probe_features(hidden), step.images), step.images)
+
+    def mask(self, student: list[Tensor], teacher: list[Tensor], size: Sequence[int]) -> Tensor:
+        """Return where they differ with most variance, boolean, shape (B, 1, H, W)."""
+        union = torch.zeros(len(student[0]), 1, *size, dtype=torch.bool, device=student[0].device)
+        for one, other in zip(student, teacher, strict=True):
+            variance = (one.detach() - other).float().var(dim=1, keepdim=True)
+            bound = variance.flatten(1).quantile(1 - self.masked, dim=1)
+            chosen = (variance >= bound[:, None, None, None]).float()
+            union |= F.interpolate(chosen, size=tuple(size)) > 0
+        return union
+
+    def auxiliary(self, widths: Sequence[int], channels: int) -> nn.Module | None:
+        """Make VMA's decoder."""
+        return Decoder(widths, channels) if self.vma else None
+
+    def remember(self, past: Past) -> Arrays:
+        """Return the probes of every foreground class, "CLASS"."""
+        if not self.pcd:
+            return {}
+        shape = (self.probes.count, *past.shape)
+        with torch.no_grad():
+            classes = past.network(torch.zeros(1, *past.shape)).shape[1]
+        starts = {c: 0.1 * torch.randn(shape, generator=past.rng) for c in range(1, classes)}
+        return {str(c): self.optimise(past.network, c, n) for c, n in starts.items()}
+
+    def optimise(self, teacher: nn.Module, target: int, probes: Tensor) -> np.ndarray:
+        """Return probe images that `teacher` takes for class `target` everywhere."""
+        probes.requires_grad_()
+        optimiser = torch.optim.Adam([probes], lr=self.probes.lr)
+        schedule = ReduceLROnPlateau(optimiser)
+        for _ in range(self.probes.steps):
+            likely = torch.softmax(teacher(probes), dim=1)[:, target].mean()
+            rough = probes.diff(dim=-1).abs().mean() + probes.diff(dim=-2).abs().mean()
+            loss = rough - likely
+            if loss < -0.99:
+                break
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_([probes], 1.0)
+            optimiser.step()
+            schedule.step(loss.item())
+        return probes.detach().numpy()

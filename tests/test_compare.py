@@ -1,0 +1,386 @@
+"""`fedcl compare`: the figures by hand, the files of real runs, the page in a real browser."""
+
+import csv
+import json
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY, read
+from mlflow.tracking import MlflowClient
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
+
+import simulate
+from fedcl.cli import main
+from fedcl.errors import ConfigError
+from fedcl.runs import Group, Run, group
+from fedcl.statistics import cases, interval, paired, ravg, signed_rank, table
+
+FILES = ("table.csv", "table.md", "table.tex", "report.html")
+
+
+# --- the figures -----------------------------------------------------------------------------
+
+
+def run(
+    strategy: str = "ted",
+    seed: int = 0,
+    last: tuple[float, ...] = (0.5, 0.7),
+    arrivals: tuple[str, ...] = ("A", "B"),
+    scores: dict[str, dict[str, float]] | None = None,
+    **config: Any,
+) -> Run:
+    """Return a run over sites that arrive one by one, with the last row of its matrix."""
+    sites = list(arrivals)
+    scores = scores or {site: {"p": value} for site, value in zip(sites, last, strict=True)}
+    results = {
+        "strategy": strategy,
+        "seed": seed,
+        "sites": sites,
+        "arrivals": [[site] for site in sites],
+        "matrix": [[0.9] * len(sites), list(last)],
+        "cases": {s: {c: [0.9, v] for c, v in members.items()} for s, members in scores.items()},
+        "metrics": {"avg": float(np.mean(last)), "bwt": -0.1},
+        "bytes": {"down": 3, "up": 1},
+        "seconds": {"train": 2.0},
+    }
+    return Run("somewhere", results, {"strategy.name": strategy, **config})
+
+
+def test_ravg_is_the_mean_of_the_ratios_to_joint():
+    assert ravg(run(last=(0.4, 0.6)), run(last=(0.8, 0.9))) == pytest.approx((0.5 + 2 / 3) / 2)
+    assert ravg(run(last=(0.4, 0.6)), run(last=(0.0, 0.9))) == pytest.approx(2 / 3)
+
+
+def test_a_case_is_averaged_over_orders_and_seeds_are_kept_apart():
+    runs = [
+        run(last=(0.2, 0.4)),
+        run(last=(0.8, 0.6), arrivals=("B", "A")),
+        run(seed=1, last=(0.1, 0.3)),
+    ]
+    assert cases(runs) == pytest.approx(
+        {(0, "A", "p"): 0.4, (0, "B", "p"): 0.6, (1, "A", "p"): 0.1, (1, "B", "p"): 0.3}
+    )
+
+
+def test_pairs_share_seed_order_and_case():
+    one = Group("one", [run(last=(0.1, 0.2)), run(seed=1, last=(0.3, 0.4))])
+    other = Group("other", [run(seed=1, last=(0.5, 0.7)), run(seed=2, last=(0.6, 0.8))])
+    a, b = paired(one, other)
+    assert (a.tolist(), b.tolist()) == ([0.3, 0.4], [0.5, 0.7])
+
+
+def test_signed_rank_by_hand():
+    a, b = np.arange(6.0), np.zeros(6)
+    a[0] = -0.5  # ranks 1 to 6, the first negative: W = 1; P(W <= 1) = 2 / 64, two-sided
+    assert signed_rank(a, b) == pytest.approx(2 * 2 / 64)
+    assert signed_rank(b, b) == 1.0
+
+
+def many(strategy: str, shift: float, seeds: int = 2) -> Group:
+    rng = np.random.default_rng(0)
+    runs = []
+    for seed in range(seeds):
+        base = {s: {str(i): float(rng.uniform(0.3, 0.6)) for i in range(8)} for s in "AB"}
+        moved = {
+            s: {
+                c: v + shift * (1 + int(c) + seed / 10 + (s == "A") / 100) / 5 for c, v in m.items()
+            }
+            for s, m in base.items()
+        }
+        last = tuple(float(np.mean(list(members.values()))) for members in moved.values())
+        runs.append(run(strategy, seed, last, scores=moved))
+    return Group(strategy, runs)
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
+    groups = [many("ted", 0.1), many("lwf", 0.05), many("finetune", 0.0)]
+    lines = {line.name: line for line in table(groups, "ted")}
+    # In both tests all 32 pairs have one sign, so both p are the same: Holm doubles the one,
+    # and the other must not come out below it.
+    single = signed_rank(*paired(groups[1], groups[0]))
+    assert single < 1e-6
+    assert lines["lwf"].p == lines["finetune"].p == pytest.approx(2 * single)
+    assert lines["lwf"].difference < 0 and lines["ted"].p is None
+
+
+def test_closed_is_the_share_of_the_way_from_finetune_to_joint():
+    groups = [many("finetune", 0.0), many("ted", 0.03), many("joint", 0.12)]
+    lines = {line.name: line for line in table(groups, "ted")}
+    assert lines["ted"].closed == pytest.approx(0.25)  # shifts are linear
+    assert (lines["finetune"].closed, lines["joint"].closed) == (0.0, pytest.approx(1.0))
+    assert [line.name for line in table(groups, "ted")] == ["joint", "ted", "finetune"]
+
+
+def test_one_seed_gives_no_interval_and_no_p():
+    for line in table([many("ted", 0.1, 1), many("lwf", 0.0, 1)], "ted"):
+        assert (line.interval, line.p, line.std["avg"]) == (None, None, None)
+
+
+def test_interval_covers_the_mean_and_comes_out_the_same_again():
+    scores = cases(many("ted", 0.0, 3).runs)
+    low, high = interval(scores)
+    assert low < np.mean(list(scores.values())) < high
+    assert (low, high) == interval(scores)
+    constant = dict.fromkeys(scores, 0.5)
+    assert interval(constant) == pytest.approx((0.5, 0.5))
+
+
+def test_variants_of_a_strategy_are_named_by_what_differs():
+    runs = [
+        run(**{"strategy.kd": 1, "timeline.centralised": False}),
+        run(**{"strategy.kd": 2, "timeline.centralised": False}),
+        run("joint", **{"timeline.centralised": True}),
+        run("joint", **{"timeline.centralised": False}),
+    ]
+    groups, notes = group(runs)
+    assert [g.name for g in groups] == ["ted kd=1", "ted kd=2", "joint centralised", "joint"]
+    assert notes == []
+
+
+def test_a_repeated_run_is_used_once_and_said():
+    groups, notes = group([run(), run(), run(seed=1)])
+    assert [len(g.runs) for g in groups] == [2]
+    assert len(notes) == 1 and "2 runs" in notes[0]
+
+
+# --- real runs -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a sweep in `runs` and its MLflow store."""
+    folder = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        overrides = ["-m", *TINY, "tracking.enabled=true", f"run.dir={folder / 'runs'}"]
+        overrides += [
+            "strategy=finetune,lwf,ted",
+            "seed=0,1",
+            "learner.steps=12",
+            "learner.lr=0.008",
+        ]
+        patch.setattr("sys.argv", ["simulate.py", *overrides])
+        simulate.exit_status = 0
+        assert simulate.main() == 0
+    return folder
+
+
+@pytest.fixture
+def copy(swept: Path, tmp_path: Path) -> Path:
+    """Return a copy of the sweep's runs that may be damaged."""
+    shutil.copytree(swept / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_an_experiment_and_its_folders_give_the_same_table(swept: Path, tmp_path: Path):
+    uri = f"sqlite:///{swept / 'mlflow.db'}"
+    assert main(["compare", "phantom", "--uri", uri, "--out", str(tmp_path / "a")]) == 0
+    assert main(["compare", str(swept / "runs"), "--out", str(tmp_path / "b")]) == 0
+    for name in FILES[:3]:
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    assert (tmp_path / "b" / "report.html").stat().st_size > 1e6
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("phantom").experiment_id
+    written = client.search_runs([experiment], "tags.`fedcl.comparison` = 'true'")
+    assert len(written) == 1
+    assert {item.path for item in client.list_artifacts(written[0].info.run_id)} == set(FILES)
+    avg = {row["strategy"]: float(row["avg"]) for row in rows(tmp_path / "a" / "table.csv")}
+    logged = written[0].data.metrics
+    assert {name: logged[f"avg/{name}"] for name in avg} == pytest.approx(avg, abs=1e-4)
+    # A comparison is not a run to be compared.
+    assert main(["compare", "phantom", "--uri", uri, "--out", str(tmp_path / "c")]) == 0
+    assert (tmp_path / "a" / "table.csv").read_text() == (tmp_path / "c" / "table.csv").read_text()
+
+
+def test_the_table_holds_what_the_runs_say(swept: Path, tmp_path: Path):
+    assert main(["compare", str(swept / "runs"), "--out", str(tmp_path)]) == 0
+    found = [read(path.parent) for path in (swept / "runs").glob("*/results.json")]
+    for row in rows(tmp_path / "table.csv"):
+        own = [r for r in found if r["strategy"] == row["strategy"]]
+        assert row["runs"] == row["seeds"] == "2"
+        for key in ("avg", "bwt", "forgetting", "worst_site"):
+            expected = np.mean([r["metrics"][key] for r in own])
+            assert float(row[key]) == pytest.approx(expected, abs=1e-4)
+        assert float(row["bytes"]) == own[0]["bytes"]["down"] + own[0]["bytes"]["up"]
+        assert (row["p_holm"] == "") == (row["strategy"] == "ted")
+    tex = (tmp_path / "table.tex").read_text()
+    assert tex.count(r"\\") == 4 and r"\toprule" in tex
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    """Return a headless Chromium without a network."""
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(programs):
+        pytest.skip("no chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+    driver.set_network_conditions(offline=True, latency=0, throughput=0)
+    yield driver
+    driver.quit()
+
+
+def wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_report_in_a_browser(
+    swept: Path, tmp_path: Path, browser: webdriver.Chrome, width: int
+):
+    assert main(["compare", str(swept / "runs"), "--out", str(tmp_path)]) == 0
+    browser.get_log("browser")
+    # A window is never as narrow as a telephone; what it shows can be.
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    browser.get((tmp_path / "report.html").as_uri())
+    find = browser.find_elements
+
+    def marks(place: str, what: str) -> int:
+        return len(find(By.CSS_SELECTOR, f"#{place} {what}"))
+
+    wait(lambda: marks("cases", "path.point") > 0)
+    assert marks("ranking", "path.point") == 3
+    assert marks("curves", "path.js-line") >= 6
+    assert marks("sites", "path.point") == 3 * 6 + 3
+    assert marks("costs", "path.point") == 6
+    assert marks("matrices", ".hm image") == 3
+    assert len(find(By.CSS_SELECTOR, "figure img")) == 3
+    shown = [
+        {cell.get_attribute("data-column"): cell.get_attribute("textContent") for cell in cells}
+        for row in find(By.CSS_SELECTOR, "#table tbody tr")
+        for cells in [row.find_elements(By.TAG_NAME, "td")]
+    ]
+    assert shown == rows(tmp_path / "table.csv")
+
+    before = marks("cases", "path.point")
+    Select(browser.find_element(By.ID, "one")).select_by_visible_text("finetune")
+    wait(lambda: "finetune" in browser.find_element(By.CSS_SELECTOR, "#cases .xtitle").text)
+    assert marks("cases", "path.point") == before
+    assert "test cases" in browser.find_element(By.ID, "verdict").text
+
+    overflow = browser.execute_script("return document.documentElement.scrollWidth")
+    assert overflow <= width, "the page itself never scrolls sideways"
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command, which must fail in one line and write nothing; return the line."""
+    out = Path(arguments[arguments.index("--out") + 1])
+    assert main(["compare", *arguments]) == 2
+    assert not out.exists()
+    said = capsys.readouterr().err.strip().splitlines()
+    return said[-1]
+
+
+def test_no_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    said = refused(capsys, str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
+    assert "no completed runs found" in said
+
+
+def test_an_unfinished_run_is_left_out_and_said(copy: Path, tmp_path: Path, capsys):
+    (copy / "0" / "results.json").unlink()
+    failed = read(copy / "1") | {"status": "failed", "reason": "no luck"}
+    (copy / "1" / "results.json").write_text(json.dumps(failed))
+    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert "unfinished" in said and "no luck" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "unfinished" in page and "no luck" in page
+    strict = refused(capsys, str(copy), "--strict", "--out", str(tmp_path / "strict"))
+    assert str(copy / "0") in strict and str(copy / "1") in strict
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"status": "completed"}', "\x00"])
+def test_corrupted_results_are_named(copy: Path, tmp_path: Path, capsys, content: str):
+    (copy / "2" / "results.json").write_text(content)
+    said = refused(capsys, str(copy), "--strict", "--out", str(tmp_path / "out"))
+    assert str(copy / "2") in said and "results.json" in said
+    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+    assert str(copy / "2") in capsys.readouterr().err
+
+
+def test_one_seed_is_said(copy: Path, tmp_path: Path, capsys):
+    for folder in copy.iterdir():
+        if folder.is_dir() and read(folder)["seed"] == 1:
+            shutil.rmtree(folder)
+    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+    assert "one seed only (0): no intervals and no p-values" in capsys.readouterr().err
+    assert {row["p_holm"] for row in rows(tmp_path / "out" / "table.csv")} == {""}
+
+
+def test_different_budgets_are_refused_unless_told_to(copy: Path, tmp_path: Path, capsys):
+    config = copy / "3" / "config.yaml"
+    config.write_text(config.read_text().replace("steps: 12", "steps: 13"))
+    said = refused(capsys, str(copy), "--out", str(tmp_path / "out"))
+    assert "learner.steps: 12" in said and f"13 ({copy / '3'})" in said and "--mix" in said
+    assert main(["compare", str(copy), "--mix", "--out", str(tmp_path / "out")]) == 0
+    assert "mixed: learner.steps" in capsys.readouterr().err
+
+
+def test_different_data_are_refused(copy: Path, tmp_path: Path, capsys):
+    results = read(copy / "0")
+    results["data_sha256"]["C"] = "f" * 64
+    (copy / "0" / "results.json").write_text(json.dumps(results))
+    said = refused(capsys, str(copy), "--out", str(tmp_path / "out"))
+    assert "data of site C, seed 0" in said
+
+
+def test_an_unknown_reference_and_experiment(swept: Path, tmp_path: Path, capsys):
+    out = ("--out", str(tmp_path / "out"))
+    said = refused(capsys, str(swept / "runs"), "--reference", "tedd", *out)
+    assert "no 'tedd'" in said and "finetune" in said
+    uri = f"sqlite:///{swept / 'mlflow.db'}"
+    said = refused(capsys, "phantoom", "--uri", uri, *out)
+    assert "neither a folder nor an MLflow experiment" in said and "phantom" in said
+
+
+def test_a_missing_store_is_not_made(tmp_path: Path, capsys):
+    uri = f"sqlite:///{tmp_path / 'none.db'}"
+    said = refused(capsys, "phantom", "--uri", uri, "--out", str(tmp_path / "out"))
+    assert "none.db" in said and not (tmp_path / "none.db").exists()
+
+
+def test_an_address_that_does_not_answer(tmp_path: Path, capsys):
+    with socket.socket() as silent:  # takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        said = refused(capsys, "phantom", "--uri", uri, "--out", str(tmp_path / "out"))
+        assert "MLflow does not answer" in said
+        assert time.monotonic() - began < 10
+
+
+def test_the_configuration_error_is_one(tmp_path: Path):
+    from fedcl.compare import compare
+
+    with pytest.raises(ConfigError):
+        compare([str(tmp_path)], tmp_path / "out", "sqlite:///none.db", None, False, False)

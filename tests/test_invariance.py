@@ -1,0 +1,126 @@
+"""Every method gives the same bits on any engine and after any interruption."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from test_runs import NEEDS
+
+from fedcl.checkpoint import Checkpoint, State
+from fedcl.composition import compose
+from fedcl.config import Config
+from fedcl.grids import InProcessGrid, LocalGrid, RayGrid
+from fedcl.messages import Hello
+from fedcl.plugins import AGGREGATION, STRATEGY
+from fedcl.server import Server, results
+from fedcl.simulation import APP, nodes_of
+from fedcl.stage import Round
+
+OVERRIDES = [*TINY, "engine=inprocess"]
+
+
+class Interrupt:
+    """A watcher that stops a run when a round is over, before it is saved."""
+
+    def __init__(self, after: int | None) -> None:
+        self.after = after
+
+    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None: ...
+
+    def round_began(self, stage: int, number: int, cohort: list[str]) -> None: ...
+
+    def round_done(self, done: Round, state: State) -> None:
+        if done.number == self.after:
+            raise KeyboardInterrupt
+
+    def stage_done(self, config: Config, state: State) -> None: ...
+
+
+def run(config: Config, grid: LocalGrid, folder: Path, stop: int | None = None) -> dict[str, Any]:
+    """Go on from what `folder` holds; return what must not depend on how."""
+    checkpoint = Checkpoint(folder / "checkpoint")
+    server = Server(grid, config, checkpoint, checkpoint.load(), watchers=[Interrupt(stop)])
+    server.run(server.meet(), started=0.0)
+    keys = ("weights_sha256", "cases", "stages", "bytes", "stored", "rounds")
+    outcome = results(config, server.state)
+    return {key: outcome[key] for key in keys}
+
+
+@pytest.fixture(scope="module")
+def grids() -> Iterator[Callable[[Config, Path, str], LocalGrid]]:
+    """Make grids whose hospitals keep their state under a folder."""
+    opened: list[RayGrid] = []
+
+    def make(config: Config, folder: Path, engine: str) -> LocalGrid:
+        nodes = list(nodes_of(config, folder).values())
+        if engine == "inprocess":
+            return InProcessGrid(APP, nodes)
+        opened.append(RayGrid(APP, nodes, workers=2, num_cpus=0.5))
+        return opened[-1]
+
+    yield make
+    for grid in opened:
+        grid.close()
+
+
+SAID: dict[str, dict[str, Any]] = {}
+"""What an uninterrupted run in this process gave, per overrides."""
+
+
+def reference(overrides: list[str], folder: Path, grids: Any) -> tuple[Config, dict[str, Any]]:
+    config = Config.parse(compose([*OVERRIDES, *overrides]))
+    key = " ".join(overrides)
+    if key not in SAID:
+        SAID[key] = run(config, grids(config, folder, "inprocess"), folder)
+    return config, SAID[key]
+
+
+def method(name: str) -> list[str]:
+    return [f"strategy={name}", *NEEDS.get(name, [])]
+
+
+@pytest.mark.parametrize("name", STRATEGY.available())
+def test_an_interrupted_run_goes_on_to_the_same_bits(name: str, tmp_path: Path, grids: Any):
+    config, expected = reference(method(name), tmp_path / "whole", grids)
+    grid = grids(config, tmp_path / "run", "inprocess")
+    for stop in (1, 3, 6):  # in the first stage, in the second, at the end of the last
+        with pytest.raises(KeyboardInterrupt):
+            run(config, grid, tmp_path / "run", stop)
+    got = run(config, grid, tmp_path / "run")
+    del got["bytes"]  # rounds repeated are bytes sent again
+    assert got == {key: value for key, value in expected.items() if key != "bytes"}
+
+
+def test_two_workers_give_the_bits_of_one_process_for_every_method(tmp_path: Path, grids: Any):
+    grid = None
+    for name in STRATEGY.available():
+        config, expected = reference(method(name), tmp_path / f"{name}-whole", grids)
+        shutil.rmtree(tmp_path / "checkpoint", ignore_errors=True)  # what the sites kept
+        grid = grid or grids(config, tmp_path, "ray")
+        assert run(config, grid, tmp_path / name) == expected, name
+
+
+@pytest.mark.parametrize("name", ["joint", "ewc", "replay", "tkrl", "souvenir"])
+def test_a_centralised_run_can_be_interrupted_too(name: str, tmp_path: Path, grids: Any):
+    overrides = [f"strategy={name}", "timeline.centralised=true"]
+    config, expected = reference(overrides, tmp_path / "whole", grids)
+    grid = grids(config, tmp_path / "run", "inprocess")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, grid, tmp_path / "run", 3)
+    assert run(config, grid, tmp_path / "run")["weights_sha256"] == expected["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", AGGREGATION.available())
+def test_an_aggregation_goes_on_to_the_same_bits(name: str, tmp_path: Path, grids: Any):
+    stages = "timeline.stages=[[A,B,C],[D,E,F]]"
+    config, expected = reference([f"aggregation={name}", stages], tmp_path / "whole", grids)
+    grid = grids(config, tmp_path / "run", "inprocess")
+    for stop in (1, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run(config, grid, tmp_path / "run", stop)
+    assert run(config, grid, tmp_path / "run")["weights_sha256"] == expected["weights_sha256"]
+    hashes = {key: value["weights_sha256"] for key, value in SAID.items() if stages in key}
+    assert len(set(hashes.values())) == len(hashes), "two rules gave the same weights"

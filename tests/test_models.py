@@ -1,0 +1,76 @@
+"""Every backbone: its features, its limits, and the methods that need its features."""
+
+import pytest
+import torch
+
+from fedcl.errors import ConfigError
+from fedcl.plugins import MODEL
+from fedcl.step import watch
+
+SMALL = {
+    "unet": {"channels": [4, 8, 16]},
+    "segresnet": {"down": [1, 1, 1], "up": [1, 1]},
+    "swinunetr": {"depths": [1, 1, 1, 1]},
+}
+
+
+@pytest.mark.parametrize("name", MODEL.available())
+def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str):
+    model = MODEL.make({"name": name, **SMALL[name]})
+    network = model.build(2, 3).eval()
+    images = torch.randn(2, 2, 64, 64)
+    logits, features = watch(network, model.scales, images)
+    assert logits.shape == (2, 3, 64, 64)
+    assert len(features) >= 3
+    sizes = [feature.shape[-1] for feature in features]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 64
+    gradients = torch.autograd.grad(logits.sum(), features)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    torch.testing.assert_close(network(images), logits), "hooks are gone and changed nothing"
+
+
+@pytest.mark.parametrize("units", [0, 1, 2])
+def test_every_level_of_the_unet_is_a_scale(units: int):
+    model = MODEL.make({"name": "unet", "channels": [4, 8, 16], "res_units": units})
+    _, features = watch(model.build(1, 2), model.scales, torch.randn(1, 1, 32, 32))
+    assert [feature.shape[1] for feature in features] == [4, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"name": "segresnet", "filters": 12}, "model.filters: must be a multiple of 8"),
+        ({"name": "segresnet", "up": [1]}, "model.up: one entry fewer"),
+        ({"name": "swinunetr", "features": 20}, "model.features: must be a multiple of 12"),
+        ({"name": "swinunetr", "heads": [3, 6, 12]}, "model.heads: four numbers needed"),
+        ({"name": "swinunetr", "heads": [5, 6, 12, 24]}, "5 does not divide the 12 channels"),
+    ],
+)
+def test_what_cannot_be_built_is_said(settings: dict[str, object], said: str):
+    with pytest.raises(ConfigError, match=said):
+        MODEL.make(settings)
+
+
+BACKBONES = {
+    "unet": [],
+    "segresnet": ["model.filters=8", "model.down=[1,1]", "model.up=[1]"],
+    "swinunetr": ["model.depths=[1,1,1,1]", "scenario.size=64"],
+}
+
+
+@pytest.mark.parametrize("strategy", ["plop", "tkrl"])
+@pytest.mark.parametrize("model", MODEL.available())
+def test_methods_take_features_from_any_backbone(cli, tmp_path, model: str, strategy: str):
+    overrides = [
+        "engine=inprocess", "tracking.enabled=false", "scenario.size=32", "scenario.patients=4",
+        "scenario.slices=1", "timeline.rounds=1", "learner.steps=2", "timeline.stages=[[A],[C]]",
+        f"model={model}", *BACKBONES[model], f"strategy={strategy}", f"run.dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    extra = ["strategy.probes.steps=2"] if strategy == "tkrl" else []
+    assert cli(*overrides, *extra) == 0
+
+
+def test_images_too_small_for_a_backbone_are_refused(cli, tmp_path, capsys):
+    overrides = ["model=swinunetr", "scenario.size=32", "engine=inprocess"]
+    assert cli(*overrides, f"run.dir={tmp_path / 'run'}") == 2
+    assert "the model cannot take images of 32 x 32" in capsys.readouterr().err
