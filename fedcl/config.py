@@ -218,7 +218,7 @@ class Config:
         engine = parse(Engine, values.get("engine") or {}, "engine")
         aggregation = AGGREGATION.make(values.get("aggregation") or {"name": "fedavg"})
         for stage in range(len(timeline.stages)):
-            count = 1 if timeline.centralised else len(job.strategy.cohort(timeline, stage))
+            count = len(timeline.trainers(job.strategy.cohort(timeline, stage)))
             if engine.needed(count) > count:
                 raise ConfigError(
                     f"engine.quorum: {engine.quorum} sites cannot be reached in stage "

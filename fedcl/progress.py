@@ -59,7 +59,7 @@ class Display:
         """Set the bar to what is done and what is to come."""
         self.timeline = config.timeline
         sizes = [
-            len(config.job.strategy.cohort(self.timeline, stage))
+            len(self.timeline.trainers(config.job.strategy.cohort(self.timeline, stage)))
             for stage in range(len(self.timeline.stages))
             for _ in range(self.timeline.rounds)
         ]

@@ -44,6 +44,7 @@ def report(
     environment = Environment(
         loader=PackageLoader("fedcl", "."), autoescape=True, undefined=StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the ranking's order
     return environment.get_template("report.html").render(
         plotly=get_plotlyjs(),
         scenario=first["scenario"],
@@ -218,7 +219,7 @@ def _sized(figure: go.Figure, height: int) -> go.Figure:
     return figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 50, "r": 10, "t": 40, "b": 50},
+        margin={"l": 50, "r": 10, "t": 60, "b": 50},
         legend={"orientation": "h", "y": -0.25},
     )
 

@@ -22,7 +22,6 @@ from fedcl.plugins import name_of
 from fedcl.scores import SCORES
 from fedcl.seeding import torch_rng
 from fedcl.stage import Round, Stage
-from fedcl.timeline import POOL
 from strategies.base import Past
 
 log = logging.getLogger("fedcl")
@@ -76,7 +75,6 @@ class Server:
                 "hospital, so there is nothing to train on a pool"
             )
         self.local = frozenset() if timeline.centralised else frozenset(local)
-        self.trainers = [POOL] if timeline.centralised else []
         self.hospitals = Hospitals(
             grid, config.job, self.state.ledger, lanes, config.engine.timeout
         )
@@ -88,7 +86,7 @@ class Server:
             DataError: a site cannot take part, or its data are not those of the run resumed.
         """
         sites = self.config.timeline.sites
-        met = self.hospitals.meet([*sites, *self.trainers])
+        met = self.hospitals.meet(sites + self.config.timeline.trainers([]))
         about = {site: met[site] for site in sites}
         digests = {site: hello.digest for site, hello in about.items()}
         for site, old in self.state.digests.items():

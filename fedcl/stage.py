@@ -60,7 +60,7 @@ class Stage(FlowerStrategy):
         self.cohort = self.strategy.cohort(config.timeline, self.number)
         self.learning = self.strategy.learning(config.timeline, self.number)
         pooled = config.timeline.centralised
-        self.trainers = [POOL] if pooled else self.cohort
+        self.trainers = config.timeline.trainers(self.cohort)
         self.local = frozenset() if pooled else frozenset(self.strategy.local(network))
         self.parameters = {name for name, _ in network.named_parameters()}
         self.losses: dict[str, dict[str, float]] = {}
@@ -69,10 +69,8 @@ class Stage(FlowerStrategy):
 
     def data(self) -> dict[str, Data]:
         """Return which slices each trainer is to use."""
-        if self.trainers == [POOL]:
-            groups = {POOL: self.cohort}
-        else:
-            groups = {site: [site] for site in self.cohort}
+        pooled = self.config.timeline.centralised
+        groups = {POOL: self.cohort} if pooled else {site: [site] for site in self.cohort}
         return {
             trainer: {
                 "learning": [site for site in group if site in self.learning],
@@ -141,7 +139,7 @@ class Stage(FlowerStrategy):
         self.state.kept |= kept
         self.state.versions |= dict.fromkeys(kept, round_)
         self.state.stored |= {s: u.stored for s, u in updates.items() if u.stored}
-        delivered = self.cohort if self.trainers == [POOL] else updates
+        delivered = self.cohort if self.config.timeline.centralised else updates
         self.state.note_trained([site for site in self.learning if site in delivered])
         self.losses = {site: update.losses for site, update in updates.items()}
         rule = self.config.aggregation

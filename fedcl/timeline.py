@@ -49,6 +49,10 @@ class Timeline:
         """Return the sites that have arrived by `stage` (counted from 0)."""
         return [site for earlier in self.stages[: stage + 1] for site in earlier]
 
+    def trainers(self, cohort: list[str]) -> list[str]:
+        """Return who computes for `cohort`: its sites themselves, or the pool."""
+        return [POOL] if self.centralised else cohort
+
     def participants(self, stage: int) -> list[str]:
         """Return the sites that train in `stage` unless the strategy says otherwise."""
         return list(self.stages[stage]) if self.participation == "new" else self.seen(stage)

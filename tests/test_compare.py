@@ -276,6 +276,10 @@ def test_the_report_in_a_browser(
     ]
     assert shown == rows(tmp_path / "table.csv")
 
+    names = [row["strategy"] for row in shown]
+    titles = [title.text for title in find(By.CSS_SELECTOR, "#matrices .gtitle")]
+    assert titles == names, "best first, as in the table"
+
     before = marks("cases", "path.point")
     Select(browser.find_element(By.ID, "one")).select_by_visible_text("finetune")
     wait(lambda: "finetune" in browser.find_element(By.CSS_SELECTOR, "#cases .xtitle").text)
