@@ -8,6 +8,7 @@ whose patients are never reported; then every method runs with the seeds and ord
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -98,9 +99,9 @@ METHODS: dict[str, Method] = (
         "souvenir": Method(("strategy=souvenir",), tried("seg", 0.5, 1, 2)),
         "individual": Method(("strategy=individual",)),
         "replay": Method(("strategy=replay",)),
-        "ewc": Method(("strategy=ewc",), tried("weight", 0.01, 0.03, 0.1, 0.3)),
+        "ewc": Method(("strategy=ewc",), tried("weight", 0.03, 0.1, 0.3, 1, 3)),
         "mas": Method(("strategy=mas",), tried("weight", 0.01, 0.03, 0.1, 0.3)),
-        "plop": Method(("strategy=plop",), tried("pod", 0.3, 1, 3, 10)),
+        "plop": Method(("strategy=plop",), tried("pod", 0.1, 0.3, 1, 3)),
         "cauaug": Method(
             ("strategy=cauaug",),
             tuple((f"strategy.kd={w}", f"strategy.dom={w}") for w in (0.3, 1, 2)),
@@ -193,9 +194,14 @@ class Work:
     def tuning_runs(self, name: str) -> dict[tuple[str, ...], list[tuple[Path, list[str]]]]:
         """Return, per value tried, folder and overrides of its runs."""
         runs: dict[tuple[str, ...], list[tuple[Path, list[str]]]] = {}
-        for number, values in enumerate(METHODS[name].grid):
+        for values in METHODS[name].grid:
             for order, stages in self.bench.orders.items():
-                folder = self.folder / "tuning" / name / f"{number}-{order}"
+                folder = (
+                    self.folder
+                    / "tuning"
+                    / name
+                    / f"{re.sub('[=,]', '-', in_words(values))}-{order}"
+                )
                 runs.setdefault(values, []).append(
                     (folder, self.overrides(name, self.bench.tuning or 0, stages, values))
                 )
@@ -314,6 +320,11 @@ def report(works: Sequence[Work], command: str) -> str:
     return "\n".join(lines)
 
 
+def in_words(values: Sequence[str]) -> str:
+    """Return a value that was tried, as "kd=0.5,ska=0.5"."""
+    return ",".join(value.removeprefix("strategy.").removeprefix("weight.") for value in values)
+
+
 def tuning(work: Work) -> list[str]:
     """Return what was tried, on which seed, and what was best."""
     lines = [
@@ -331,8 +342,7 @@ def tuning(work: Work) -> list[str]:
         cells = []
         for values, runs in work.tuning_runs(name).items():
             scores = [score for folder, _ in runs if (score := average(folder)) is not None]
-            words = ", ".join(value.removeprefix("strategy.") for value in values)
-            cell = f"{words}: {fmean(scores):.3f}"
+            cell = f"{in_words(values)}: {fmean(scores):.3f}"
             cells.append(f"**{cell}**" if values == best else cell)
         lines.append(f"| {name} | {'; '.join(cells)} |")
     return [*lines, ""]
@@ -360,7 +370,8 @@ def main() -> None:
             phantom.run(trial, f"tuning {source}")
         for work in works:
             for name in work.names():
-                values = phantom.tuned(name) or ()
+                values = phantom.tuned(name)
+                assert values is not None, "tuned above"
                 work.run(work.reported_runs(name, values), name)
     text = report(works, "python -m benchmarks.forgetting")
     (ROOT / "benchmarks" / "RESULTS.md").write_text(text)

@@ -1,0 +1,77 @@
+"""The benchmark of forgetting, on an experiment of seconds: it resumes, tunes and reports."""
+
+from pathlib import Path
+
+import pytest
+from conftest import TINY, read
+
+from benchmarks import forgetting
+from benchmarks.forgetting import Bench, Method, Work
+
+BENCH = Bench(
+    "tiny",
+    tuple(o for o in TINY if o != "engine=inprocess"),
+    {"forward": "[[A],[C]]", "back": "[[C],[A]]"},
+    (0,),
+    tuning=7,
+    title="A toy.",
+)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+    methods = {
+        "finetune": Method(("strategy=finetune",)),
+        "ted": Method(("strategy=ted",), (("strategy.weight.kd=0.5",), ("strategy.weight.kd=50",))),
+        "ted: kd": Method(("strategy=ted", "strategy.terms=kd"), like="ted", part="ladder"),
+    }
+    monkeypatch.setattr(forgetting, "METHODS", methods)
+    return Work(BENCH, tmp_path / "tiny", lanes=2)
+
+
+def test_what_was_run_is_not_run_again_and_what_was_begun_is_finished(work: Work):
+    runs = work.reported_runs("finetune", ())
+    work.run(runs, "finetune")
+    (first, _), (second, _) = runs
+    before = read(first)
+    (second / "results.json").unlink()
+    stamp = (first / "results.json").stat().st_mtime_ns
+    expected = read(first)["weights_sha256"]
+    work.run(runs, "finetune")
+    assert (first / "results.json").stat().st_mtime_ns == stamp
+    assert read(second)["status"] == "completed"
+    assert before["weights_sha256"] == expected
+    assert read(first)["arrivals"] == [["A"], ["C"]] and read(second)["arrivals"] == [["C"], ["A"]]
+
+
+def test_a_run_that_fails_is_an_error(work: Work, tmp_path: Path):
+    with pytest.raises(RuntimeError, match=r"learner\.epochs"):
+        work.run([(tmp_path / "bad", [*BENCH.overrides, "learner.epochs=0"])], "bad")
+
+
+def test_weights_are_tuned_on_their_own_seed_and_reported(work: Work):
+    assert work.tuned("ted") is None, "not before all values were tried"
+    tried = work.tuning_runs("ted")
+    for runs in tried.values():
+        work.run(runs, "tuning")
+    means = {}
+    for values, runs in tried.items():
+        results = [read(folder) for folder, _ in runs]
+        assert {one["seed"] for one in results} == {7}
+        means[values] = sum(one["metrics"]["avg"] for one in results)
+    best = max(means, key=lambda values: means[values])
+    assert work.tuned("ted") == work.tuned("ted: kd") == best
+    for name in ("finetune", "ted", "ted: kd"):
+        work.run(work.reported_runs(name, work.tuned(name) or ()), name)
+    text = forgetting.report([work], "command")
+    sections = ("## tiny", "### Every method", "### TED's ladder", "### Tuning, on seed 7")
+    assert [text.count(section) for section in sections] == [1, 1, 1, 1]
+    assert text.count("| ted: kd |") == 1 and text.count("**") == 2
+    assert "one seed" not in text and "| finetune | 2 |" in text
+
+
+def test_a_methods_own_settings_win_over_tuned_and_common_ones(work: Work):
+    overrides = work.overrides("ted: kd", 3, "[[A],[C]]", ("strategy.terms=all", "strategy.x=1"))
+    assert overrides.count("strategy.terms=kd") == 1
+    assert "strategy.terms=all" not in overrides and "strategy.x=1" in overrides
+    assert "seed=3" in overrides and "timeline.stages=[[A],[C]]" in overrides
