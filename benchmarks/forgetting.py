@@ -196,12 +196,7 @@ class Work:
         runs: dict[tuple[str, ...], list[tuple[Path, list[str]]]] = {}
         for values in METHODS[name].grid:
             for order, stages in self.bench.orders.items():
-                folder = (
-                    self.folder
-                    / "tuning"
-                    / name
-                    / f"{re.sub('[=,]', '-', in_words(values))}-{order}"
-                )
+                folder = self.folder / "tuning" / name / slug(in_words(values), order)
                 runs.setdefault(values, []).append(
                     (folder, self.overrides(name, self.bench.tuning or 0, stages, values))
                 )
@@ -211,7 +206,7 @@ class Work:
         """Return folder and overrides of every run that is reported."""
         return [
             (
-                self.folder / name / f"seed{seed}-{order}",
+                self.folder / slug(name) / f"seed{seed}-{order}",
                 self.overrides(name, seed, stages, values),
             )
             for seed in self.bench.seeds
@@ -318,6 +313,11 @@ def report(works: Sequence[Work], command: str) -> str:
         if work.bench.tuning is not None:
             lines += tuning(work)
     return "\n".join(lines)
+
+
+def slug(*words: str) -> str:
+    """Return words as the name of a folder that a command line takes unquoted."""
+    return re.sub(r"[^\w.+]+", "-", "-".join(words))
 
 
 def in_words(values: Sequence[str]) -> str:
