@@ -67,7 +67,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # `run` raises none: this is Hydra, refusing the command line
-        print(f"fedcl: {in_one_line(error)}", file=sys.stderr)
+        print(f"fedcl: {in_one_line(error, sys.argv[1:])}", file=sys.stderr)
         return 2
     return exit_status
 

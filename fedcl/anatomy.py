@@ -37,6 +37,33 @@ def places(labels: Tensor) -> Tensor:
     return torch.stack([*centre, *extent], dim=1) * there
 
 
+def reshape(
+    images: Tensor, labels: Tensor, place: Tensor, known: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Move and scale images and labels so that organs lie as they may elsewhere.
+
+    Args:
+        images: shape (B, C, H, W).
+        labels: shape (B, 1, H, W).
+        place: deviation and mean of `places` there, shape (B, 2, 4).
+        known: whether that is known; an image where it is not stays, shape (B,).
+        rng: draws where every organ goes.
+    """
+    now = places(labels)
+    std, mean = place.unbind(dim=1)
+    wanted = mean + std * torch.randn(now.shape, generator=rng).to(now.device)
+    there = (labels > 0).flatten(1).any(dim=1) & known
+    wanted = torch.where(there[:, None], wanted, now)
+    scale = (now - wanted)[:, 2:].exp().clamp(0.4, 2.5)
+    shift = now[:, :2] - scale * wanted[:, :2]
+    theta = torch.cat([torch.diag_embed(scale), shift[..., None]], dim=2)
+    points = F.affine_grid(theta, list(images.shape), align_corners=False)
+    # Both are continued beyond their border in the same way, so that labels stay exact.
+    moved = F.grid_sample(images, points, "bilinear", "border", align_corners=False)
+    marks = F.grid_sample(labels.float(), points, "nearest", "border", align_corners=False)
+    return moved, marks.long()
+
+
 def regions(labels: Tensor) -> Tensor:
     """Return the region of every pixel, ring * SECTORS + sector, int64, shape (B, H, W)."""
     organ = (labels > 0).float()

@@ -17,6 +17,9 @@ from fedcl.hospitals import Ledger
 
 log = logging.getLogger("fedcl")
 
+FORMAT = 2
+"""Of a snapshot and of what sites keep; another one cannot be read."""
+
 ARRAYS = ("weights", "teacher", "memory", "momentum")
 """The parts of a state that are arrays: one file each."""
 
@@ -96,6 +99,7 @@ class Checkpoint:
             if item.name not in (*ARRAYS, "ledger")
         }
         numbers["ledger"] = asdict(state.ledger)
+        numbers["format"] = FORMAT
         numbers["sha256"] = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in part.glob("*.safetensors")
@@ -131,6 +135,10 @@ class Checkpoint:
 
     def _read(self, folder: Path) -> State:
         numbers = json.loads((folder / "state.json").read_text())
+        if numbers.pop("format", 1) != FORMAT:
+            raise ConfigError(
+                f"{folder}: written by another version of fedcl; go on with that version"
+            )
         for name, digest in numbers.pop("sha256").items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise RunError(f"{name} is not what was written")

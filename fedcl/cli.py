@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--out", type=Path, required=True, help="folder to write into")
     command.add_argument("--uri", default="sqlite:///mlflow.db", help="where MLflow keeps them")
     command.add_argument("--reference", help="test against it; default ted, else the best")
+    command.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="take such runs alone"
+    )
     command.add_argument("--strict", action="store_true", help="refuse runs not completed")
     command.add_argument("--mix", action="store_true", help="compare what differs all the same")
     command.set_defaults(run=compare)
@@ -44,7 +47,9 @@ def compare(given: argparse.Namespace) -> None:
     """Write tables and report; see `fedcl.compare.compare`."""
     from fedcl.compare import compare as write
 
-    write(given.sources, given.out, given.uri, given.reference, given.strict, given.mix)
+    write(
+        given.sources, given.out, given.uri, given.reference, given.where, given.strict, given.mix
+    )
 
 
 def inspect(given: argparse.Namespace) -> None:

@@ -22,6 +22,9 @@ from fedcl.step import Lesson
 
 app = ClientApp()
 
+LEAST = 4
+"""Training slices below which a hospital tells nothing about them but weights."""
+
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
@@ -61,6 +64,7 @@ def train(message: Message, context: Context) -> Message:
         auxiliary=auxiliary,
         memory=hospital.on_device(call.memory),
         scales=job.model.scales,
+        round=call.round,
         start={name: value.detach().clone() for name, value in student.named_parameters()},
         **hospital.teacher(call, slices),
     )
@@ -105,6 +109,11 @@ def report(message: Message, context: Context) -> Message:
     started = time.perf_counter()
     call, hospital, network = _begin(message, context)
     slices = hospital.slices(call.learning)
+    if len(slices) < LEAST:
+        raise RunError(
+            f"site {hospital.site}: {len(slices)} training slices; what is told of fewer than "
+            f"{LEAST} would be close to an image"
+        )
     told = hospital.job.strategy.report(network.eval(), slices)
     answer = Report(told, len(slices), time.perf_counter() - started)
     return Message(answer.pack(), reply_to=message)

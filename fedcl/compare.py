@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.table import Column as Shown
 from rich.table import Table
 
 from fedcl.arrays import write_atomically
 from fedcl.errors import ConfigError
 from fedcl.progress import console
-from fedcl.runs import Collection, Group, collect, differences, group
+from fedcl.runs import Collection, Group, chosen, collect, differences, group
 from fedcl.statistics import Line, table
 
 
@@ -78,13 +79,24 @@ COLUMNS += [
         "closed", "closed", lambda line: _number(line.closed),
         "share of the distance in AVG from finetune to joint",
     ),
-    Column(
-        "difference", "difference", lambda line: _number(line.difference),
-        "median over test cases of the score less the reference's",
+    *(
+        Column(
+            name, title,
+            lambda line, i=i: _number(line.difference[i] if line.difference else None),  # type: ignore[misc]
+            text,
+        )
+        for i, (name, title, text) in enumerate(
+            (
+                ("difference", "difference", "AVG less the reference's, over shared runs"),
+                ("difference_low", "from", "95 % bootstrap interval of the difference"),
+                ("difference_high", "to", "its upper end"),
+            )
+        )
     ),
     Column(
         "p_holm", "p (Holm)", lambda line: _number(line.p, ".3g"),
-        "Wilcoxon signed-rank test over test cases against the reference, corrected",
+        "Wilcoxon signed-rank test over test cases against the reference, corrected; it takes "
+        "the trained models as given",
     ),
     Column("bytes", "bytes sent", lambda line: f"{line.bytes:.0f}", "both ways, mean over runs"),
     Column("stored", "slices kept", lambda line: f"{line.stored:g}", "training data kept at sites"),
@@ -95,7 +107,13 @@ PAPER = ("avg", "closed", "ravg", "bwt", "forgetting", "fwt", "plasticity", "wor
 
 
 def compare(
-    sources: Sequence[str], out: Path, uri: str, reference: str | None, strict: bool, mix: bool
+    sources: Sequence[str],
+    out: Path,
+    uri: str,
+    reference: str | None = None,
+    where: Sequence[str] = (),
+    strict: bool = False,
+    mix: bool = False,
 ) -> None:
     """Compare runs and write table.csv, table.md, table.tex and report.html.
 
@@ -105,6 +123,7 @@ def compare(
         uri: where MLflow keeps experiments.
         reference: the method that others are tested against; None for TED where it was run,
             else the best.
+        where: settings that runs must have, each "key=value".
         strict: refuse runs that are not completed instead of leaving them out.
         mix: compare runs of different scenarios, budgets, models or data all the same.
 
@@ -114,27 +133,27 @@ def compare(
     from fedcl.report import report
 
     found = collect(sources, uri)
+    found = Collection(chosen(found.runs, where), found.left_out)
     groups, notes = _checked(found, strict, mix)
-    chosen = _reference([g.name for g in groups], reference)
+    against = _reference(groups, reference)
+    if against != (reference or "ted"):
+        notes.append(f"there is no 'ted' among the runs: tests are against the best, {against}")
     with console.status("testing"):
-        lines = table(groups, chosen or groups[0].name)
-    if chosen is None:
-        chosen = lines[0].name
-        lines = table(groups, chosen)
+        lines = table(groups, against)
     seeds = {seed for one in groups for seed, _ in one.blocks}
     if len(seeds) < 2:
         notes.append(f"one seed only ({next(iter(seeds))}): no intervals and no p-values")
     with console.status("drawing"):
-        page = report(lines, groups, chosen, notes)
+        page = report(lines, groups, against, notes)
     files = {
         "table.csv": as_csv(lines),
-        "table.md": markdown(lines, chosen),
-        "table.tex": latex(lines, chosen),
+        "table.md": markdown(lines, against),
+        "table.tex": latex(lines, against),
         "report.html": page,
     }
     for name, content in files.items():
         write_atomically(out / name, content.encode())
-    _print(lines, chosen, notes)
+    _print(lines, against, notes)
     console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True)
     for source in sources:
         if not Path(source).is_dir():
@@ -152,10 +171,10 @@ def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], l
         raise ConfigError(f"compare: no completed runs found{reasons}")
     apart = differences(found.runs)
     if apart and not mix:
+        more = f"; and {len(apart) - 3} more" if len(apart) > 3 else ""
         raise ConfigError(
-            "compare: these runs should not be compared, they differ in "
-            + "; ".join(apart)
-            + "; --mix does it all the same"
+            f"compare: these runs should not be compared, they differ in {'; '.join(apart[:3])}"
+            f"{more}; --where KEY=VALUE takes some of them, --mix compares them all the same"
         )
     groups, notes = group(found.runs)
     notes += [f"left out: {reason}" for reason in found.left_out]
@@ -169,14 +188,16 @@ def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], l
     return groups, notes
 
 
-def _reference(names: Sequence[str], asked: str | None) -> str | None:
-    if asked is None:
-        return "ted" if "ted" in names else None
-    if asked not in names:
+def _reference(groups: Sequence[Group], asked: str | None) -> str:
+    """Return the method to test against: the one asked for, TED, or else the best."""
+    names = [group.name for group in groups]
+    if asked is not None and asked not in names:
         raise ConfigError(
             f"compare --reference: there is no {asked!r}; there are {', '.join(names)}"
         )
-    return asked
+    if asked is None and "ted" not in names:
+        return table(groups, names[0])[0].name
+    return asked or "ted"
 
 
 def as_csv(lines: Sequence[Line]) -> str:
@@ -256,7 +277,7 @@ def _paper(
 def _print(lines: Sequence[Line], reference: str, notes: Sequence[str]) -> None:
     header, rows = _paper(lines, reference, "±", "-")
     shown = ["strategy", "runs", "AVG", "closed", "BWT", "worst site", f"p ({reference})"]
-    view = Table(*shown)
+    view = Table(*(Shown(title, overflow="fold") for title in shown))
     for row in rows:
         cells = dict(zip(header, row, strict=True))
         view.add_row(*(cells[title] for title in shown))

@@ -24,16 +24,21 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         return _plain(_compose(overrides))
     except Exception as error:  # Hydra raises many kinds; all of them mean the overrides
-        raise ConfigError(in_one_line(error)) from error
+        raise ConfigError(in_one_line(error, overrides)) from error
 
 
-def in_one_line(error: Exception) -> str:
-    """Shorten what Hydra says, and add the key that was probably meant."""
+def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
+    """Shorten what Hydra says of `overrides`, and add the key that was probably meant."""
     text = " ".join(str(error).split()).partition(" Config search path:")[0]
     override = re.match(r"Could not override '(.+?)'", text)
     if override is None:
         return text
-    return f"{override[1]}: no such key{closest(override[1], _keys(_compose([])))}"
+    groups = [o for o in overrides if re.match(r"(\w+|hydra\.searchpath)=", o)]
+    try:
+        keys = _keys(_compose(groups))
+    except Exception:  # the groups themselves are wrong: the default ones have keys as well
+        keys = _keys(_compose([]))
+    return f"{override[1]}: no such key{closest(override[1], keys)}"
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

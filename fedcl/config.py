@@ -166,9 +166,11 @@ class Job:
         for group in ("scenario", "strategy", "model"):
             if not isinstance(values.get(group), Mapping):
                 raise ConfigError(f"{group}: missing; give {group}=NAME")
+        scenario, strategy = (kind.make(values[kind.key]) for kind in (SCENARIO, STRATEGY))
+        strategy.check(scenario.classes)
         return cls(
-            scenario=SCENARIO.make(values["scenario"]),
-            strategy=STRATEGY.make(values["strategy"]),
+            scenario=scenario,
+            strategy=strategy,
             model=MODEL.make(values["model"]),
             learner=parse(Learner, values.get("learner") or {}, "learner"),
             seed=seed,

@@ -176,8 +176,10 @@ class Hospitals:
                 except MalformedError as error:
                     answers[site] = str(error)
                     continue
-                if not isinstance(answer, Scored) and answer.slices > self.slices[site]:
-                    answers[site] = f"{answer.slices} training slices, it has {self.slices[site]}"
+                used = 0 if isinstance(answer, Scored) else answer.slices
+                kept = answer.stored if isinstance(answer, Update) else 0
+                if max(used, kept) > self.slices[site]:
+                    answers[site] = f"{max(used, kept)} slices, it has {self.slices[site]}"
                     continue
                 answers[site] = answer
                 busy += answer.seconds

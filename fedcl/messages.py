@@ -5,6 +5,7 @@ What comes from the network is checked here, once: `unpack` raises `MalformedErr
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import wraps
@@ -128,7 +129,7 @@ class Hello:
     def unpack(cls, content: RecordDict) -> "Hello":
         """Read the records."""
         record = content.config_records["hello"]
-        return cls(
+        hello = cls(
             site=str(record["site"]),
             error=str(record["error"]),
             digest=str(record["digest"]),
@@ -138,6 +139,13 @@ class Hello:
             slices=_int(record["slices"]),
             shape=[_int(size) for size in _list(record["shape"])],
         )
+        counts = (hello.train, hello.val, hello.test, hello.slices)
+        if not hello.error and (min(counts) < 1 or max(counts) > 10**7):
+            raise ValueError(f"impossible numbers of cases or slices {counts}")
+        fits = len(hello.shape) == 3 and all(1 <= size <= 8192 for size in hello.shape)
+        if not hello.error and not fits:
+            raise ValueError(f"impossible shape of an image {hello.shape}")
+        return hello
 
 
 @dataclass(frozen=True)
@@ -181,10 +189,14 @@ class Update:
             for key, value in numbers.items()
             if key.startswith("loss/")
         }
+        if len(losses) > 50 or not all(re.fullmatch(r"[\w.-]{1,50}", name) for name in losses):
+            raise ValueError("names of losses that no strategy gives")
         weights = from_record(content.array_records["arrays"])
         kept = str(content.config_records["words"]["kept"])
         stored = _int(numbers["stored"])
-        return cls(weights, slices, losses, _float(numbers["seconds"]), kept, stored)
+        if stored < 0:
+            raise ValueError(f"{stored} slices stored")
+        return cls(weights, slices, losses, _seconds(numbers), kept, stored)
 
 
 @dataclass(frozen=True)
@@ -218,7 +230,7 @@ class Report:
         slices = _int(numbers["slices"])
         if slices < 1:
             raise ValueError(f"{slices} training slices")
-        return cls(report, slices, _float(numbers["seconds"]))
+        return cls(report, slices, _seconds(numbers))
 
 
 @dataclass(frozen=True)
@@ -259,7 +271,7 @@ class Scored:
             raise ValueError("no Dice, or a case twice")
         if not all(map(math.isfinite, chain.from_iterable(scores.values()))):
             raise ValueError("a score is not finite")
-        return cls(cases, scores, _float(numbers["seconds"]))
+        return cls(cases, scores, _seconds(numbers))
 
 
 def _int(value: Any) -> int:
@@ -272,6 +284,13 @@ def _float(value: Any) -> float:
     if not isinstance(value, int | float):
         raise TypeError(f"{value!r} is not a number")
     return float(value)
+
+
+def _seconds(numbers: MetricRecord) -> float:
+    seconds = _float(numbers["seconds"])
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"it took {seconds} s")
+    return seconds
 
 
 def _list(value: Any) -> list[Any]:

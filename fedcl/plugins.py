@@ -38,7 +38,8 @@ class Kind:
         if name not in options:
             raise ConfigError(
                 f"{self.key}: there is no {name!r}{closest(str(name), options)}; "
-                f"there are: {', '.join(options)}"
+                f"there are: {', '.join(options)} (one of your own must lie in a folder "
+                f"{self.package.replace('.', '/')} on PYTHONPATH)"
             )
         base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
         module = importlib.import_module(f"{self.package}.{name}")

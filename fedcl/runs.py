@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import yaml
 from rich.progress import track
 
 from fedcl.errors import ConfigError
+from fedcl.plugins import STRATEGY, describe
 from fedcl.progress import console
 from fedcl.settings import flat
 
@@ -109,17 +110,35 @@ def collect(sources: Sequence[str], uri: str) -> Collection:
     return Collection(runs, left_out)
 
 
-def group(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
+def chosen(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
+    """Return the runs whose settings are as `where` says, each "key=value".
+
+    Raises:
+        ConfigError: no run has such a key.
+    """
+    kept = list(runs)
+    for wish in where:
+        key, _, value = wish.partition("=")
+        if runs and not any(key in run.config for run in runs):
+            raise ConfigError(f"compare --where: no run has the setting {key!r}")
+        kept = [run for run in kept if str(run.config.get(key)).lower() == value.lower()]
+    return kept
+
+
+def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Return the runs by method, and notes on those that repeat another.
 
-    A method is a strategy with its settings, an aggregation, and whether it is centralised;
-    where one strategy comes in several variants, its name says in what they differ.
+    A method is a strategy with its settings, an aggregation, whether it is centralised, and
+    whatever else runs differ in that are mixed. Where one strategy comes in several
+    variants, the one with default settings has the plain name, the others say theirs.
     """
+    mixed = {key for key, _ in _apart(runs)}
     variants: dict[str, list[Run]] = {}
     for run in runs:
-        variants.setdefault(json.dumps(run.part(METHOD), sort_keys=True), []).append(run)
+        own = run.part(METHOD) | {key: run.config.get(key) for key in mixed}
+        variants.setdefault(json.dumps(own, sort_keys=True), []).append(run)
     groups, notes = [], []
-    names = _names([members[0] for members in variants.values()])
+    names = _names([(members[0], json.loads(own)) for own, members in variants.items()])
     for name, members in zip(names, variants.values(), strict=True):
         latest = {run.block: run for run in members}
         for block in latest:
@@ -136,14 +155,9 @@ def group(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
 def differences(runs: Sequence[Run]) -> list[str]:
     """Return in what runs differ that should be alike: scenario, budget, model and data."""
     said = []
-    keys = sorted({key for run in runs for key in run.frame})
-    for key in keys:
-        values: dict[str, str] = {}
-        for run in runs:
-            values.setdefault(json.dumps(run.frame.get(key)), run.place)
-        if len(values) > 1:
-            listed = ", ".join(f"{value} ({place})" for value, place in values.items())
-            said.append(f"{key}: {listed}")
+    for key, values in _apart(runs):
+        listed = ", ".join(f"{value} ({place})" for value, place in values.items())
+        said.append(f"{key}: {listed}")
     digests: dict[tuple[int, str], dict[str, str]] = {}
     for run in runs:
         for site, digest in run.results.get("data_sha256", {}).items():
@@ -152,6 +166,29 @@ def differences(runs: Sequence[Run]) -> list[str]:
         if len(values) > 1:
             said.append(f"data of site {site}, seed {seed}: {', '.join(values.values())}")
     return said
+
+
+def shared(*groups: Group) -> set[tuple[int, str]]:
+    """Return the seeds and orders that all of `groups` were run with, on the same data."""
+    common = set.intersection(*(set(one.blocks) for one in groups))
+    data: dict[tuple[int, str], set[str]] = {}
+    for one in groups:
+        for run in one.runs:
+            mark = json.dumps(run.results.get("data_sha256"), sort_keys=True)
+            data.setdefault(run.block, set()).add(mark)
+    return {block for block in common if len(data[block]) == 1}
+
+
+def _apart(runs: Sequence[Run]) -> list[tuple[str, dict[str, str]]]:
+    """Return the settings of `Run.frame` that differ: key, and a place for every value."""
+    found = []
+    for key in sorted({key for run in runs for key in run.frame}):
+        values: dict[str, str] = {}
+        for run in runs:
+            values.setdefault(json.dumps(run.frame.get(key)), run.place)
+        if len(values) > 1:
+            found.append((key, values))
+    return found
 
 
 class LeftOutError(Exception):
@@ -240,20 +277,39 @@ def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path | str]]:
             return
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Return a name for each method, given one run of each."""
+def _names(variants: Sequence[tuple[Run, dict[str, Any]]]) -> list[str]:
+    """Return a name for each variant, given one run and what makes it a variant."""
     names = []
-    for run in runs:
-        name = str(run.results["strategy"])
-        own = run.part(METHOD)
-        others = [r.part(METHOD) for r in runs if r.results["strategy"] == name]
-        for key in sorted(own):
-            if any(other.get(key) != own[key] for other in others):
-                short = "" if key == "timeline.centralised" else f"{key.partition('.')[2]}="
-                value = {True: "centralised", False: ""}.get(own[key]) if not short else own[key]
-                name += f" {short}{value}" if value != "" else ""
-        names.append(name)
-    return names
+    for run, own in variants:
+        strategy = str(run.results["strategy"])
+        others = [other for r, other in variants if r.results["strategy"] == strategy]
+        words = [strategy]
+        for key, value in sorted(own.items()):
+            differs = any(other.get(key) != value for other in others)
+            if differs and value != _default(strategy, key):
+                words.append(_word(key, value))
+        names.append(" ".join(words))
+    return [
+        f"{name} ({run.place})" if names.count(name) > 1 else name
+        for name, (run, _) in zip(names, variants, strict=True)
+    ]
+
+
+def _default(strategy: str, key: str) -> Any:
+    """Return what a setting of a method is if nobody sets it, as far as it is known."""
+    known: dict[str, Any] = {"aggregation.name": "fedavg", "timeline.centralised": False}
+    if key.startswith("strategy.") and strategy in STRATEGY.available():
+        defaults = describe(STRATEGY.make({"name": strategy}))
+        known |= {f"strategy.{name}": value for name, value in flat(defaults)}
+    return known.get(key)
+
+
+def _word(key: str, value: Any) -> str:
+    """Return a setting as a part of a name."""
+    if key == "timeline.centralised":
+        return "centralised"
+    short = key.removeprefix("strategy.").removesuffix(".name")
+    return f"{short}={value}"
 
 
 def _under(key: str, parent: str) -> bool:

@@ -22,7 +22,7 @@ from fedcl.plugins import name_of
 from fedcl.scores import SCORES
 from fedcl.seeding import torch_rng
 from fedcl.stage import Round, Stage
-from strategies.base import Past
+from strategies.base import Form, Past
 
 log = logging.getLogger("fedcl")
 
@@ -69,12 +69,12 @@ class Server:
         self.state = state or State(arrays.of_network(self.network))
         timeline = config.timeline
         local = config.job.strategy.local(self.network)
-        if timeline.centralised and local >= set(self.state.weights):
+        if timeline.centralised and local:
             raise ConfigError(
-                f"timeline.centralised: {name_of(config.job.strategy)} keeps every weight at its "
-                "hospital, so there is nothing to train on a pool"
+                f"timeline.centralised: {name_of(config.job.strategy)} keeps weights apart at "
+                "every hospital, which a pool has no use for"
             )
-        self.local = frozenset() if timeline.centralised else frozenset(local)
+        self.local = frozenset(local)
         self.hospitals = Hospitals(
             grid, config.job, self.state.ledger, lanes, config.engine.timeout
         )
@@ -165,26 +165,16 @@ class Server:
         """Ask for the strategy's reports, if it wants any, and let it remember the stage."""
         config, state, strategy = self.config, self.state, self.config.job.strategy
         reports: dict[str, Report] = {}
-        if strategy.reports:
+        forms = strategy.forms(self.network, self.shape)
+        if forms:
             weights, _ = arrays.split(state.weights, self.local)
-            data = {
-                site: one for site, one in stage.data().items() if one["learning"]
-            }  # who only rehearses has told already
+            # Who only rehearses has told before.
+            data = {site: one for site, one in stage.data().items() if one["learning"]}
             calls = self.hospitals.calls(
                 "query.report", list(data), arrays.to_record(weights), state.versions, data=data
             )
             replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
-            answers = self.hospitals.answers(Report, list(data), replies)
-            for site, answer in answers.items():
-                first = next(iter(reports.values()), answer)
-                problem = answer if isinstance(answer, str) else None
-                if isinstance(answer, Report) and isinstance(first, Report):
-                    problem = arrays.complaint(answer.arrays, first.arrays)
-                if problem or not isinstance(answer, Report):
-                    raise RunError(
-                        f"site {site} could not report after stage {state.stage + 1}: {problem}"
-                    )
-                reports[site] = answer
+            reports = self._reports(self.hospitals.answers(Report, list(data), replies), forms)
         arrays.into_network(self.network, state.weights)
         past = Past(
             stage=state.stage,
@@ -196,6 +186,36 @@ class Server:
             rng=torch_rng("remember", config.job.seed, state.stage),
         )
         return strategy.remember(past)
+
+    def _reports(
+        self, answers: Mapping[str, Report | str], forms: Mapping[str, Form]
+    ) -> dict[str, Report]:
+        """Return the reports that are as they should be; the others count as failures.
+
+        Raises:
+            RunError: they are fewer than `engine.quorum` asks for.
+        """
+        reports: dict[str, Report] = {}
+        for site, answer in answers.items():
+            problem = answer if isinstance(answer, str) else None
+            if isinstance(answer, Report):
+                if answer.arrays.keys() != forms.keys():
+                    problem = "its arrays are not those of the strategy"
+                else:
+                    said = ((key, forms[key].complaint(answer.arrays[key])) for key in forms)
+                    problem = next((f"{key} {what}" for key, what in said if what), None)
+                if problem is None:
+                    reports[site] = answer
+            if problem is not None:
+                stage, round_ = self.state.stage, self.state.round
+                self.state.ledger.fail(site, stage, round_, "report", problem)
+        if len(reports) < self.config.engine.needed(len(answers)):
+            raise RunError(
+                f"{len(reports)} of {len(answers)} sites reported after stage "
+                f"{self.state.stage + 1}, engine.quorum asks for {self.config.engine.quorum}; "
+                "log.txt says why"
+            )
+        return reports
 
     def _evaluate(self, stage: int) -> Scores:
         """Score the global model on every site's test cases after `stage`."""

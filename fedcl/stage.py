@@ -59,6 +59,9 @@ class Stage(FlowerStrategy):
         self.strategy = config.job.strategy
         self.cohort = self.strategy.cohort(config.timeline, self.number)
         self.learning = self.strategy.learning(config.timeline, self.number)
+        if not config.timeline.centralised:  # a site lost in its own stage has kept nothing
+            able = {*self.learning, *state.stored}
+            self.cohort = [site for site in self.cohort if site in able]
         pooled = config.timeline.centralised
         self.trainers = config.timeline.trainers(self.cohort)
         self.local = frozenset() if pooled else frozenset(self.strategy.local(network))

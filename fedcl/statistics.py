@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from fedcl.runs import Group, Run
+from fedcl.runs import Group, Run, shared
 
 FIGURES = ("avg", "ravg", "bwt", "forgetting", "fwt", "plasticity", "worst_site", "std_site")
 """The figures of a run that are averaged: those of `continual.summary`, and RAVG."""
@@ -38,8 +38,10 @@ class Line:
             over the seeds and orders that all three were run with.
         bytes, stored, seconds: mean over runs of the bytes sent in all, training slices
             that hospitals keep, and the sites' seconds of training.
-        difference: median over cases of its score less the reference's.
-        p: of the paired test against the reference, Holm-corrected.
+        difference: its AVG less the reference's, and the interval of that, as for AVG; over
+            the seeds and orders they share.
+        p: of the paired test over cases against the reference, Holm-corrected. It takes the
+            trained models as given: what another seed would do is in the interval.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Line:
     bytes: float = 0.0
     stored: float = 0.0
     seconds: float = 0.0
-    difference: float | None = None
+    difference: tuple[float, float, float] | None = None
     p: float | None = None
 
 
@@ -93,15 +95,14 @@ def cases(runs: Sequence[Run]) -> Cases:
     return {key: fmean(values) for key, values in scores.items()}
 
 
-def paired(one: Group, other: Group) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores of the cases that two methods share, in the same order.
+def paired(one: Group, other: Group) -> dict[tuple[int, str, str], tuple[float, float]]:
+    """Return both scores of every case that two methods share.
 
-    Only seeds and orders that both were run with count.
+    Only seeds and orders that both were run with, on the same data, count.
     """
-    common = set(one.blocks) & set(other.blocks)
+    common = shared(one, other)
     a, b = (cases([run for run in g.runs if run.block in common]) for g in (one, other))
-    keys = sorted(a.keys() & b.keys())
-    return np.array([a[key] for key in keys]), np.array([b[key] for key in keys])
+    return {key: (a[key], b[key]) for key in sorted(a.keys() & b.keys())}
 
 
 def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
@@ -112,18 +113,13 @@ def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
 def interval(scores: Mapping[tuple[int, str, str], float], seed: int = 0) -> tuple[float, float]:
     """Return the 95 % interval of AVG, by a bootstrap over seeds, then cases within sites.
 
-    AVG is the mean over cases within a site, then over sites, then over seeds.
-
     Args:
         scores: by seed, site and case.
         seed: of the resampling.
     """
     rng = np.random.default_rng(seed)
-    parts: dict[int, dict[str, list[float]]] = {}
-    for (run, site, _), value in sorted(scores.items()):
-        parts.setdefault(run, {}).setdefault(site, []).append(value)
     per_seed = []
-    for sites in parts.values():
+    for sites in _nested(scores).values():
         means = []
         for values in sites.values():
             chosen = rng.integers(len(values), size=(RESAMPLES, len(values)))
@@ -133,6 +129,18 @@ def interval(scores: Mapping[tuple[int, str, str], float], seed: int = 0) -> tup
     averages = np.array(per_seed)[drawn, np.arange(RESAMPLES)[:, None]].mean(axis=1)
     low, high = np.quantile(averages, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def average(scores: Mapping[tuple[int, str, str], float]) -> float:
+    """Return AVG: the mean over cases within a site, then over sites, then over seeds."""
+    return fmean(fmean(map(fmean, sites.values())) for sites in _nested(scores).values())
+
+
+def _nested(scores: Mapping[tuple[int, str, str], float]) -> dict[int, dict[str, list[float]]]:
+    parts: dict[int, dict[str, list[float]]] = {}
+    for (seed, site, _), value in sorted(scores.items()):
+        parts.setdefault(seed, {}).setdefault(site, []).append(value)
+    return parts
 
 
 def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
@@ -165,7 +173,7 @@ def _closed(groups: Mapping[str, Group], name: str) -> float | None:
     if "finetune" not in groups or "joint" not in groups:
         return None
     three = [groups["finetune"], groups["joint"], groups[name]]
-    common = set.intersection(*(set(group.blocks) for group in three))
+    common = shared(*three)
     if not common:
         return None
     low, high, own = (
@@ -180,11 +188,12 @@ def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) ->
     for line in lines:
         if line.name == reference:
             continue
-        shared = set(groups[line.name].blocks) & set(groups[reference].blocks)
-        if len({seed for seed, _ in shared}) < 2:
+        pairs = paired(groups[line.name], groups[reference])
+        if len({seed for seed, _, _ in pairs}) < 2:
             continue  # one seed says nothing about another
-        a, b = paired(groups[line.name], groups[reference])
-        line.difference, line.p = float(np.median(a - b)), signed_rank(a, b)
+        apart = {key: a - b for key, (a, b) in pairs.items()}
+        line.difference = (average(apart), *interval(apart))
+        line.p = signed_rank(*(np.array(side) for side in zip(*pairs.values(), strict=True)))
         tested.append(line)
     if tested:
         corrected = multipletests([line.p for line in tested], method="holm")[1]

@@ -26,6 +26,7 @@ class Lesson:
         auxiliary: the strategy's own trainable module, if it has one.
         scales: the model's, for features.
         start: the student's parameters when the round began.
+        round: counted from 1 over all stages.
     """
 
     student: nn.Module
@@ -35,6 +36,7 @@ class Lesson:
     auxiliary: nn.Module | None = None
     scales: Scales = lambda network: []
     start: Mapping[str, Tensor] = field(default_factory=dict)
+    round: int = 1
 
 
 @dataclass(kw_only=True)

@@ -6,8 +6,8 @@ methods say what differs from federated fine-tuning, which is what this base cla
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
+import numpy as np
 import torch
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
@@ -36,6 +36,28 @@ class Teacher:
 
     refresh: str = setting("stage", choices=("stage", "round", "ema"))
     decay: float = setting(0.9, low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an array of a hospital's report may be: float32, finite and within bounds.
+
+    Attributes:
+        shape: its shape.
+        low, high: bounds of its values; beyond them sums would lose their meaning.
+    """
+
+    shape: tuple[int, ...]
+    low: float = -1e6
+    high: float = 1e6
+
+    def complaint(self, array: np.ndarray) -> str | None:
+        """Return what is wrong with `array`, or None."""
+        if array.shape != self.shape:
+            return f"has shape {array.shape}, not {self.shape}"
+        if array.size and not (self.low <= array.min() and array.max() <= self.high):
+            return f"has values outside of [{self.low:g}, {self.high:g}]"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +89,6 @@ class Strategy:
 
     # --- at the server ---------------------------------------------------------------
 
-    reports: ClassVar[bool] = False
-    """Whether sites are asked for a `report` at the end of a stage."""
-
     def cohort(self, timeline: Timeline, stage: int) -> list[str]:
         """Return the sites that train in `stage`."""
         return timeline.participants(stage)
@@ -86,6 +105,18 @@ class Strategy:
     def teaching(self) -> Teacher | None:
         """Which model teaches, or None for a method without a teacher."""
         return None
+
+    def check(self, classes: int) -> None:
+        """Raise `ConfigError` where the settings do not fit data of so many classes."""
+
+    def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
+        """Return what a `report` must be made of; nothing, and no site is asked for one.
+
+        Args:
+            network: the model.
+            shape: of an image, (C, H, W).
+        """
+        return {}
 
     def remember(self, past: Past) -> Arrays:
         """Return what the server sends along from now on; called at the end of a stage."""
@@ -152,8 +183,6 @@ class Distilling(Strategy):
 @dataclass
 class Archiving(Distilling):
     """A distilling strategy whose hospitals leave a record of what their images are like."""
-
-    reports: ClassVar[bool] = True
 
     def remember(self, past: Past) -> Arrays:
         """Return the archive with the new hospitals' records in it, "STAGE/SITE/..."."""

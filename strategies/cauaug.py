@@ -1,6 +1,6 @@
 """CauAug: causality-adjusted augmentation, with the spectra of earlier hospitals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,15 @@ from torch.nn import functional as F
 
 from fedcl.settings import setting
 from sites.base import Slices
-from strategies.base import Archiving, Arrays, Step, drawn, segmentation_loss, soft_cross_entropy
+from strategies.base import (
+    Archiving,
+    Arrays,
+    Form,
+    Step,
+    drawn,
+    segmentation_loss,
+    soft_cross_entropy,
+)
 
 WIDTH = 32  # channels of the random network
 
@@ -54,6 +62,12 @@ class CauAug(Archiving):
                 old = restyle(step.images, step.memory, step.rng)
                 terms["dom"] = self.dom * soft_cross_entropy(step.probe(old), step.teach(old))
         return terms
+
+    def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
+        """See `Strategy.forms`."""
+        channels, height, width = shape
+        spectrum = Form((channels, height, width // 2 + 1), low=0.0, high=1e9)
+        return {"spectrum": spectrum, "mean": Form((channels,)), "std": Form((channels,), low=0.0)}
 
     def report(self, network: nn.Module, slices: Slices) -> Arrays:
         """Return the mean magnitude (C, H, W // 2 + 1), mean (C,) and deviation (C,)."""

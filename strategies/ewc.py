@@ -1,7 +1,7 @@
 """Elastic weight consolidation: weights that mattered are held where they were."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fedcl.arrays import weighted_mean
 from fedcl.settings import setting
 from sites.base import Slices
-from strategies.base import Arrays, Past, Step, Strategy, Teacher
+from strategies.base import Arrays, Form, Past, Step, Strategy, Teacher
 
 
 @dataclass
@@ -29,8 +29,6 @@ class EWC(Strategy):
         weight: weight of the penalty.
     """
 
-    reports: ClassVar[bool] = True
-
     weight: float = setting(0.1, low=0)
 
     @property
@@ -47,6 +45,10 @@ class EWC(Strategy):
             for name, value in step.student.named_parameters()
         ]
         return {"penalty": self.weight / 2 * torch.stack(parts).sum()}
+
+    def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
+        """See `Strategy.forms`."""
+        return {name: Form(value.shape, low=0.0) for name, value in network.named_parameters()}
 
     def report(self, network: nn.Module, slices: Slices) -> Arrays:
         """Return the importance of every parameter: the mean over slices."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedcl.errors import ConfigError, RunError
 from fedcl.settings import setting
 from strategies.base import Step, segmentation_loss, soft_cross_entropy
 from strategies.lwf import LwF
@@ -34,12 +35,36 @@ class MiB(LwF):
         """Return both unbiased terms."""
         if step.teacher is None:
             return super().objective(step)
+        if (
+            self.unlabelled
+            and torch.isin(
+                step.labels, torch.tensor(self.unlabelled, device=step.labels.device)
+            ).any()
+        ):
+            raise RunError(f"a site marks classes of strategy.unlabelled ({self.unlabelled})")
         seen = as_background(step.logits, self.unlabelled)
         known = as_background(step.logits, self.added)
         return {
             "seg": segmentation_loss(seen, step.labels),
-            "kd": self.kd * soft_cross_entropy(known, step.taught),
+            "kd": self.kd * soft_cross_entropy(known, self.answers(step.taught)),
         }
+
+    def answers(self, q: Tensor) -> Tensor:
+        """Return the teacher's probabilities, those of classes it does not know background's."""
+        if not self.added:
+            return q
+        merged = q.clone()
+        merged[:, 0] += merged[:, self.added].sum(dim=1)
+        merged[:, self.added] = 0
+        return merged
+
+    def check(self, classes: int) -> None:
+        """See `Strategy.check`."""
+        for key, listed in (("unlabelled", self.unlabelled), ("added", self.added)):
+            if len(set(listed)) < len(listed) or any(c >= classes for c in listed):
+                raise ConfigError(
+                    f"strategy.{key}: must be different classes below {classes}, got {listed}"
+                )
 
 
 def as_background(logits: Tensor, classes: list[int]) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedcl.errors import ConfigError
 from fedcl.settings import setting
 from strategies.base import Distilling, Step, segmentation_loss
 
@@ -32,6 +33,11 @@ class PLOP(Distilling):
     pod: float = setting(1.0, low=0)
     windows: list[int] = setting(factory=lambda: [1, 2, 4], low=1)
     entropy: float = setting(0.001, low=0, high=1)
+
+    def __post_init__(self) -> None:
+        """Check the windows."""
+        if not self.windows:
+            raise ConfigError("strategy.windows: at least one number of windows needed, got []")
 
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return L_seg on pseudo-labels and L_pod."""

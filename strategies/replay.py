@@ -30,7 +30,7 @@ class Replay(Strategy):
 
     def learning(self, timeline: Timeline, stage: int) -> list[str]:
         """Return those that arrive; the others rehearse."""
-        return timeline.participants(stage)
+        return list(timeline.stages[stage])
 
     def buffer(self, slices: Slices, rng: torch.Generator) -> Slices:
         """Return the slices to keep."""

@@ -1,16 +1,23 @@
 """Souvenir: each hospital leaves behind how its images look around the organ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fedcl.anatomy import levels, places, quantiles, regions
+from fedcl.anatomy import REGIONS, levels, places, quantiles, regions, reshape
 from fedcl.settings import setting
 from sites.base import Slices
-from strategies.base import Archiving, Arrays, Step, drawn, segmentation_loss, soft_cross_entropy
+from strategies.base import (
+    Archiving,
+    Arrays,
+    Form,
+    Step,
+    drawn,
+    segmentation_loss,
+    soft_cross_entropy,
+)
 
 QUANTILES = 9  # from 0 to 1, per region
 
@@ -51,7 +58,8 @@ class Souvenir(Archiving):
             drawn(step.memory, len(step.images), step.rng),
         )
         if self.shape:
-            images, labels = reshape(images, labels, old["place"], step.rng)
+            known = old["organ"][:, 0] > 0
+            images, labels = reshape(images, labels, old["place"], known, step.rng)
         if self.look:
             images = repaint(images, labels, old, self.vary, step.rng)
         logits = step.probe(images)
@@ -60,14 +68,22 @@ class Souvenir(Archiving):
             "kd": self.kd * soft_cross_entropy(logits, step.teach(images)),
         }
 
+    def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
+        """See `Strategy.forms`."""
+        whole = {"quantiles": (shape[0], REGIONS, QUANTILES), "between": (shape[0], REGIONS)}
+        whole |= {"seen": (REGIONS,), "organ": (1,), "place": (2, 4)}
+        return {name: Form(size) for name, size in whole.items()}
+
     def report(self, network: nn.Module, slices: Slices) -> Arrays:
         """Return what is left behind.
 
         "quantiles" (C, REGIONS, K), their mean over slices; "between" (C, REGIONS), the
         deviation between slices; "seen" (REGIONS), the share of slices that have the
-        region; "place" (2, 4), deviation and mean of `places`.
+        region; "organ" (1,), the share that shows it; "place" (2, 4), deviation and mean of
+        `places`.
         """
-        marked = slices.labels[(slices.labels > 0).flatten(1).any(dim=1)]
+        organ = (slices.labels > 0).flatten(1).any(dim=1)
+        marked = slices.labels[organ] if organ.any() else slices.labels
         values, pixels = quantiles(slices.images, regions(slices.labels), QUANTILES)
         there = (pixels > 0).float()
         share = (there / there.sum(dim=0).clamp_min(1))[:, None, :]
@@ -77,27 +93,10 @@ class Souvenir(Archiving):
             "quantiles": mean,
             "between": (apart * share).sum(dim=0).sqrt(),
             "seen": there.mean(dim=0),
+            "organ": organ.float().mean(dim=0, keepdim=True),
             "place": torch.stack(torch.std_mean(places(marked), dim=0, correction=0)),
         }
-        return {name: value.float().nan_to_num().cpu().numpy() for name, value in record.items()}
-
-
-def reshape(
-    images: Tensor, labels: Tensor, place: Tensor, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Move and scale images and labels so that organs lie as `place` (B, 2, 4) says."""
-    now = places(labels)
-    std, mean = place.unbind(dim=1)
-    wanted = mean + std * torch.randn(now.shape, generator=rng).to(now.device)
-    there = (labels > 0).flatten(1).any(dim=1)
-    wanted = torch.where(there[:, None], wanted, now)
-    scale = (now - wanted)[:, 2:].exp().clamp(0.4, 2.5)
-    shift = now[:, :2] - scale * wanted[:, :2]
-    theta = torch.cat([torch.diag_embed(scale), shift[..., None]], dim=2)
-    points = F.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, points, padding_mode="reflection", align_corners=False)
-    marks = F.grid_sample(labels.float(), points, mode="nearest", align_corners=False)
-    return moved, marks.long()
+        return {name: value.float().cpu().numpy() for name, value in record.items()}
 
 
 def repaint(

@@ -1,5 +1,6 @@
 """TKRL: targeted knowledge rectification, by probes and by masked reconstruction."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,7 @@ class Probes:
 class TKRL(LwF):
     """TKRL (IEEE JBHI 2026), the follow-up of CauAug: L = L_seg + kd * L_kd + L_x.
 
-    L_x is pcd * L_pcd in odd steps and vma * L_vma in even ones, where with both weights set
-    they take turns, else the one whose weight is not 0:
+    L_x is pcd * L_pcd and vma * L_vma in turns, or the one whose weight is not 0:
 
     - PCD: for every foreground class, probe images n minimise -mean(q_c(n)) + TV(n) from
       0.1 * Normal; L_pcd = CE(c, p(n)). The hospitals receive the probes.
@@ -37,8 +37,7 @@ class TKRL(LwF):
       most variance over channels; their union is replaced by a learned number, a light
       decoder rebuilds the image from the student's features; L_vma is its mean squared error.
 
-    The decoder and the number stay at the hospital: they are no part of the model, and
-    averaging them would tie sites together in what only serves their own reconstruction.
+    The decoder and the number stay at the hospital: they are no part of the model.
 
     Attributes:
         pcd: weight of the probes' term.
@@ -55,7 +54,7 @@ class TKRL(LwF):
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return L_kd and the term whose turn it is."""
         terms = super().distil(step)
-        if self.pcd and (step.number % 2 or not self.vma):
+        if self.pcd and ((step.round + step.number) % 2 == 0 or not self.vma):
             terms["pcd"] = self.pcd * self.probing(step)
         elif self.vma:
             terms["vma"] = self.vma * self.rebuilding(step)
@@ -81,9 +80,10 @@ class TKRL(LwF):
         """Return where they differ with most variance, boolean, shape (B, 1, H, W)."""
         union = torch.zeros(len(student[0]), 1, *size, dtype=torch.bool, device=student[0].device)
         for one, other in zip(student, teacher, strict=True):
-            variance = (one.detach() - other).float().var(dim=1, keepdim=True)
-            bound = variance.flatten(1).quantile(1 - self.masked, dim=1)
-            chosen = (variance >= bound[:, None, None, None]).float()
+            variance = (one.detach() - other).float().var(dim=1, correction=0).flatten(1)
+            most = variance.topk(math.ceil(self.masked * variance.shape[1]), dim=1)
+            chosen = torch.zeros_like(variance).scatter_(1, most.indices, (most.values > 0).float())
+            chosen = chosen.view(len(one), 1, *one.shape[-2:])
             union |= F.interpolate(chosen, size=tuple(size)) > 0
         return union
 

@@ -54,6 +54,19 @@ def test_krum_takes_the_one_and_multikrum_the_mean_of_those_closest_to_the_other
     np.testing.assert_allclose(chosen["w"], [(2 + 3 * 2.1) / 4] * 2 * np.array([1, -1]), rtol=1e-6)
 
 
+def test_counters_do_not_say_who_is_honest():
+    """An attacker in the middle of the counters, far off in the weights."""
+    counts = (100, 200, 300, 400, 250)
+    weights = (0.0, 0.1, 0.05, 0.02, 9.0)
+    sent = [
+        {"w": np.float32([w]), "n": np.asarray(n, np.int64)}
+        for w, n in zip(weights, counts, strict=True)
+    ]
+    joined = make("krum", malicious=1).join(sent, [1] * 5)
+    assert joined["w"] < 0.2 and joined["n"] == 250, "counters are averaged"
+    assert make("median").join([{}, {}, {}], [1, 1, 1]) == {}, "nothing is sent by `individual`"
+
+
 def test_bulyan_leaves_an_attacker_out():
     values = (1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1000.0)
     assert abs(join("bulyan", *values, malicious=1)["w"][0] - 1) < 0.06

@@ -73,8 +73,13 @@ def test_a_case_is_averaged_over_orders_and_seeds_are_kept_apart():
 def test_pairs_share_seed_order_and_case():
     one = Group("one", [run(last=(0.1, 0.2)), run(seed=1, last=(0.3, 0.4))])
     other = Group("other", [run(seed=1, last=(0.5, 0.7)), run(seed=2, last=(0.6, 0.8))])
-    a, b = paired(one, other)
-    assert (a.tolist(), b.tolist()) == ([0.3, 0.4], [0.5, 0.7])
+    assert paired(one, other) == {(1, "A", "p"): (0.3, 0.5), (1, "B", "p"): (0.4, 0.7)}
+
+
+def test_runs_on_other_data_are_not_paired():
+    one = Group("one", [run(last=(0.1, 0.2))])
+    one.runs[0].results["data_sha256"] = {"A": "x"}
+    assert paired(one, Group("other", [run()])) == {}
 
 
 def test_signed_rank_by_hand():
@@ -105,10 +110,18 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
     lines = {line.name: line for line in table(groups, "ted")}
     # In both tests all 32 pairs have one sign, so both p are the same: Holm doubles the one,
     # and the other must not come out below it.
-    single = signed_rank(*paired(groups[1], groups[0]))
+    pairs = np.array(list(paired(groups[1], groups[0]).values()))
+    single = signed_rank(*pairs.T)
     assert single < 1e-6
     assert lines["lwf"].p == lines["finetune"].p == pytest.approx(2 * single)
-    assert lines["lwf"].difference < 0 and lines["ted"].p is None
+    assert lines["ted"].p is lines["ted"].difference is None
+
+
+def test_the_difference_is_that_of_the_averages_with_its_interval():
+    lines = {line.name: line for line in table([many("ted", 0.1), many("lwf", 0.05)], "ted")}
+    value, low, high = lines["lwf"].difference
+    assert value == pytest.approx(lines["lwf"].mean["avg"] - lines["ted"].mean["avg"])
+    assert low < value < high < 0
 
 
 def test_closed_is_the_share_of_the_way_from_finetune_to_joint():
@@ -135,14 +148,20 @@ def test_interval_covers_the_mean_and_comes_out_the_same_again():
 
 def test_variants_of_a_strategy_are_named_by_what_differs():
     runs = [
-        run(**{"strategy.kd": 1, "timeline.centralised": False}),
-        run(**{"strategy.kd": 2, "timeline.centralised": False}),
+        run("lwf", **{"strategy.kd": 1.0, "timeline.centralised": False}),
+        run("lwf", **{"strategy.kd": 2.0, "timeline.centralised": False}),
         run("joint", **{"timeline.centralised": True}),
         run("joint", **{"timeline.centralised": False}),
     ]
     groups, notes = group(runs)
-    assert [g.name for g in groups] == ["ted kd=1", "ted kd=2", "joint centralised", "joint"]
+    assert [g.name for g in groups] == ["lwf", "lwf kd=2", "joint centralised", "joint"]
     assert notes == []
+
+
+def test_runs_that_are_mixed_are_other_methods():
+    runs = [run(**{"model.name": name}) for name in ("unet", "segresnet")]
+    groups, _ = group(runs)
+    assert [g.name for g in groups] == ["ted model=unet", "ted model=segresnet"]
 
 
 def test_a_repeated_run_is_used_once_and_said():
@@ -347,6 +366,19 @@ def test_different_budgets_are_refused_unless_told_to(copy: Path, tmp_path: Path
     assert "learner.steps: 12" in said and f"13 ({copy / '3'})" in said and "--mix" in said
     assert main(["compare", str(copy), "--mix", "--out", str(tmp_path / "out")]) == 0
     assert "mixed: learner.steps" in capsys.readouterr().err
+    names = {row["strategy"] for row in rows(tmp_path / "out" / "table.csv")}
+    assert {"lwf learner.steps=12", "lwf learner.steps=13", "ted learner.steps=12"} & names
+    wanted = ("--where", "learner.steps=12")
+    assert main(["compare", str(copy), *wanted, "--out", str(tmp_path / "some")]) == 0
+    assert sum(int(row["runs"]) for row in rows(tmp_path / "some" / "table.csv")) == 5
+    said = refused(capsys, str(copy), "--where", "lerner=1", "--out", str(tmp_path / "none"))
+    assert "no run has the setting 'lerner'" in said
+
+
+def test_without_ted_the_best_is_the_reference_and_it_is_said(copy: Path, tmp_path: Path, capsys):
+    wanted = ("--where", "strategy.name=lwf")
+    assert main(["compare", str(copy), *wanted, "--out", str(tmp_path / "out")]) == 0
+    assert "tests are against the best, lwf" in capsys.readouterr().err
 
 
 def test_different_data_are_refused(copy: Path, tmp_path: Path, capsys):
@@ -387,4 +419,4 @@ def test_the_configuration_error_is_one(tmp_path: Path):
     from fedcl.compare import compare
 
     with pytest.raises(ConfigError):
-        compare([str(tmp_path)], tmp_path / "out", "sqlite:///none.db", None, False, False)
+        compare([str(tmp_path)], tmp_path / "out", "sqlite:///none.db")

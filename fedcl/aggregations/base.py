@@ -51,9 +51,16 @@ class Aggregation(ABC):
 def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
     """Return what a Flower strategy makes of the updates, each array in its own type.
 
+    Counters (integers) are averaged apart from it: they say nothing about who is honest.
+
     Raises:
         RunError: the rule gave no answer.
     """
+    real = {key for key, value in updates[0].items() if value.dtype.kind == "f"}
+    counters = arrays.weighted_mean([arrays.split(u, real)[0] for u in updates], slices)
+    updates = [arrays.split(update, real)[1] for update in updates]
+    if not real:
+        return counters
     replies = []
     for update, count in zip(updates, slices, strict=True):
         metrics = MetricRecord({rule.weighted_by_key: count})
@@ -63,4 +70,5 @@ def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], slices: Sequen
     if record is None:
         raise RunError(f"aggregation: {type(rule).__name__} refused {len(updates)} updates")
     joined = arrays.from_record(record)
-    return {key: as_type(joined[key], first.dtype) for key, first in updates[0].items()}
+    moved = {key: as_type(joined[key], first.dtype) for key, first in updates[0].items()}
+    return counters | moved
