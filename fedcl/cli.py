@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedclError as error:
         print(f"fedcl: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

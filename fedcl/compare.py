@@ -2,17 +2,19 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Column as Shown
 from rich.table import Table
 
 from fedcl.arrays import write_atomically
 from fedcl.errors import ConfigError
 from fedcl.progress import console
-from fedcl.runs import Collection, Group, chosen, collect, differences, group
+from fedcl.runs import Collection, Group, chosen, collect, differences, group, is_folder
 from fedcl.statistics import Line, table
 
 
@@ -151,12 +153,15 @@ def compare(
         "table.tex": latex(lines, against),
         "report.html": page,
     }
-    for name, content in files.items():
-        write_atomically(out / name, content.encode())
+    try:
+        for name, content in files.items():
+            write_atomically(out / name, content.encode())
+    except OSError as error:
+        raise ConfigError(f"compare --out: {out} cannot be written to ({error})") from None
     _print(lines, against, notes)
-    console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True)
+    console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True, markup=False)
     for source in sources:
-        if not Path(source).is_dir():
+        if not is_folder(source):
             from fedcl.tracking import log_comparison
 
             log_comparison(uri, source, out, lines)
@@ -211,14 +216,15 @@ def as_csv(lines: Sequence[Line]) -> str:
 
 def markdown(lines: Sequence[Line], reference: str) -> str:
     """Return the table for a README."""
-    header, rows = _paper(lines, reference, "±", "-")
+    header, rows = _paper(lines, reference, "-")
     marked = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in marked) + "\n"
+    cells = ([cell.replace("|", r"\|") for cell in row] for row in marked)
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n"
 
 
 def latex(lines: Sequence[Line], reference: str) -> str:
     """Return the table for a paper; it needs the package booktabs."""
-    header, rows = _paper(lines, reference, r"$\pm$", "--")
+    header, rows = _paper(lines, reference, "--")
     escaped = [[_escape(cell) for cell in row] for row in (header, *rows)]
     body = [" & ".join(row) + r" \\" for row in escaped]
     return "\n".join(
@@ -238,14 +244,18 @@ def latex(lines: Sequence[Line], reference: str) -> str:
 
 
 def _escape(text: str) -> str:
-    for mark in "&%#_":
-        text = text.replace(mark, rf"\{mark}")
-    return text
+    return re.sub(r"[&%#_${}~^\\±]", lambda mark: _LATEX.get(mark[0], rf"\{mark[0]}"), text)
 
 
-def _paper(
-    lines: Sequence[Line], reference: str, plus_minus: str, dash: str
-) -> tuple[list[str], list[list[str]]]:
+_LATEX = {
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+}
+
+
+def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the short table, as mean ± standard deviation."""
     titles = [_HELP[name][0] if name in _HELP else "closed" for name in PAPER]
     header = ["strategy", "runs", *titles, f"p ({reference})", "MB sent", "slices kept", "s"]
@@ -257,7 +267,7 @@ def _paper(
         if mean is None:
             return dash
         sign = "+" if name in ("bwt", "fwt") else ""
-        return f"{mean:{sign}.3f}" + ("" if std is None else f" {plus_minus} {std:.3f}")
+        return f"{mean:{sign}.3f}" + ("" if std is None else f" ± {std:.3f}")
 
     rows = [
         [
@@ -275,12 +285,12 @@ def _paper(
 
 
 def _print(lines: Sequence[Line], reference: str, notes: Sequence[str]) -> None:
-    header, rows = _paper(lines, reference, "±", "-")
+    header, rows = _paper(lines, reference, "-")
     shown = ["strategy", "runs", "AVG", "closed", "BWT", "worst site", f"p ({reference})"]
-    view = Table(*(Shown(title, overflow="fold") for title in shown))
+    view = Table(*(Shown(escape(title), overflow="fold") for title in shown))
     for row in rows:
         cells = dict(zip(header, row, strict=True))
-        view.add_row(*(cells[title] for title in shown))
+        view.add_row(*(escape(cells[title]) for title in shown))
     console.print(view)
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)

@@ -240,14 +240,16 @@ def _matrices(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
     return orders
 
 
-def _cases(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """Return every method's score of every test case, by "SITE CASE, seed N"."""
+def _cases(groups: Sequence[Group]) -> dict[str, Any]:
+    """Return the test cases (site, and words for the reader) and every method's scores."""
+    scores = {group.name: cases(group.runs) for group in groups}
+    keys = sorted({key for own in scores.values() for key in own})
     return {
-        group.name: {
-            f"{site} {case}, seed {seed}": round(value, 4)
-            for (seed, site, case), value in cases(group.runs).items()
-        }
-        for group in groups
+        "keys": [(site, f"{site}, {case}, seed {seed}") for seed, site, case in keys],
+        "scores": {
+            name: [round(own[key], 4) if key in own else None for key in keys]
+            for name, own in scores.items()
+        },
     }
 
 

@@ -1,6 +1,7 @@
 """Finished runs, from folders or from MLflow, to be compared."""
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.markup import escape
 from rich.progress import track
 
 from fedcl.errors import ConfigError
@@ -15,7 +17,6 @@ from fedcl.plugins import STRATEGY, describe
 from fedcl.progress import console
 from fedcl.settings import flat
 
-REQUIRED = ("scenario", "strategy", "seed", "status", "sites", "matrix", "cases", "metrics")
 METHOD = ("strategy", "aggregation", "timeline.centralised")
 """What a method is made of; runs that differ in it are compared."""
 FREE = ("seed", "timeline.stages", "scenario.seed", "scenario.stages", "scenario.root")
@@ -42,8 +43,8 @@ class Run:
 
     @property
     def order(self) -> str:
-        """The order of arrival, as "A+B > C+D"."""
-        return " > ".join("+".join(stage) for stage in self.results["arrivals"])
+        """The order of arrival, as "A+B > C+D"; within a stage there is none."""
+        return " > ".join("+".join(sorted(stage)) for stage in self.results["arrivals"])
 
     @property
     def block(self) -> tuple[int, str]:
@@ -58,7 +59,9 @@ class Run:
     def frame(self) -> dict[str, Any]:
         """All settings that runs to be compared should share: scenario, budget, model."""
         skipped = (*METHOD, *FREE, *IGNORED)
-        return {k: v for k, v in self.config.items() if not any(_under(k, s) for s in skipped)}
+        own = {k: v for k, v in self.config.items() if not any(_under(k, s) for s in skipped)}
+        sizes = sorted(len(stage) for stage in self.results["arrivals"])
+        return own | {"sites": sorted(self.results["sites"]), "sites per stage": sizes}
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,12 @@ def collect(sources: Sequence[str], uri: str) -> Collection:
     runs: list[Run] = []
     left_out: list[str] = []
     for source in sources:
-        folders = _run_folders(Path(source)) if Path(source).is_dir() else None
-        found = _from_mlflow(source, uri) if folders is None else ((str(f), f) for f in folders)
-        for place, what in track(found, f"reading {source}", console=console, transient=True):
+        if is_folder(source):
+            found: Any = [(str(folder), folder) for folder in _run_folders(Path(source))]
+        else:
+            found = _from_mlflow(source, uri)
+        title = f"reading {escape(source)}"
+        for place, what in track(found, title, console=console, transient=True):
             try:
                 runs.append(read(place, what) if isinstance(what, Path) else _refuse(what))
             except LeftOutError as reason:
@@ -195,14 +201,23 @@ class LeftOutError(Exception):
     """Why a run is not taken."""
 
 
+def is_folder(source: str) -> bool:
+    """Return whether `source` is a folder rather than the name of an experiment."""
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):  # no file could have that name
+        return False
+
+
 def _refuse(reason: str) -> Run:
     raise LeftOutError(reason)
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    """Return every folder in or below `folder` that a run was started in."""
-    found = {path.parent for name in ("results.json", "config.yaml") for path in folder.rglob(name)}
-    return sorted(path for path in found if (path / "config.yaml").exists())
+    """Return every folder in or below `folder` that a run was started in, oldest first."""
+    found = [path.parent for path in folder.rglob("config.yaml")]
+    runs = [p for p in found if (p / "results.json").exists() or (p / "checkpoint").is_dir()]
+    return sorted(runs, key=lambda path: ((path / "config.yaml").stat().st_mtime_ns, str(path)))
 
 
 def read(place: str, folder: Path) -> Run:
@@ -216,27 +231,72 @@ def read(place: str, folder: Path) -> Run:
         raise LeftOutError("unfinished (no results.json)")
     try:
         results = dict(json.loads(path.read_text()))
-        missing = [key for key in REQUIRED if key not in results]
-        if missing:
-            raise ValueError(f"no {', '.join(missing)}")
-        if results["status"] == "completed":
-            for key in ("avg", "bwt"):
-                results["metrics"][key]
-            if len(results["matrix"][-1]) != len(results["sites"]):
-                raise ValueError("the matrix does not fit the sites")
-        values = dict(yaml.safe_load((folder / "config.yaml").read_text()))
-    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise LeftOutError(f"{path.name} or config.yaml cannot be read ({reason})") from None
-    if results["status"] != "completed":
-        raise LeftOutError(f"{results['status']} ({results.get('reason', 'not completed')})")
-    config = dict(flat(values))
-    if "arrivals" not in results:  # as runs of version 0.1.0 do
-        default = [[site] for site in results["sites"]]
-        results["arrivals"] = config["timeline.stages"] or config["scenario.stages"] or default
+        config = {key: _plain(value) for key, value in flat(_settings(folder))}
+        status = results["status"]
+        if status == "completed":
+            results.setdefault("arrivals", _arrivals(config, results["sites"]))
+            _check(results)
+    # Whatever is wrong with a file of unknown origin, its run is left out and named.
+    except (OSError, RecursionError, *_DAMAGED) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LeftOutError(f"results.json or config.yaml cannot be read ({reason})") from None
+    if status != "completed":
+        raise LeftOutError(f"{status} ({results.get('reason', 'not completed')})")
     overlay = folder / "figures" / "overlays.png"
-    picture = overlay.read_bytes() if overlay.exists() else None
-    return Run(place, results, config, picture)
+    return Run(place, results, config, overlay.read_bytes() if overlay.is_file() else None)
+
+
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a run, with what its version did not know yet."""
+    values = dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    values.setdefault("aggregation", {"name": "fedavg"})
+    values["timeline"] = {"centralised": False} | values["timeline"]
+    return values
+
+
+def _arrivals(config: Mapping[str, Any], sites: list[str]) -> list[list[str]]:
+    """Return the order of arrival of a run whose results do not tell."""
+    return config["timeline.stages"] or config.get("scenario.stages") or [[s] for s in sites]
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as it is compared: 1.0 is 1."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _check(results: dict[str, Any]) -> None:
+    """Raise one of `_DAMAGED` where the results are not those of a completed run."""
+    sites, matrix = results["sites"], results["matrix"]
+    if not isinstance(results["seed"], int) or not all(isinstance(s, str) for s in sites):
+        raise ValueError("the seed or the sites' names")
+    if sorted(site for stage in results["arrivals"] for site in stage) != sorted(sites):
+        raise ValueError("the arrivals are not those of the sites")
+    if len(matrix) != len(results["arrivals"]) or any(len(row) != len(sites) for row in matrix):
+        raise ValueError("the matrix does not fit stages and sites")
+    figures = results["metrics"]
+    costs = [*results["bytes"].values(), *results["seconds"].values()]
+    costs += results.setdefault("stored", {}).values()
+    scores = [results["cases"][site] for site in sites]
+    every = [v for members in scores for values in members.values() for v in values]
+    every += [value for row in matrix for value in row] + list(figures.values())
+    if not all(math.isfinite(v) for v in [figures["avg"], *costs, *filter(_known, every)]):
+        raise ValueError("a figure that is not finite")
+    if any(len(values) != len(matrix) for members in scores for values in members.values()):
+        raise ValueError("not one score per case and stage")
+    if not isinstance(results.get("data_sha256", {}), dict):
+        raise ValueError("the digests of the data")
+    for key in (("bytes", "down"), ("bytes", "up"), ("seconds", "train"), ("metrics", "bwt")):
+        results[key[0]][key[1]]
+    str(results["scenario"]), str(results["strategy"])
+
+
+def _known(value: Any) -> bool:
+    return value is not None
 
 
 def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path | str]]:
@@ -250,7 +310,7 @@ def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path | str]]:
             "give --uri"
         )
     client = connect(uri, "--uri")
-    known = client.get_experiment_by_name(experiment)
+    known = client.get_experiment_by_name(experiment) if experiment else None
     if known is None:
         names = ", ".join(e.name for e in client.search_experiments()) or "none"
         raise ConfigError(
@@ -259,7 +319,9 @@ def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path | str]]:
         )
     token = None
     while True:
-        page = client.search_runs([known.experiment_id], page_token=token)
+        page = client.search_runs(
+            [known.experiment_id], order_by=["attributes.start_time ASC"], page_token=token
+        )
         for run in page:
             if run.data.tags.get(COMPARISON):
                 continue
@@ -286,7 +348,8 @@ def _names(variants: Sequence[tuple[Run, dict[str, Any]]]) -> list[str]:
         words = [strategy]
         for key, value in sorted(own.items()):
             differs = any(other.get(key) != value for other in others)
-            if differs and value != _default(strategy, key):
+            told = differs or not key.startswith("strategy.")
+            if told and value != _default(strategy, key):
                 words.append(_word(key, value))
         names.append(" ".join(words))
     return [

@@ -105,6 +105,22 @@ def paired(one: Group, other: Group) -> dict[tuple[int, str, str], tuple[float, 
     return {key: (a[key], b[key]) for key in sorted(a.keys() & b.keys())}
 
 
+def patients(
+    pairs: Mapping[tuple[int, str, str], tuple[float, float]], runs: Sequence[Run]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return one pair of scores per patient.
+
+    Where the seed does not make the data (a folder of files, or `scenario.seed` held), the
+    cases of one name are one patient in every seed, and their scores are averaged.
+    """
+    worlds = {run.results["seed"]: run.config.get("scenario.seed") for run in runs}
+    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for (seed, site, case), pair in pairs.items():
+        found.setdefault((str(worlds.get(seed)), site, case), []).append(pair)
+    means = np.array([np.mean(values, axis=0) for values in found.values()])
+    return means[:, 0], means[:, 1]
+
+
 def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
     """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 where all pairs tie."""
     return float(wilcoxon(a, b).pvalue) if np.any(a != b) else 1.0
@@ -118,15 +134,18 @@ def interval(scores: Mapping[tuple[int, str, str], float], seed: int = 0) -> tup
         seed: of the resampling.
     """
     rng = np.random.default_rng(seed)
-    per_seed = []
-    for sites in _nested(scores).values():
+    nested = _nested(scores)
+    count = len(nested)
+    per_seed = []  # each of shape (draws of seeds, resamples): a seed drawn twice differs
+    for sites in nested.values():
         means = []
         for values in sites.values():
-            chosen = rng.integers(len(values), size=(RESAMPLES, len(values)))
-            means.append(np.array(values)[chosen].mean(axis=1))
+            chosen = rng.integers(len(values), size=(count, RESAMPLES, len(values)))
+            means.append(np.array(values)[chosen].mean(axis=2))
         per_seed.append(np.mean(means, axis=0))
-    drawn = rng.integers(len(per_seed), size=(RESAMPLES, len(per_seed)))
-    averages = np.array(per_seed)[drawn, np.arange(RESAMPLES)[:, None]].mean(axis=1)
+    drawn = rng.integers(count, size=(count, RESAMPLES))
+    draws, samples = np.ogrid[:count, :RESAMPLES]
+    averages = np.array(per_seed)[drawn, draws, samples].mean(axis=0)
     low, high = np.quantile(averages, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -193,7 +212,7 @@ def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) ->
             continue  # one seed says nothing about another
         apart = {key: a - b for key, (a, b) in pairs.items()}
         line.difference = (average(apart), *interval(apart))
-        line.p = signed_rank(*(np.array(side) for side in zip(*pairs.values(), strict=True)))
+        line.p = signed_rank(*patients(pairs, groups[reference].runs))
         tested.append(line)
     if tested:
         corrected = multipletests([line.p for line in tested], method="holm")[1]

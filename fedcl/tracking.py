@@ -9,9 +9,7 @@ from pathlib import Path
 import requests
 import yaml
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 from fedcl.checkpoint import State
 from fedcl.config import Config
@@ -42,13 +40,15 @@ def connect(uri: str, key: str, hint: str = "") -> MlflowClient:
         ConfigError: it does not answer.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if not uri:
+        raise ConfigError(f"{key}: empty; give the address of MLflow{hint}")
     try:
         if uri.startswith(("http://", "https://")):  # the client itself would try for minutes
             requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE).raise_for_status()
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # who knows what answers there, and in what way it fails
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{key}: MLflow does not answer at {uri} ({reason}){hint}") from error
     return client
 

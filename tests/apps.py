@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from fedcl import client
 from fedcl.errors import RunError
-from fedcl.messages import Update
+from fedcl.messages import Report, Update
 
 app = ClientApp()
 
@@ -51,6 +51,29 @@ def rogue_hello(message: Message, context: Context) -> Message:
 def rogue_evaluate(message: Message, context: Context) -> Message:
     """Answer as the real one does."""
     return client.app(message, context)
+
+
+@rogue.query("report")
+def rogue_report(message: Message, context: Context) -> Message:
+    """Answer as the real one does, or as the node's configuration says."""
+    reply = client.app(message, context)
+    spoil = context.node_config.get("report")
+    if spoil is None:
+        return reply
+    report = Report.unpack(reply.content)
+    told = {key: SPOILT_REPORT[str(spoil)](value) for key, value in report.arrays.items()}
+    if spoil == "keys":
+        told = {"e/v/il": np.ones(1, np.float32)}
+    return Message(replace(report, arrays=told).pack(), reply_to=message)
+
+
+SPOILT_REPORT = {
+    "keys": lambda value: value,
+    "shape": lambda value: value[..., None],
+    "negative": lambda value: value - 1000,
+    "huge": lambda value: value + 3e38,
+    "nan": lambda value: value * np.nan,
+}
 
 
 @rogue.train()

@@ -19,9 +19,10 @@ from selenium.webdriver.support.ui import Select
 
 import simulate
 from fedcl.cli import main
+from fedcl.compare import latex, markdown
 from fedcl.errors import ConfigError
-from fedcl.runs import Group, Run, group
-from fedcl.statistics import cases, interval, paired, ravg, signed_rank, table
+from fedcl.runs import Group, Run, differences, group
+from fedcl.statistics import cases, interval, paired, patients, ravg, signed_rank, table
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
 
@@ -101,7 +102,7 @@ def many(strategy: str, shift: float, seeds: int = 2) -> Group:
             for s, m in base.items()
         }
         last = tuple(float(np.mean(list(members.values()))) for members in moved.values())
-        runs.append(run(strategy, seed, last, scores=moved))
+        runs.append(run(strategy, seed, last, scores=moved, **{"scenario.seed": seed}))
     return Group(strategy, runs)
 
 
@@ -154,7 +155,7 @@ def test_variants_of_a_strategy_are_named_by_what_differs():
         run("joint", **{"timeline.centralised": False}),
     ]
     groups, notes = group(runs)
-    assert [g.name for g in groups] == ["lwf", "lwf kd=2", "joint centralised", "joint"]
+    assert [g.name for g in groups] == ["lwf", "lwf kd=2.0", "joint centralised", "joint"]
     assert notes == []
 
 
@@ -162,6 +163,44 @@ def test_runs_that_are_mixed_are_other_methods():
     runs = [run(**{"model.name": name}) for name in ("unet", "segresnet")]
     groups, _ = group(runs)
     assert [g.name for g in groups] == ["ted model=unet", "ted model=segresnet"]
+
+
+def test_a_pool_alone_is_never_taken_for_the_federated_bound():
+    groups, _ = group([run("joint", **{"timeline.centralised": True}), run("finetune")])
+    assert [g.name for g in groups] == ["joint centralised", "finetune"]
+    assert all(line.closed is None for line in table(groups, "finetune"))
+
+
+def test_within_a_stage_there_is_no_order():
+    one, other = run(), run()
+    one.results["arrivals"], other.results["arrivals"] = [["A", "B"]], [["B", "A"]]
+    assert one.order == other.order == "A+B"
+
+
+def test_other_sites_are_no_other_order():
+    assert differences([run(), run(arrivals=("B", "A"))]) == []
+    said = differences([run(), run(arrivals=("A", "C"))])
+    assert len(said) == 1 and said[0].startswith("sites: ")
+
+
+@pytest.mark.parametrize(("world", "pairs"), [({}, 2), ({"scenario.seed": 4}, 2), (None, 4)])
+def test_a_patient_in_several_seeds_is_one_observation(world: dict[str, int] | None, pairs: int):
+    def of(shift: float) -> Group:
+        config = [world if world is not None else {"scenario.seed": seed} for seed in (0, 1)]
+        return Group("g", [run(seed=s, last=(0.1 * s + shift, 0.5), **config[s]) for s in (0, 1)])
+
+    one, other = of(0.2), of(0.0)
+    a, b = patients(paired(one, other), one.runs)
+    assert len(a) == len(b) == pairs
+    if pairs == 2:
+        assert (a.tolist(), b.tolist()) == (pytest.approx([0.25, 0.5]), pytest.approx([0.05, 0.5]))
+
+
+def test_names_cannot_break_the_tables():
+    lines = table([many("a|b_c{$}%~^\\", 0.0)], "a|b_c{$}%~^\\")
+    assert markdown(lines, "x").splitlines()[2].startswith(r"| a\|b_c")
+    expected = r"a|b\_c\{\$\}\%\textasciitilde{}\textasciicircum{}\textbackslash{} & 2"
+    assert expected in latex(lines, "x")
 
 
 def test_a_repeated_run_is_used_once_and_said():
@@ -341,9 +380,29 @@ def test_an_unfinished_run_is_left_out_and_said(copy: Path, tmp_path: Path, caps
     assert str(copy / "0") in strict and str(copy / "1") in strict
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"status": "completed"}', "\x00"])
-def test_corrupted_results_are_named(copy: Path, tmp_path: Path, capsys, content: str):
-    (copy / "2" / "results.json").write_text(content)
+DAMAGE: dict[str, Any] = {
+    "half": "{",
+    "list": "[]",
+    "empty": '{"status": "completed"}',
+    "binary": "\x00",
+    "deep": "[" * 100_000,
+    "nan": {"metrics": {"avg": float("nan"), "bwt": 0.0}},
+    "no avg": {"metrics": {"avg": None, "bwt": 0.0}},
+    "text": {"matrix": "none"},
+    "ragged": {"matrix": [[0.1], [0.2], [0.3]]},
+    "short": {"matrix": []},
+    "seed": {"seed": "0"},
+    "bytes": {"bytes": None},
+    "cases": {"cases": {"A": {}}},
+    "arrivals": {"arrivals": [["A"]]},
+    "digests": {"data_sha256": [1]},
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_corrupted_results_are_named(copy: Path, tmp_path: Path, capsys, kind: str):
+    damage, path = DAMAGE[kind], copy / "2" / "results.json"
+    path.write_text(damage if isinstance(damage, str) else json.dumps(read(copy / "2") | damage))
     said = refused(capsys, str(copy), "--strict", "--out", str(tmp_path / "out"))
     assert str(copy / "2") in said and "results.json" in said
     assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
@@ -402,6 +461,47 @@ def test_a_missing_store_is_not_made(tmp_path: Path, capsys):
     uri = f"sqlite:///{tmp_path / 'none.db'}"
     said = refused(capsys, "phantom", "--uri", uri, "--out", str(tmp_path / "out"))
     assert "none.db" in said and not (tmp_path / "none.db").exists()
+
+
+def test_a_whole_number_is_the_same_setting_with_or_without_a_point(copy: Path, tmp_path: Path):
+    for number in range(6):
+        config = copy / str(number) / "config.yaml"
+        if read(copy / str(number))["seed"] == 0:
+            config.write_text(config.read_text().replace("kd: 1.0", "kd: 1"))
+            config.write_text(config.read_text().replace("dropout: 0.0", "dropout: 0"))
+    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+    table = {row["strategy"]: row["runs"] for row in rows(tmp_path / "out" / "table.csv")}
+    assert table == {"finetune": "2", "lwf": "2", "ted": "2"}
+
+
+def test_of_repeated_runs_the_latest_counts(copy: Path, tmp_path: Path):
+    again = shutil.copytree(copy / "0", copy / "10")
+    changed = read(again)
+    changed["metrics"]["bwt"] = 0.5
+    (again / "results.json").write_text(json.dumps(changed))
+    (again / "config.yaml").touch()
+    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+    one, other = (read(copy / n)["metrics"]["bwt"] for n in ("10", "1"))
+    row = next(r for r in rows(tmp_path / "out" / "table.csv") if r["strategy"] == "finetune")
+    assert float(row["bwt"]) == pytest.approx((one + other) / 2, abs=1e-4)
+
+
+def test_a_folder_that_cannot_be_written_to(swept: Path, tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["compare", str(swept / "runs"), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "compare --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("uri", ["", "postgresql://nobody@127.0.0.1:1/none"])
+def test_an_address_that_is_none(uri: str, tmp_path: Path, capsys):
+    said = refused(capsys, "phantom", "--uri", uri, "--out", str(tmp_path / "out"))
+    assert "--uri" in said
+
+
+def test_a_name_too_long_for_a_file_is_no_folder(tmp_path: Path, capsys):
+    uri = f"sqlite:///{tmp_path / 'none.db'}"
+    said = refused(capsys, "[/b]" * 100, "--uri", uri, "--out", str(tmp_path / "out"))
+    assert "is no folder" in said
 
 
 def test_an_address_that_does_not_answer(tmp_path: Path, capsys):

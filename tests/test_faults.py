@@ -1,5 +1,6 @@
 """Hospitals that deliver rubbish: it costs their round, is named, and goes no further."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from conftest import TINY
 from fedcl.checkpoint import Checkpoint, State
 from fedcl.composition import compose
 from fedcl.config import Config
-from fedcl.errors import RunError
+from fedcl.errors import ConfigError, RunError
 from fedcl.grids import InProcessGrid
 from fedcl.server import Server, results
 
@@ -77,3 +78,74 @@ def test_changed_data_are_refused_on_resume(tmp_path: Path):
     state.digests["B"] = "0" * 64
     with pytest.raises(Exception, match="site B: its data have changed"):
         serve(tmp_path, settings, None, state)
+
+
+REPORTS = {
+    "keys": "its arrays are not those of the strategy",
+    "shape": "has shape",
+    "negative": "has values outside of",
+    "huge": "has values outside of",
+    "nan": "is not finite float32",
+}
+
+
+def remembered(folder: Path, settings: Config, **spoilt: str) -> State:
+    """Run with sites whose reports are spoilt; return the last state."""
+    nodes: list[dict] = [{"site": site, "state-path": str(folder / site)} for site in "ABCDEF"]
+    for site, spoil in spoilt.items():
+        nodes["ABCDEF".index(site)]["report"] = spoil
+    grid = InProcessGrid("tests.apps:rogue", nodes)
+    server = Server(grid, settings, Checkpoint(folder / "checkpoint"))
+    server.run(server.meet(), 0.0)
+    return server.state
+
+
+@pytest.mark.parametrize("strategy", ["ewc", "cauaug", "souvenir"])
+@pytest.mark.parametrize(("spoil", "said"), REPORTS.items())
+def test_a_spoilt_report_costs_its_site_and_nothing_else(
+    tmp_path: Path, strategy: str, spoil: str, said: str
+):
+    if (strategy, spoil) == ("souvenir", "negative"):
+        pytest.skip("a mean intensity of -1000 may be true")
+    settings = config(f"strategy={strategy}")
+    state = remembered(tmp_path, settings, A=spoil)
+    failures = results(settings, state)["failures"]
+    assert {(failure["site"], failure["what"]) for failure in failures} == {("A", "report")}
+    assert said in failures[0]["reason"]
+    assert all(np.isfinite(array).all() for array in state.memory.values())
+    assert state.round == 6
+
+
+def test_reports_below_the_quorum_stop_the_run(tmp_path: Path):
+    settings = config("strategy=ewc", "engine.quorum=1.0")
+    with pytest.raises(RunError, match=r"1 of 2 sites reported after stage 1.*quorum"):
+        remembered(tmp_path, settings, A="nan")
+    state = Checkpoint(tmp_path / "checkpoint").load()
+    assert (state.round, state.stage, state.memory) == (2, 0, {})
+
+
+def test_a_site_that_kept_nothing_is_not_asked_to_rehearse(tmp_path: Path):
+    settings = config("strategy=replay", "timeline.rounds=1")
+    state = serve(tmp_path, settings, None).state
+    assert set(state.stored) == set("ABCDEF")
+    lost = tmp_path / "lost"
+    nodes: list[dict] = [{"site": site, "state-path": str(lost / site)} for site in "ABCDEF"]
+    nodes[0] |= {"spoil": "nan", "bad-round": 1}
+    server = Server(
+        InProcessGrid("tests.apps:rogue", nodes), settings, Checkpoint(lost / "checkpoint")
+    )
+    server.run(server.meet(), 0.0)
+    failures = results(settings, server.state)["failures"]
+    assert [(f["site"], f["round"]) for f in failures] == [("A", 1)]
+    assert set(server.state.stored) == set("BCDEF")
+
+
+def test_a_snapshot_of_another_version_is_refused(tmp_path: Path):
+    settings = config("strategy=finetune")
+    serve(tmp_path, settings, None)
+    for path in (tmp_path / "checkpoint").glob("round-*/state.json"):
+        numbers = json.loads(path.read_text())
+        del numbers["format"]
+        path.write_text(json.dumps(numbers))
+    with pytest.raises(ConfigError, match="another version of fedcl"):
+        Checkpoint(tmp_path / "checkpoint").load()

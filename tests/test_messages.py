@@ -2,12 +2,13 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from fedcl.messages import MalformedError, Scored, Update
+from fedcl.messages import Hello, MalformedError, Report, Scored, Update
 
 UPDATE = Update({"w": np.ones(3, np.float32)}, 4, {"seg": 0.5}, 1.0, "ff")
 SCORED = Scored(["p", "q"], {"dice": [0.1, 0.2], "iou": [0.3, 0.4]}, 1.0)
@@ -53,3 +54,46 @@ def test_foreign_bytes_are_malformed_and_nothing_else(data: bytes):
 def test_scores_that_would_falsify_a_mean_are_refused(make: Callable[[], Scored]):
     with pytest.raises(MalformedError):
         Scored.unpack(make().pack())
+
+
+HELLO = Hello("A", "", "ff", 3, 1, 2, 12, [1, 32, 32])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": []},
+        {"shape": [1, 32]},
+        {"shape": [-1, 32, 32]},
+        {"shape": [1, 30000, 30000]},
+        {"slices": -5},
+        {"train": 0},
+        {"test": 10**9},
+    ],
+)
+def test_a_hospital_of_impossible_size_is_refused(change: dict[str, object]):
+    assert Hello.unpack(HELLO.pack()) == HELLO
+    with pytest.raises(MalformedError, match="impossible"):
+        Hello.unpack(replace(HELLO, **change).pack())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"losses": {"x" * 300: 1.0}},
+        {"losses": {"../../etc": 1.0}},
+        {"losses": {f"l{number}": 1.0 for number in range(99)}},
+        {"seconds": float("nan")},
+        {"seconds": -1.0},
+        {"stored": -1},
+    ],
+)
+def test_an_update_that_would_spoil_the_books_is_refused(change: dict[str, object]):
+    with pytest.raises(MalformedError):
+        Update.unpack(replace(UPDATE, **change).pack())
+
+
+@pytest.mark.parametrize("array", [np.ones(2), np.float32([np.nan]), np.float32([np.inf])])
+def test_a_report_is_finite_and_float32(array: np.ndarray):
+    with pytest.raises(MalformedError, match="not finite float32"):
+        Report.unpack(Report({"w": array}, 4, 1.0).pack())
