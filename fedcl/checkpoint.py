@@ -135,13 +135,13 @@ class Checkpoint:
 
     def _read(self, folder: Path) -> State:
         numbers = json.loads((folder / "state.json").read_text())
+        for name, digest in numbers.pop("sha256").items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise RunError(f"{name} is not what was written")
         if numbers.pop("format", 1) != FORMAT:
             raise ConfigError(
                 f"{folder}: written by another version of fedcl; go on with that version"
             )
-        for name, digest in numbers.pop("sha256").items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-                raise RunError(f"{name} is not what was written")
         files: dict[str, Any] = {
             path.stem: arrays.load_file(path) for path in folder.glob("*.safetensors")
         }
