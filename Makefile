@@ -22,7 +22,7 @@ check: setup      ## style and types
 	$(BIN)/mypy
 
 test: check       ## ARGS="-k ted" selects
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -405,8 +405,6 @@ def test_corrupted_results_are_named(copy: Path, tmp_path: Path, capsys, kind: s
     path.write_text(damage if isinstance(damage, str) else json.dumps(read(copy / "2") | damage))
     said = refused(capsys, str(copy), "--strict", "--out", str(tmp_path / "out"))
     assert str(copy / "2") in said and "results.json" in said
-    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
-    assert str(copy / "2") in capsys.readouterr().err
 
 
 def test_one_seed_is_said(copy: Path, tmp_path: Path, capsys):

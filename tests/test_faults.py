@@ -100,18 +100,16 @@ def remembered(folder: Path, settings: Config, **spoilt: str) -> State:
     return server.state
 
 
-@pytest.mark.parametrize("strategy", ["ewc", "cauaug", "souvenir"])
-@pytest.mark.parametrize(("spoil", "said"), REPORTS.items())
-def test_a_spoilt_report_costs_its_site_and_nothing_else(
-    tmp_path: Path, strategy: str, spoil: str, said: str
-):
-    if (strategy, spoil) == ("souvenir", "negative"):
-        pytest.skip("a mean intensity of -1000 may be true")
+@pytest.mark.parametrize(
+    ("strategy", "spoil"),
+    [*(("ewc", spoil) for spoil in REPORTS), ("cauaug", "shape"), ("souvenir", "huge")],
+)
+def test_a_spoilt_report_costs_its_site_and_nothing_else(tmp_path: Path, strategy: str, spoil: str):
     settings = config(f"strategy={strategy}")
     state = remembered(tmp_path, settings, A=spoil)
     failures = results(settings, state)["failures"]
     assert {(failure["site"], failure["what"]) for failure in failures} == {("A", "report")}
-    assert said in failures[0]["reason"]
+    assert REPORTS[spoil] in failures[0]["reason"]
     assert all(np.isfinite(array).all() for array in state.memory.values())
     assert state.round == 6
 

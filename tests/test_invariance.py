@@ -118,9 +118,8 @@ def test_an_aggregation_goes_on_to_the_same_bits(name: str, tmp_path: Path, grid
     stages = "timeline.stages=[[A,B,C],[D,E,F]]"
     config, expected = reference([f"aggregation={name}", stages], tmp_path / "whole", grids)
     grid = grids(config, tmp_path / "run", "inprocess")
-    for stop in (1, 4):
-        with pytest.raises(KeyboardInterrupt):
-            run(config, grid, tmp_path / "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, grid, tmp_path / "run", 2)
     assert run(config, grid, tmp_path / "run")["weights_sha256"] == expected["weights_sha256"]
     hashes = {key: value["weights_sha256"] for key, value in SAID.items() if stages in key}
     assert len(set(hashes.values())) == len(hashes), "two rules gave the same weights"
