@@ -291,7 +291,8 @@ def report(works: Sequence[Work], command: str) -> str:
         "takes part in, 8 rounds per stage, whatever the method; `joint` and `replay` call "
         "earlier hospitals too, so they take more in all. ± is the sample standard deviation "
         "over runs. p is the two-sided Wilcoxon signed-rank test over test patients, paired "
-        "with TED, scores averaged over orders, Holm-corrected within a table.",
+        "with TED, scores averaged over orders, Holm-corrected within a table. Seconds are the "
+        "sites' training, on a shared machine: orders of magnitude, no more.",
         "",
     ]
     for work in works:
@@ -301,6 +302,13 @@ def report(works: Sequence[Work], command: str) -> str:
         seeds = ", ".join(map(str, work.bench.seeds))
         lines += [f"## {work.bench.name}", "", work.bench.title, ""]
         lines += [f"Seeds {seeds}; orders {', '.join(work.bench.orders)}.", ""]
+        lacking = [
+            name
+            for name in work.names()
+            if any(average(folder) is None for folder, _ in work.reported_runs(name, ()))
+        ]
+        if lacking:
+            lines += [f"**Not complete yet:** {'; '.join(lacking)}.", ""]
         anchors = [g for g in main if g.name in ("finetune", "joint", REFERENCE)]
         for part, title in SECTIONS.items():
             chosen = groups(work, part)
