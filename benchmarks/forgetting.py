@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from os.path import relpath
 from pathlib import Path
 from statistics import fmean
 
@@ -91,8 +92,8 @@ METHODS: dict[str, Method] = (
                     f"strategy.weight.ska={w}",
                     f"strategy.weight.akt={akt}",
                 )
-                for w in (0.5, 1.0)
-                for akt in (0.05, 0.1)
+                for w in (0.25, 0.5, 1.0)
+                for akt in (0.1, 0.2, 0.4)
             ),
         ),
         "lwf": Method(("strategy=lwf",), tried("kd", 0.5, 1, 2)),
@@ -101,10 +102,10 @@ METHODS: dict[str, Method] = (
         "replay": Method(("strategy=replay",)),
         "ewc": Method(("strategy=ewc",), tried("weight", 0.03, 0.1, 0.3, 1, 3)),
         "mas": Method(("strategy=mas",), tried("weight", 0.01, 0.03, 0.1, 0.3)),
-        "plop": Method(("strategy=plop",), tried("pod", 0.1, 0.3, 1, 3)),
+        "plop": Method(("strategy=plop",), tried("pod", 0.03, 0.1, 0.3, 1)),
         "cauaug": Method(
             ("strategy=cauaug",),
-            tuple((f"strategy.kd={w}", f"strategy.dom={w}") for w in (0.3, 1, 2)),
+            tuple((f"strategy.kd={w}", f"strategy.dom={w}") for w in (0.1, 0.3, 1)),
         ),
         "tkrl": Method(
             ("strategy=tkrl",),
@@ -160,7 +161,7 @@ BENCHES = (
     ),
     Bench(
         "sunnybrook",
-        ("scenario=folder", f"scenario.root={SUNNYBROOK}", STEPS),
+        ("scenario=folder", f"scenario.root={relpath(SUNNYBROOK, ROOT)}", STEPS),
         {"alphabetical": "[[HF-I],[HF-NI],[HYP],[N]]", "reversed": "[[N],[HYP],[HF-NI],[HF-I]]"},
         (0, 1, 2),
         None,
@@ -252,18 +253,19 @@ def average(folder: Path) -> float | None:
 
 
 def simulate(folder: Path, overrides: Sequence[str]) -> None:
-    """Run simulate.py as a user would, in a process of its own.
+    """Run simulate.py as a user would, in a process of its own; no path of this machine is kept.
 
     Raises:
         RuntimeError: it failed; with what it said.
     """
     begun = (folder / "config.yaml").exists()
-    own = [f"run.resume={folder}"] if begun else [f"run.dir={folder}", *overrides]
+    place = relpath(folder, ROOT)
+    own = [f"run.resume={place}"] if begun else [f"run.dir={place}", *overrides]
     command = [sys.executable, str(ROOT / "simulate.py"), "engine=inprocess"]
     if not begun:
         command.append("tracking.enabled=false")
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, *own], capture_output=True, text=True, env=quiet)
+    done = subprocess.run([*command, *own], cwd=ROOT, capture_output=True, text=True, env=quiet)
     if done.returncode:
         raise RuntimeError(f"{folder}: {done.stderr.strip()}")
 

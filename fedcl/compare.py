@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from rich.markup import escape
 from rich.table import Column as Shown
@@ -201,7 +202,9 @@ def _reference(groups: Sequence[Group], asked: str | None) -> str:
             f"compare --reference: there is no {asked!r}; there are {', '.join(names)}"
         )
     if asked is None and "ted" not in names:
-        return table(groups, names[0])[0].name
+        return max(
+            groups, key=lambda group: fmean(r.results["metrics"]["avg"] for r in group.runs)
+        ).name
     return asked or "ted"
 
 

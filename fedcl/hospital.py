@@ -60,8 +60,8 @@ class Hospital:
 
     @property
     def local(self) -> frozenset[str]:
-        """The weight arrays that stay here; a pool keeps nothing from itself."""
-        return frozenset() if list(self.places) != [self.site] else _local(self.text)
+        """The weight arrays that stay here."""
+        return _local(self.text)
 
     # --- data ------------------------------------------------------------------------
 

@@ -108,9 +108,9 @@ def collect(sources: Sequence[str], uri: str) -> Collection:
         else:
             found = _from_mlflow(source, uri)
         title = f"reading {escape(source)}"
-        for place, what in track(found, title, console=console, transient=True):
+        for place, folder in track(found, title, console=console, transient=True):
             try:
-                runs.append(read(place, what) if isinstance(what, Path) else _refuse(what))
+                runs.append(read(place, folder))
             except LeftOutError as reason:
                 left_out.append(f"{place}: {reason}")
     return Collection(runs, left_out)
@@ -209,10 +209,6 @@ def is_folder(source: str) -> bool:
         return False
 
 
-def _refuse(reason: str) -> Run:
-    raise LeftOutError(reason)
-
-
 def _run_folders(folder: Path) -> list[Path]:
     """Return every folder in or below `folder` that a run was started in, oldest first."""
     found = [path.parent for path in folder.rglob("config.yaml")]
@@ -299,8 +295,8 @@ def _known(value: Any) -> bool:
     return value is not None
 
 
-def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path | str]]:
-    """Yield place and downloaded folder of every run, or why it cannot be used."""
+def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path]]:
+    """Yield place and folder of every run, with the files it has logged by now."""
     from fedcl.tracking import COMPARISON, SQLITE, connect
 
     database = Path(uri.removeprefix(SQLITE))
@@ -326,9 +322,6 @@ def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path | str]]:
             if run.data.tags.get(COMPARISON):
                 continue
             place = f"{experiment}/{run.info.run_name} ({run.info.run_id[:8]})"
-            if run.info.status != "FINISHED":
-                yield place, f"unfinished ({run.info.status})"
-                continue
             with tempfile.TemporaryDirectory() as folder:
                 there = {item.path for item in client.list_artifacts(run.info.run_id)}
                 for name in there & {"results.json", "config.yaml", "figures"}:

@@ -213,8 +213,7 @@ def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
     overlays = []
     for site in config.timeline.sites:
         hospital = Hospital.of(nodes[site], text)
-        local = () if config.timeline.centralised else hospital.local
-        weights, _ = arrays.split(state.weights, local)
+        weights, _ = arrays.split(state.weights, hospital.local)
         network = hospital.load_student(arrays.to_record(weights), state.versions.get(site, 0))
         case = hospital.data(site).test[0]
         prediction = learner.predict(network, case, config.job.learner)

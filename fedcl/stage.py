@@ -62,9 +62,8 @@ class Stage(FlowerStrategy):
         if not config.timeline.centralised:  # a site lost in its own stage has kept nothing
             able = {*self.learning, *state.stored}
             self.cohort = [site for site in self.cohort if site in able]
-        pooled = config.timeline.centralised
         self.trainers = config.timeline.trainers(self.cohort)
-        self.local = frozenset() if pooled else frozenset(self.strategy.local(network))
+        self.local = frozenset(self.strategy.local(network))
         self.parameters = {name for name, _ in network.named_parameters()}
         self.losses: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
