@@ -297,7 +297,7 @@ def _known(value: Any) -> bool:
 
 def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path]]:
     """Yield place and folder of every run, with the files it has logged by now."""
-    from fedcl.tracking import COMPARISON, SQLITE, connect
+    from fedcl.tracking import COMPARISON, SQLITE, asking, connect
 
     database = Path(uri.removeprefix(SQLITE))
     if uri.startswith(SQLITE) and not database.is_file():  # connecting would make it
@@ -306,30 +306,31 @@ def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path]]:
             "give --uri"
         )
     client = connect(uri, "--uri")
-    known = client.get_experiment_by_name(experiment) if experiment else None
-    if known is None:
-        names = ", ".join(e.name for e in client.search_experiments()) or "none"
-        raise ConfigError(
-            f"compare: {experiment!r} is neither a folder nor an MLflow experiment at {uri} "
-            f"(there are: {names})"
-        )
-    token = None
-    while True:
-        page = client.search_runs(
-            [known.experiment_id], order_by=["attributes.start_time ASC"], page_token=token
-        )
-        for run in page:
-            if run.data.tags.get(COMPARISON):
-                continue
-            place = f"{experiment}/{run.info.run_name} ({run.info.run_id[:8]})"
-            with tempfile.TemporaryDirectory() as folder:
-                there = {item.path for item in client.list_artifacts(run.info.run_id)}
-                for name in there & {"results.json", "config.yaml", "figures"}:
-                    client.download_artifacts(run.info.run_id, name, folder)
-                yield place, Path(folder)
-        token = page.token
-        if not token:
-            return
+    with asking(uri, "--uri"):
+        known = client.get_experiment_by_name(experiment) if experiment else None
+        if known is None:
+            names = ", ".join(e.name for e in client.search_experiments()) or "none"
+            raise ConfigError(
+                f"compare: {experiment!r} is neither a folder nor an MLflow experiment at {uri} "
+                f"(there are: {names})"
+            )
+        token = None
+        while True:
+            page = client.search_runs(
+                [known.experiment_id], order_by=["attributes.start_time ASC"], page_token=token
+            )
+            for run in page:
+                if run.data.tags.get(COMPARISON):
+                    continue
+                place = f"{experiment}/{run.info.run_name} ({run.info.run_id[:8]})"
+                with tempfile.TemporaryDirectory() as folder:
+                    there = {item.path for item in client.list_artifacts(run.info.run_id)}
+                    for name in there & {"results.json", "config.yaml", "figures"}:
+                        client.download_artifacts(run.info.run_id, name, folder)
+                    yield place, Path(folder)
+            token = page.token
+            if not token:
+                return
 
 
 def _names(variants: Sequence[tuple[Run, dict[str, Any]]]) -> list[str]:

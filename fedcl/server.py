@@ -95,6 +95,14 @@ class Server:
         self.state.digests = digests
         self.cases = {site: hello.test for site, hello in about.items()}
         self.shape = about[sites[0]].shape
+        forms = self.config.job.strategy.forms
+        for site in sites:
+            if forms(self.network, about[site].shape) != forms(self.network, self.shape):
+                raise DataError(
+                    f"site {site}: its images are {about[site].shape} (channels, rows, columns), "
+                    f"those of {sites[0]} {self.shape}; {name_of(self.config.job.strategy)} "
+                    "needs one shape, change scenario.size or the scenario"
+                )
         return about
 
     def run(self, about: dict[str, Hello], started: float) -> None:

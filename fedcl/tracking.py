@@ -3,7 +3,8 @@
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
@@ -42,15 +43,24 @@ def connect(uri: str, key: str, hint: str = "") -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if not uri:
         raise ConfigError(f"{key}: empty; give the address of MLflow{hint}")
-    try:
+    with asking(uri, key, hint):
         if uri.startswith(("http://", "https://")):  # the client itself would try for minutes
             requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE).raise_for_status()
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def asking(uri: str, key: str, hint: str = "") -> Iterator[None]:
+    """Turn whatever MLflow at `uri` fails with into one line; arguments as for `connect`."""
+    try:
+        yield
+    except ConfigError:
+        raise
     except Exception as error:  # who knows what answers there, and in what way it fails
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{key}: MLflow does not answer at {uri} ({reason}){hint}") from error
-    return client
 
 
 class Tracker:
@@ -165,10 +175,6 @@ class Tracker:
 
 def log_comparison(uri: str, experiment: str, out: Path, lines: Sequence[Line]) -> None:
     """Write a comparison into the experiment it is about: its files, and AVG and BWT."""
-    client = connect(uri, "--uri")
-    known = client.get_experiment_by_name(experiment)
-    assert known is not None, "the runs came from it"
-    run = client.create_run(known.experiment_id, run_name="comparison", tags={COMPARISON: "true"})
     now = int(time.time() * 1000)
     metrics = [
         Metric(_spell(f"{figure}/{line.name}"), value, now, 0)
@@ -176,10 +182,17 @@ def log_comparison(uri: str, experiment: str, out: Path, lines: Sequence[Line]) 
         for figure in ("avg", "bwt", "worst_site")
         if (value := line.mean[figure]) is not None
     ]
-    client.log_batch(run.info.run_id, metrics=metrics)
-    for name in ("table.csv", "table.md", "table.tex", "report.html"):
-        client.log_artifact(run.info.run_id, str(out / name))
-    client.set_terminated(run.info.run_id, "FINISHED")
+    client = connect(uri, "--uri")
+    with asking(uri, "--uri"):
+        known = client.get_experiment_by_name(experiment)
+        assert known is not None, "the runs came from it"
+        run = client.create_run(
+            known.experiment_id, run_name="comparison", tags={COMPARISON: "true"}
+        ).info.run_id
+        client.log_batch(run, metrics=metrics)
+        for name in ("table.csv", "table.md", "table.tex", "report.html"):
+            client.log_artifact(run, str(out / name))
+        client.set_terminated(run, "FINISHED")
 
 
 def _spell(key: str) -> str:

@@ -1,12 +1,17 @@
 """Bad input from the command line: one clear line, exit 2, nothing left behind."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY
 from PIL import Image
+from torch.nn import functional as F
+
+from sites.base import Case
+from sites.phantom import Phantom
 
 
 def site(root: Path, name: str, patients: int = 3) -> Path:
@@ -119,6 +124,22 @@ def test_the_same_data_undamaged_are_taken(cli, tmp_path: Path):
     base = [o for o in TINY if not o.startswith("scenario.")]
     overrides = [*base, "scenario=folder", f"scenario.root={root}", "scenario.size=16"]
     assert cli(*overrides, f"run.dir={tmp_path / 'run'}") == 0
+
+
+def test_images_of_another_shape_where_sites_tell_of_theirs(cli, tmp_path, capsys, monkeypatch):
+    made = Phantom.cases
+
+    def wider(self: Phantom, site: str, path: Path | None) -> list[Case]:
+        by = (0, 8) if site == "C" else (0, 0)
+        return [
+            replace(case, images=F.pad(case.images, by), labels=F.pad(case.labels, by))
+            for case in made(self, site, path)
+        ]
+
+    monkeypatch.setattr(Phantom, "cases", wider)
+    assert cli(*TINY, "strategy=cauaug", "scenario.seed=7", f"run.dir={tmp_path / 'run'}") == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("fedcl:")]
+    assert "site C" in line and "[1, 32, 40]" in line and "those of A [1, 32, 32]" in line
 
 
 @pytest.mark.parametrize(

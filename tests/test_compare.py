@@ -513,6 +513,14 @@ def test_an_address_that_does_not_answer(tmp_path: Path, capsys):
         assert time.monotonic() - began < 10
 
 
+def test_a_store_that_fails_later_on(tmp_path: Path, capsys):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    client.create_run(client.create_experiment("phantom", artifact_location="nosuch://place"))
+    said = refused(capsys, "phantom", "--uri", uri, "--out", str(tmp_path / "out"))
+    assert "MLflow does not answer" in said and "nosuch" in said
+
+
 def test_the_configuration_error_is_one(tmp_path: Path):
     from fedcl.compare import compare
 
