@@ -27,14 +27,14 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from fedcl import arrays, learner, simulation
-from fedcl.client import new_network
+from fedcl import arrays, hospital, simulation
 from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.grids import RayGrid
-from fedcl.scores import SCORES, case_scores
+from fedcl.hospital import new_network
+from fedcl.scores import SEGMENTATION, case_scores
 from fedcl.seeding import seeded, torch_rng
-from strategies.base import segmentation_loss
+from fedcl.segmentation import segmentation_loss
 
 
 def bare(config: Config) -> str:
@@ -48,7 +48,7 @@ def bare(config: Config) -> str:
         )
         for site, cases in data.items()
     }
-    network = new_network(job)
+    network = new_network(job, timeline.sites)
     weights = {k: v.clone() for k, v in network.state_dict().items()}
 
     def evaluate(split: str, sites: list[str]) -> None:
@@ -58,8 +58,8 @@ def bare(config: Config) -> str:
             for case in getattr(data[site], split):
                 with torch.no_grad():
                     found = network(case.images).softmax(1).max(1).indices
-                names = ("dice",) if split == "val" else tuple(SCORES)
-                case_scores(found, case.labels, job.scenario.classes, case.spacing, names)
+                names = ("dice",) if split == "val" else tuple(SEGMENTATION)
+                case_scores(found, case.labels, job.scenario.task.classes, case.spacing, names)
 
     evaluate("test", timeline.sites)
     for stage, cohort in enumerate(timeline.stages):
@@ -102,7 +102,7 @@ def against_bare_loop(rounds: int, repeats: int) -> None:
         ]
     )
     config = Config.parse(values)
-    learner.forward(new_network(config.job), torch.zeros(1, 1, 64, 64))  # warm up
+    new_network(config.job, [])(torch.zeros(1, 1, 64, 64))  # warm up
     ratios = []
     for number in range(repeats):
         began = time.perf_counter()
@@ -110,10 +110,8 @@ def against_bare_loop(rounds: int, repeats: int) -> None:
         between = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             # Each hospital reads its data once per process; here once per run.
-            from fedcl import client
-
-            client._data.cache_clear()
-            client._slices.cache_clear()
+            hospital._data.cache_clear()
+            hospital._samples.cache_clear()
             results = simulation.simulate(values, Path(folder) / "run")
         ended = time.perf_counter()
         assert results["weights_sha256"] == alone, "the two did not do the same"

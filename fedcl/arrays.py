@@ -100,6 +100,27 @@ def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays
     return mean
 
 
+def grown(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> Arrays:
+    """Return `old` in the shapes of `new`: what is longer ends in the rows of `new`.
+
+    Args:
+        old: arrays, all of them in `new` as well.
+        new: of equal shapes but for the first dimension, which may have grown.
+
+    Raises:
+        RunError: a shape differs in another way.
+    """
+    result: Arrays = {}
+    for key, value in old.items():
+        wanted = new[key].shape
+        if value.shape != wanted:
+            if value.shape[1:] != wanted[1:] or len(value) > wanted[0]:
+                raise RunError(f"{key} of shape {value.shape} cannot grow to {wanted}")
+            value = np.concatenate([value, new[key][len(value) :]])
+        result[key] = value
+    return result
+
+
 def as_type(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return `array` in another type, rounded where that is an integer."""
     return np.asarray(np.rint(array) if np.issubdtype(dtype, np.integer) else array, dtype)

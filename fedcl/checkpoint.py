@@ -42,7 +42,7 @@ class State:
         trained: the sites that trained, per stage.
         versions: the round of each site's own latest state.
         kept: digest of each site's own latest state.
-        stored: training slices that each site keeps for later stages.
+        stored: training samples that each site keeps for later stages.
         digests: digest of each site's data.
         ledger: costs and failures so far.
         tracking_run: the MLflow run.

@@ -6,7 +6,6 @@ configuration; a message can name neither a path nor code.
 """
 
 import time
-from statistics import fmean
 
 import torch
 from flwr.app import Context, Message
@@ -23,7 +22,7 @@ from fedcl.step import Lesson
 app = ClientApp()
 
 LEAST = 4
-"""Training slices below which a hospital tells nothing about them but weights."""
+"""Training samples below which a hospital tells nothing about them but weights."""
 
 
 @app.query("hello")
@@ -38,14 +37,15 @@ def hello(message: Message, context: Context) -> Message:
     except FedclError as error:
         return Message(Hello(site, error=str(error)).pack(), reply_to=message)
     every = [hospital.data(name) for name in hospital.places]
+    samples = hospital.samples(list(hospital.places))
     about = Hello(
         site,
         digest="".join(data.digest() for data in every),
         train=sum(len(data.train) for data in every),
         val=sum(len(data.val) for data in every),
         test=sum(len(data.test) for data in every),
-        slices=sum(len(case.images) for data in every for case in data.train),
-        shape=list(every[0].train[0].images.shape[1:]),
+        samples=len(samples),
+        shape=list(samples.inputs.shape[1:]),
     )
     return Message(about.pack(), reply_to=message)
 
@@ -56,27 +56,29 @@ def train(message: Message, context: Context) -> Message:
     started = time.perf_counter()
     call, hospital, student = _begin(message, context)
     job, state = hospital.job, hospital.kept(call.state)
-    slices, buffers = hospital.select(call.learning, call.rehearsing, state)
+    samples, buffers = hospital.select(call.learning, call.rehearsing, state)
     auxiliary = hospital.auxiliary(state)
     keys = (job.seed, hospital.site, call.stage, call.round)
+    task = job.scenario.task
     lesson = Lesson(
+        task=task,
         student=student,
         auxiliary=auxiliary,
         memory=hospital.on_device(call.memory),
         scales=job.model.scales,
         round=call.round,
         start={name: value.detach().clone() for name, value in student.named_parameters()},
-        **hospital.teacher(call, slices),
+        **hospital.teacher(call, samples),
     )
     with seeded("train", *keys):
         losses = learner.train(
             lesson,
-            slices,
+            samples,
             job.learner,
             job.strategy,
             job.learner.rate(call.stage),
             torch_rng("batches", *keys),
-            validate=lambda: fmean(hospital.score(student, "val")[1]["dice"]),
+            validate=lambda: hospital.validate(student),
         )
     weights = arrays.of_network(student)
     problem = arrays.complaint(weights, weights)
@@ -85,8 +87,8 @@ def train(message: Message, context: Context) -> Message:
     shared, kept = arrays.split(weights, hospital.local)
     stays = {f"weights/{key}": value for key, value in kept.items()}
     for site, buffer in buffers.items():
-        stays[f"buffer/{site}/images"] = buffer.images.cpu().numpy()
-        stays[f"buffer/{site}/labels"] = buffer.labels.cpu().numpy()
+        stays[f"buffer/{site}/inputs"] = buffer.inputs.cpu().numpy()
+        stays[f"buffer/{site}/targets"] = buffer.targets.cpu().numpy()
     if auxiliary is not None:
         own = arrays.of_network(auxiliary)
         stays |= {f"auxiliary/{key}": value for key, value in own.items()}
@@ -94,7 +96,7 @@ def train(message: Message, context: Context) -> Message:
         hospital.state().save(call.round, stays, base=call.state)
     update = Update(
         shared,
-        len(slices),
+        len(samples),
         losses,
         time.perf_counter() - started,
         kept=arrays.digest(stays) if stays else "",
@@ -108,24 +110,25 @@ def report(message: Message, context: Context) -> Message:
     """Tell what the strategy wants to know of the stage besides weights."""
     started = time.perf_counter()
     call, hospital, network = _begin(message, context)
-    slices = hospital.slices(call.learning)
-    if len(slices) < LEAST:
+    samples = hospital.samples(call.learning)
+    if len(samples) < LEAST:
         raise RunError(
-            f"site {hospital.site}: {len(slices)} training slices; what is told of fewer than "
+            f"site {hospital.site}: {len(samples)} training samples; what is told of fewer than "
             f"{LEAST} would be close to an image"
         )
-    told = hospital.job.strategy.report(network.eval(), slices)
-    answer = Report(told, len(slices), time.perf_counter() - started)
+    told = hospital.job.strategy.report(network.eval(), samples)
+    answer = Report(told, len(samples), time.perf_counter() - started)
     return Message(answer.pack(), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the weights sent, case by case: by Dice on validation, by all scores on test."""
+    """Score the weights sent, case by case: by one score on validation, by all on test."""
     started = time.perf_counter()
     call, hospital, student = _begin(message, context)
-    cases, scores = hospital.score(student, call.split)
-    scored = Scored(cases, scores, time.perf_counter() - started)
+    each = hospital.score(student, call.split)
+    scores = {name: [one[name] for _, one in each] for name in each[0][1]}
+    scored = Scored([name for name, _ in each], scores, time.perf_counter() - started)
     return Message(scored.pack(), reply_to=message)
 
 
@@ -134,4 +137,4 @@ def _begin(message: Message, context: Context) -> tuple[Call, Hospital, nn.Modul
     call = Call.unpack(message.content)
     hospital = Hospital.of(context.node_config, call.job)
     torch.set_num_threads(hospital.job.learner.threads)
-    return call, hospital, hospital.load_student(call.arrays, call.state)
+    return call, hospital, hospital.load_student(call.arrays, call.state, call.arrived)

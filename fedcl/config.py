@@ -15,6 +15,7 @@ from fedcl.errors import ConfigError
 from fedcl.models.base import Model
 from fedcl.plugins import AGGREGATION, MODEL, SCENARIO, STRATEGY, describe, name_of
 from fedcl.settings import closest, parse, setting, travelling
+from fedcl.task import Task
 from fedcl.timeline import Timeline
 from sites.base import Scenario
 from strategies.base import Strategy
@@ -26,8 +27,8 @@ class Learner:
 
     Attributes:
         lr: Adam's learning rate: one number, or one per stage (the last one repeats).
-        batch_size: slices per step.
-        epochs: passes over the site's training slices per round.
+        batch_size: samples per step.
+        epochs: passes over the site's training samples per round.
         steps: gradient steps per round; replaces `epochs` when given.
         clip: largest gradient norm; null for no clipping.
         keep: the weights sent back: of the "last" epoch, or of the epoch "best" on the
@@ -166,12 +167,24 @@ class Job:
         for group in ("scenario", "strategy", "model"):
             if not isinstance(values.get(group), Mapping):
                 raise ConfigError(f"{group}: missing; give {group}=NAME")
-        scenario, strategy = (kind.make(values[kind.key]) for kind in (SCENARIO, STRATEGY))
-        strategy.check(scenario.classes)
+        scenario, strategy, model = (
+            kind.make(values[kind.key]) for kind in (SCENARIO, STRATEGY, MODEL)
+        )
+        task: Task = scenario.task
+        for key, plugin, fits in (
+            ("model", model, isinstance(model, task.models)),
+            ("strategy", strategy, isinstance(task, strategy.needs)),
+        ):
+            if not fits:
+                raise ConfigError(
+                    f"{key}: {name_of(plugin)} is not for {task.words}, which scenario "
+                    f"{name_of(scenario)} holds"
+                )
+        strategy.check(task)
         return cls(
             scenario=scenario,
             strategy=strategy,
-            model=MODEL.make(values["model"]),
+            model=model,
             learner=parse(Learner, values.get("learner") or {}, "learner"),
             seed=seed,
         )

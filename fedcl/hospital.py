@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from fedcl.config import Job
 from fedcl.errors import DataError, RunError
 from fedcl.messages import Call
 from fedcl.plugins import SCENARIO, describe
-from fedcl.scores import SCORES, case_scores
 from fedcl.seeding import seeded, torch_rng
 from fedcl.step import watch
-from sites.base import SiteData, Slices
+from fedcl.task import Task
+from sites.base import Samples, SiteData
 
 Places = Mapping[str, Path | None]
 
@@ -61,7 +62,7 @@ class Hospital:
     @property
     def local(self) -> frozenset[str]:
         """The weight arrays that stay here."""
-        return _local(self.text)
+        return _local(self.text, next(iter(self.places)))
 
     # --- data ------------------------------------------------------------------------
 
@@ -74,23 +75,23 @@ class Hospital:
         job = self.job
         return _data(json.dumps(describe(job.scenario)), name, self.places[name], job.seed)
 
-    def slices(self, names: Sequence[str]) -> Slices:
-        """Return the training slices of some of its places, stacked once per process.
+    def samples(self, names: Sequence[str]) -> Samples:
+        """Return the training samples of some of its places, stacked once per process.
 
         Raises:
-            RunError: it was asked for slices of another site, or of none.
+            RunError: it was asked for samples of another site, or of none.
         """
         others = [name for name in names if name not in self.places]
         if others or not names:
-            raise RunError(f"site {self.site} has no slices of {', '.join(others) or 'no site'}")
+            raise RunError(f"site {self.site} has no samples of {', '.join(others) or 'no site'}")
         scenario = json.dumps(describe(self.job.scenario))
         folders = tuple((name, self.places[name]) for name in names)
-        return _slices(scenario, folders, self.job.seed, learner.device_of(self.job.learner))
+        return _samples(scenario, folders, self.job.seed, learner.device_of(self.job.learner))
 
     def select(
         self, learning: Sequence[str], rehearsing: Sequence[str], state: arrays.Arrays
-    ) -> tuple[Slices, dict[str, Slices]]:
-        """Return the slices to train on in a round, and those to keep for later stages.
+    ) -> tuple[Samples, dict[str, Samples]]:
+        """Return the samples to train on in a round, and those to keep for later stages.
 
         Raises:
             RunError: nothing was kept of a site to rehearse.
@@ -98,19 +99,19 @@ class Hospital:
         device, buffers = learner.device_of(self.job.learner), {}
         for site in {key.split("/")[1] for key in state if key.startswith("buffer/")}:
             kept = arrays.under(f"buffer/{site}/", state)
-            images, labels = (torch.from_numpy(kept[k]).to(device) for k in ("images", "labels"))
-            buffers[site] = Slices(images, labels)
+            inputs, targets = (torch.from_numpy(kept[k]).to(device) for k in ("inputs", "targets"))
+            buffers[site] = Samples(inputs, targets)
         missing = [site for site in rehearsing if site not in buffers]
         if missing:
             raise RunError(f"site {self.site}: nothing was kept of {', '.join(missing)}")
-        parts = [self.slices(learning)] if learning else []
-        slices = Slices.joined([*parts, *(buffers[site] for site in rehearsing)])
+        parts = [self.samples(learning)] if learning else []
+        samples = Samples.joined([*parts, *(buffers[site] for site in rehearsing)])
         for site in learning:
             rng = torch_rng("buffer", self.job.seed, site)
-            buffer = self.job.strategy.buffer(self.slices([site]), rng)
+            buffer = self.job.strategy.buffer(self.samples([site]), rng)
             if buffer is not None:
                 buffers[site] = buffer
-        return slices, dict(sorted(buffers.items()))
+        return samples, dict(sorted(buffers.items()))
 
     # --- its own state ---------------------------------------------------------------
 
@@ -136,41 +137,38 @@ class Hospital:
         Raises:
             DataError: it cannot; names the site.
         """
-        learner.device_of(self.job.learner)
+        device, task = learner.device_of(self.job.learner), self.job.scenario.task
         for name in self.places:
-            images = self.data(name).train[0].images[:1]
-            problem = "it answers in another size"
-            try:
-                answer = learner.forward(_network(self.text).cpu(), images)
-                fits = answer.shape[-2:] == images.shape[-2:]
-            except (RuntimeError, ValueError) as error:
-                fits, problem = False, str(error).splitlines()[0]
-            if not fits:
-                raise DataError(
-                    f"site {name}: the model cannot take images of {images.shape[-2]} x "
-                    f"{images.shape[-1]} pixels ({problem}); change scenario.size or model"
-                )
+            network = _network(self.text, (name,)).to(device)
+            problem = task.complaint(network, self.samples([name]))
+            if problem is not None:
+                raise DataError(f"site {name}: {problem}")
 
-    def load_student(self, record: ArrayRecord, version: int) -> nn.Module:
+    def load_student(self, record: ArrayRecord, version: int, sites: Sequence[str]) -> nn.Module:
         """Return the network with the weights sent, completed by those kept here.
 
         What is neither sent nor kept yet is the common initialisation.
+
+        Args:
+            record: the weights sent.
+            version: of the site's own state.
+            sites: those that have arrived.
         """
-        network = _network(self.text).to(learner.device_of(self.job.learner))
+        network = _network(self.text, tuple(sites)).to(learner.device_of(self.job.learner))
         weights = arrays.from_record(record)
-        if weights.keys() != _initial(self.text).keys():
+        initial = _initial(self.text, tuple(sites))
+        if weights.keys() != initial.keys():
             kept = arrays.under("weights/", self.kept(version))
-            weights = _initial(self.text) | kept | weights
+            weights = initial | arrays.grown(kept, initial) | weights
         arrays.into_network(network, weights)
         return network
 
     def auxiliary(self, state: arrays.Arrays) -> nn.Module | None:
         """Return the strategy's own module as it was kept, or new."""
         job, name = self.job, next(iter(self.places))
-        images = self.data(name).train[0].images[:1]
-        widths = _widths(self.text, tuple(images.shape))
+        shape = tuple(self.samples([name]).inputs.shape[1:])
         with seeded("auxiliary", job.seed):
-            module = job.strategy.auxiliary(widths, images.shape[1])
+            module = job.strategy.auxiliary(_widths(self.text, name, shape), shape[0])
         if module is None:
             return None
         own = arrays.under("auxiliary/", state)
@@ -178,19 +176,18 @@ class Hospital:
             arrays.into_network(module, own)
         return module.to(learner.device_of(job.learner))
 
-    def teacher(self, call: Call, slices: Slices) -> dict[str, Any]:
-        """Return the lesson's `teacher` and its `answers` on `slices`, kept between rounds."""
+    def teacher(self, call: Call, samples: Samples) -> dict[str, Any]:
+        """Return the lesson's `teacher` and its `answers` on `samples`, kept between rounds."""
         if call.teacher is None:
             return {}
         weights = arrays.from_record(call.teacher)
         known = _teachers.get(self.site)
-        mark = (self.text, arrays.digest(weights), call.learning, call.rehearsing)
+        mark = (self.text, arrays.digest(weights), call.learning, call.rehearsing, call.arrived)
         if known is None or known[0] != mark:
-            device = learner.device_of(self.job.learner)
-            network = new_network(self.job).to(device).requires_grad_(False).eval()
+            task, device = self.job.scenario.task, learner.device_of(self.job.learner)
+            network = new_network(self.job, call.arrived).to(device).requires_grad_(False).eval()
             arrays.into_network(network, weights)
-            classes = self.job.scenario.classes
-            known = mark, network, Answers(network, slices.images, classes)
+            known = mark, network, Answers(task, network, samples.inputs)
             _teachers[self.site] = known
         _, network, answers = known
         return {"teacher": network, "answers": answers if answers.fit else None}
@@ -201,26 +198,25 @@ class Hospital:
         known = arrays.from_record(record) if record is not None else {}
         return {key: torch.tensor(value, device=device) for key, value in known.items()}
 
-    def score(self, network: nn.Module, split: str) -> tuple[list[str], dict[str, list[float]]]:
-        """Return the names of the cases of `split`, "val" or "test", and their scores."""
-        names = {"val": ("dice",), "test": tuple(SCORES)}[split]
-        job = self.job
-        cases = [case for name in self.places for case in getattr(self.data(name), split)]
-        each = [
-            case_scores(
-                learner.predict(network, case, job.learner),
-                case.labels,
-                job.scenario.classes,
-                case.spacing,
-                names,
-            )
-            for case in cases
-        ]
-        return [c.name for c in cases], {name: [one[name] for one in each] for name in names}
+    def score(self, network: nn.Module, split: str) -> list[tuple[str, dict[str, float]]]:
+        """Return name and scores of every case of `split`: one score for "val", all for "test"."""
+        task, settings = self.job.scenario.task, self.job.learner
+        device = learner.device_of(settings)
+        found = []
+        for place in self.places:
+            names = task.scored(place)[: 1 if split == "val" else None]
+            for case in getattr(self.data(place), split):
+                prediction = task.predict(network, case, device, settings.amp)
+                found.append((case.name, task.score(prediction, case, names)))
+        return found
+
+    def validate(self, network: nn.Module) -> float:
+        """Return the mean score of the validation cases."""
+        return fmean(v for _, scores in self.score(network, "val") for v in scores.values())
 
 
 class Answers:
-    """The teacher's probabilities on training slices, computed when first asked for.
+    """The teacher's answers to training samples, computed when first asked for.
 
     Attributes:
         fit: whether they are few enough to be kept.
@@ -228,25 +224,30 @@ class Answers:
 
     LIMIT = 512 * 2**20  # bytes per site and process
 
-    def __init__(self, teacher: nn.Module, images: Tensor, classes: int) -> None:
-        self.teacher, self.images = teacher, images
-        self.fit = images[:, :1].numel() * classes * 4 <= self.LIMIT
+    def __init__(self, task: Task, teacher: nn.Module, inputs: Tensor) -> None:
+        self.task, self.teacher, self.inputs = task, teacher, inputs
+        self.fit = len(inputs) * task.answers(teacher, inputs[:1]).nbytes <= self.LIMIT
         self._all: Tensor | None = None
 
     def __call__(self, index: Tensor) -> Tensor:
-        """Return those on the slices of these indices, shape (B, K, H, W)."""
+        """Return those to the samples of these indices, shape (B, ...)."""
         if self._all is None:
-            self._all = learner.forward(self.teacher, self.images)
+            self._all = self.task.answers(self.teacher, self.inputs)
         return self._all[index]
 
 
 _teachers: dict[str, tuple[tuple[Any, ...], nn.Module, Answers]] = {}
 
 
-def new_network(job: Job) -> nn.Module:
-    """Make the job's network with the initial weights that (seed) gives everywhere."""
+def new_network(job: Job, sites: Sequence[str]) -> nn.Module:
+    """Make the job's network with the initial weights that (seed) gives everywhere.
+
+    Args:
+        job: what it is for.
+        sites: those that have arrived: with them what it has to know may grow.
+    """
     with seeded("model", job.seed):
-        return job.model.build(job.scenario.channels, job.scenario.classes)
+        return job.scenario.task.build(job.model, sites)
 
 
 @lru_cache(maxsize=64)
@@ -255,33 +256,34 @@ def _data(scenario: str, site: str, path: Path | None, seed: int) -> SiteData:
 
 
 @lru_cache(maxsize=64)
-def _slices(
+def _samples(
     scenario: str, places: tuple[tuple[str, Path | None], ...], seed: int, device: torch.device
-) -> Slices:
+) -> Samples:
     cases = [case for site, path in places for case in _data(scenario, site, path, seed).train]
-    return Slices.of(cases, device)
+    return SCENARIO.make(json.loads(scenario)).task.samples(cases, device)
 
 
 @lru_cache(maxsize=2)
-def _network(text: str) -> nn.Module:
-    return new_network(Job.from_json(text))
+def _network(text: str, sites: tuple[str, ...]) -> nn.Module:
+    return new_network(Job.from_json(text), sites)
 
 
 @lru_cache(maxsize=2)
-def _initial(text: str) -> arrays.Arrays:
-    return arrays.of_network(new_network(Job.from_json(text)))
+def _initial(text: str, sites: tuple[str, ...]) -> arrays.Arrays:
+    return arrays.of_network(new_network(Job.from_json(text), sites))
 
 
 @lru_cache(maxsize=2)
-def _local(text: str) -> frozenset[str]:
+def _local(text: str, site: str) -> frozenset[str]:
     job = Job.from_json(text)
-    return frozenset(job.strategy.local(new_network(job)))
+    return frozenset(job.strategy.local(new_network(job, [site])))
 
 
 @lru_cache(maxsize=2)
-def _widths(text: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _widths(text: str, site: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the channels of the model's features."""
     job = Job.from_json(text)
     with torch.no_grad():
-        _, features = watch(new_network(job).eval(), job.model.scales, torch.zeros(shape))
+        network = new_network(job, [site]).eval()
+        _, features = watch(network, job.model.scales, torch.zeros(1, *shape))
     return tuple(feature.shape[1] for feature in features)

@@ -18,7 +18,7 @@ log = logging.getLogger("fedcl")
 
 Reply = TypeVar("Reply", Update, Scored, Report)
 Data = dict[str, Any]
-"""Which sites' slices to train on: `learning` and `rehearsing`, as in `Call`."""
+"""Which sites' samples to train on: `learning` and `rehearsing`, as in `Call`."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Hospitals:
         lanes: sites that can compute at the same time, to share out waiting time.
         timeout: seconds to wait for the answers of one exchange.
         nodes: the node id of each site, once they have met.
-        slices: how many training slices each site has.
+        samples: how many training samples each site has.
     """
 
     grid: Grid
@@ -75,7 +75,7 @@ class Hospitals:
     lanes: int
     timeout: float
     nodes: dict[str, int] = field(default_factory=dict)
-    slices: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._text = self.job.to_json()
@@ -105,7 +105,7 @@ class Hospitals:
                 raise DataError(f"site {hello.site}: two hospitals answer to that name")
             met[hello.site] = hello
             self.nodes[hello.site] = reply.metadata.src_node_id
-            self.slices[hello.site] = hello.slices
+            self.samples[hello.site] = hello.samples
         for site in sites:
             if site not in met:
                 raise DataError(f"site {site}: no hospital of that name answered")
@@ -176,10 +176,10 @@ class Hospitals:
                 except MalformedError as error:
                     answers[site] = str(error)
                     continue
-                used = 0 if isinstance(answer, Scored) else answer.slices
+                used = 0 if isinstance(answer, Scored) else answer.samples
                 kept = answer.stored if isinstance(answer, Update) else 0
-                if max(used, kept) > self.slices[site]:
-                    answers[site] = f"{max(used, kept)} slices, it has {self.slices[site]}"
+                if max(used, kept) > self.samples[site]:
+                    answers[site] = f"{max(used, kept)} samples, it has {self.samples[site]}"
                     continue
                 answers[site] = answer
                 busy += answer.seconds

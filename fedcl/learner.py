@@ -1,10 +1,10 @@
-"""The one local training loop, and prediction with the same network."""
+"""The one local training loop."""
 
 import contextlib
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from fedcl.config import Learner
 from fedcl.errors import RunError
 from fedcl.step import Lesson, Step
-from sites.base import Case, Slices
+from sites.base import Samples
 from strategies.base import Strategy
-
-EVALUATION_BATCH = 64  # slices per forward pass without gradient
 
 
 def device_of(learner: Learner) -> torch.device:
@@ -32,22 +30,22 @@ def device_of(learner: Learner) -> torch.device:
 
 def train(
     lesson: Lesson,
-    slices: Slices,
+    samples: Samples,
     learner: Learner,
     strategy: Strategy,
     lr: float,
     rng: torch.Generator,
     validate: Callable[[], float] | None = None,
 ) -> dict[str, float]:
-    """Train the lesson's student in place on one site's slices, for one round.
+    """Train the lesson's student in place on one site's samples, for one round.
 
     Args:
         lesson: the student, holding the weights to start from, and whatever helps it.
-        slices: the site's training slices.
+        samples: the site's training samples.
         learner: budget, batch size, clipping and which epoch to keep.
         strategy: gives the loss terms of each step.
         lr: Adam's learning rate.
-        rng: order of the slices and whatever the strategy draws.
+        rng: order of the samples and whatever the strategy draws.
         validate: scores the student as it is; needed to keep the best epoch.
 
     Returns:
@@ -56,11 +54,11 @@ def train(
     Raises:
         RunError: a loss became NaN or infinite; names the terms.
     """
-    device, student = slices.images.device, lesson.student
+    device, student, task = samples.inputs.device, lesson.student, lesson.task
     amp = learner.amp and device.type == "cuda"
     trained = nn.ModuleList([m for m in (student, lesson.auxiliary) if m is not None])
     optimiser = torch.optim.Adam(trained.parameters(), lr=lr, fused=True)
-    per_epoch = math.ceil(len(slices) / learner.batch_size)
+    per_epoch = math.ceil(len(samples) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
     best = _Best(student, validate) if learner.keep == "best" and validate else None
     counts: dict[str, int] = defaultdict(int)
@@ -68,13 +66,13 @@ def train(
 
     trained.train()
     for number, index in zip(
-        range(1, total + 1), batches(len(slices), learner.batch_size, rng), strict=False
+        range(1, total + 1), task.batches(len(samples), learner.batch_size, rng), strict=False
     ):
         index = index.to(device)
         step = Step(
             **vars(lesson),
-            images=slices.images[index],
-            labels=slices.labels[index],
+            inputs=samples.inputs[index],
+            targets=samples.targets[index],
             index=index,
             number=number,
             rng=rng,
@@ -97,34 +95,6 @@ def train(
     if best:
         best.restore()
     return {name: float(value) / counts[name] for name, value in sums.items()}
-
-
-def batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Yield indices of batches without end: a new random order each epoch."""
-    while True:
-        yield from torch.randperm(count, generator=rng).split(size)
-
-
-@torch.no_grad()
-def forward(network: nn.Module, images: Tensor, amp: bool = False) -> Tensor:
-    """Return class probabilities of all `images`, in evaluation mode, batch by batch.
-
-    Args:
-        network: put into evaluation mode.
-        images: shape (N, C, H, W).
-        amp: use bfloat16 on a GPU.
-    """
-    network.eval()
-    amp = amp and images.device.type == "cuda"
-    with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
-        parts = [network(part).float().softmax(1) for part in images.split(EVALUATION_BATCH)]
-    return torch.cat(parts)
-
-
-def predict(network: nn.Module, case: Case, learner: Learner) -> Tensor:
-    """Return the predicted class of every voxel of `case`, shape (D, H, W), on the CPU."""
-    probabilities = forward(network, case.images.to(device_of(learner)), learner.amp)
-    return probabilities.max(1).indices.cpu()
 
 
 class _Best:

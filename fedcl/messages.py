@@ -51,8 +51,9 @@ class Call:
         arrays: the global weights.
         teacher: the teacher's weights, if there is one.
         memory: what the server remembers of earlier stages, if anything.
+        arrived: the sites that have, in order of arrival.
         learning: the sites to train on in full: this one, or those of a pool.
-        rehearsing: the sites to train on by what was kept of their slices.
+        rehearsing: the sites to train on by what was kept of their samples.
         stage: counted from 0.
         round: counted from 1 over all stages.
         state: version of the site's own state to start from; 0 for none.
@@ -63,6 +64,7 @@ class Call:
     arrays: ArrayRecord
     teacher: ArrayRecord | None = None
     memory: ArrayRecord | None = None
+    arrived: list[str] = field(default_factory=list)
     learning: list[str] = field(default_factory=list)
     rehearsing: list[str] = field(default_factory=list)
     stage: int = 0
@@ -89,8 +91,9 @@ class Call:
             arrays=content.array_records["arrays"],
             teacher=content.array_records.get("teacher"),
             memory=content.array_records.get("memory"),
-            learning=[str(site) for site in _list(call["learning"])],
-            rehearsing=[str(site) for site in _list(call["rehearsing"])],
+            arrived=_names(call["arrived"]),
+            learning=_names(call["learning"]),
+            rehearsing=_names(call["rehearsing"]),
             stage=_int(call["stage"]),
             round=_int(call["round"]),
             state=_int(call["state"]),
@@ -107,8 +110,8 @@ class Hello:
         error: why it cannot take part, in one line; empty if it can.
         digest: of its data.
         train, val, test: numbers of cases.
-        slices: training slices.
-        shape: of one of them, (C, H, W).
+        samples: training samples.
+        shape: of what the network is shown of one, (C, H, W) for an image.
     """
 
     site: str
@@ -117,7 +120,7 @@ class Hello:
     train: int = 0
     val: int = 0
     test: int = 0
-    slices: int = 0
+    samples: int = 0
     shape: list[int] = field(default_factory=list)
 
     def pack(self) -> RecordDict:
@@ -136,15 +139,15 @@ class Hello:
             train=_int(record["train"]),
             val=_int(record["val"]),
             test=_int(record["test"]),
-            slices=_int(record["slices"]),
+            samples=_int(record["samples"]),
             shape=[_int(size) for size in _list(record["shape"])],
         )
-        counts = (hello.train, hello.val, hello.test, hello.slices)
+        counts = (hello.train, hello.val, hello.test, hello.samples)
         if not hello.error and (min(counts) < 1 or max(counts) > 10**7):
-            raise ValueError(f"impossible numbers of cases or slices {counts}")
-        fits = len(hello.shape) == 3 and all(1 <= size <= 8192 for size in hello.shape)
+            raise ValueError(f"impossible numbers of cases or samples {counts}")
+        fits = 1 <= len(hello.shape) <= 4 and all(1 <= size <= 8192 for size in hello.shape)
         if not hello.error and not fits:
-            raise ValueError(f"impossible shape of an image {hello.shape}")
+            raise ValueError(f"impossible shape of a sample {hello.shape}")
         return hello
 
 
@@ -154,15 +157,15 @@ class Update:
 
     Attributes:
         arrays: the weights that may leave the hospital.
-        slices: training slices, the update's weight in the average.
+        samples: training samples, the update's weight in the average.
         losses: mean of each loss term.
         seconds: time it took.
         kept: digest of what stays there; empty if nothing does.
-        stored: how many training slices it keeps for later stages.
+        stored: how many training samples it keeps for later stages.
     """
 
     arrays: Arrays
-    slices: int
+    samples: int
     losses: dict[str, float]
     seconds: float
     kept: str = ""
@@ -171,7 +174,7 @@ class Update:
     def pack(self) -> RecordDict:
         """Return the records."""
         numbers = MetricRecord({f"loss/{name}": value for name, value in self.losses.items()})
-        for name in ("slices", "seconds", "stored"):
+        for name in ("samples", "seconds", "stored"):
             numbers[name] = getattr(self, name)
         words = ConfigRecord({"kept": self.kept})
         return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers, "words": words})
@@ -181,9 +184,9 @@ class Update:
     def unpack(cls, content: RecordDict) -> "Update":
         """Read the records."""
         numbers = content.metric_records["numbers"]
-        slices = _int(numbers["slices"])
-        if slices < 1:
-            raise ValueError(f"{slices} training slices")
+        samples = _int(numbers["samples"])
+        if samples < 1:
+            raise ValueError(f"{samples} training samples")
         losses = {
             key.removeprefix("loss/"): _float(value)
             for key, value in numbers.items()
@@ -195,8 +198,8 @@ class Update:
         kept = str(content.config_records["words"]["kept"])
         stored = _int(numbers["stored"])
         if stored < 0:
-            raise ValueError(f"{stored} slices stored")
-        return cls(weights, slices, losses, _seconds(numbers), kept, stored)
+            raise ValueError(f"{stored} samples stored")
+        return cls(weights, samples, losses, _seconds(numbers), kept, stored)
 
 
 @dataclass(frozen=True)
@@ -205,17 +208,17 @@ class Report:
 
     Attributes:
         arrays: as the strategy made them, float32 and finite.
-        slices: training slices, the report's weight in an average.
+        samples: training samples, the report's weight in an average.
         seconds: time it took.
     """
 
     arrays: Arrays
-    slices: int
+    samples: int
     seconds: float
 
     def pack(self) -> RecordDict:
         """Return the records."""
-        numbers = MetricRecord({"slices": self.slices, "seconds": self.seconds})
+        numbers = MetricRecord({"samples": self.samples, "seconds": self.seconds})
         return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers})
 
     @classmethod
@@ -227,10 +230,10 @@ class Report:
         for key, array in report.items():
             if array.dtype != np.float32 or not np.isfinite(array).all():
                 raise ValueError(f"{key} is not finite float32")
-        slices = _int(numbers["slices"])
-        if slices < 1:
-            raise ValueError(f"{slices} training slices")
-        return cls(report, slices, _seconds(numbers))
+        samples = _int(numbers["samples"])
+        if samples < 1:
+            raise ValueError(f"{samples} training samples")
+        return cls(report, samples, _seconds(numbers))
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,7 @@ class Scored:
     def unpack(cls, content: RecordDict) -> "Scored":
         """Read the records."""
         numbers = content.metric_records["numbers"]
-        cases = [str(name) for name in _list(content.config_records["names"]["cases"])]
+        cases = _names(content.config_records["names"]["cases"])
         scores = {
             key.removeprefix("score/"): [_float(number) for number in _list(values)]
             for key, values in numbers.items()
@@ -267,8 +270,8 @@ class Scored:
         }
         if not cases or any(len(values) != len(cases) for values in scores.values()):
             raise ValueError("not one score per case")
-        if "dice" not in scores or len(set(cases)) < len(cases):
-            raise ValueError("no Dice, or a case twice")
+        if not scores or len(set(cases)) < len(cases):
+            raise ValueError("no score, or a case twice")
         if not all(map(math.isfinite, chain.from_iterable(scores.values()))):
             raise ValueError("a score is not finite")
         return cls(cases, scores, _seconds(numbers))
@@ -297,3 +300,7 @@ def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"{value!r} is not a list")
     return value
+
+
+def _names(value: Any) -> list[str]:
+    return [str(name) for name in _list(value)]

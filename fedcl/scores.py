@@ -19,7 +19,7 @@ Spacing = tuple[float, float, float]
 
 
 def dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
-    """Return 2|P n L| / (|P| + |L|); arguments as in every score of `SCORES`.
+    """Return 2|P n L| / (|P| + |L|); arguments as in every score of `SEGMENTATION`.
 
     Args:
         prediction: one-hot, shape (1, K, D, H, W), class 0 the background.
@@ -65,7 +65,7 @@ def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
     return fmean(distances)
 
 
-SCORES: dict[str, Callable[[Tensor, Tensor, Spacing], float]] = {
+SEGMENTATION: dict[str, Callable[[Tensor, Tensor, Spacing], float]] = {
     "dice": dice,
     "iou": iou,
     "hd95": hd95,
@@ -77,7 +77,7 @@ def case_scores(
     label: Tensor,
     classes: int,
     spacing: Spacing,
-    names: Sequence[str] = tuple(SCORES),
+    names: Sequence[str] = tuple(SEGMENTATION),
 ) -> dict[str, float]:
     """Return the scores `names` of one case.
 
@@ -86,7 +86,7 @@ def case_scores(
         label: likewise.
         classes: number of classes, background included.
         spacing: distance between voxels (slice, row, column).
-        names: which of `SCORES`.
+        names: which of `SEGMENTATION`.
     """
     p, l = (F.one_hot(x.long(), classes).movedim(-1, 0)[None].float() for x in (prediction, label))
-    return {name: SCORES[name](p, l, spacing) for name in names}
+    return {name: SEGMENTATION[name](p, l, spacing) for name in names}

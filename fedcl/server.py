@@ -19,7 +19,6 @@ from fedcl.hospital import new_network
 from fedcl.hospitals import Hospitals
 from fedcl.messages import Hello, Report, Scored
 from fedcl.plugins import name_of
-from fedcl.scores import SCORES
 from fedcl.seeding import torch_rng
 from fedcl.stage import Round, Stage
 from strategies.base import Form, Past
@@ -65,9 +64,9 @@ class Server:
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.config, self.checkpoint, self.watchers = config, checkpoint, watchers
-        self.network = new_network(config.job)
-        self.state = state or State(arrays.of_network(self.network))
         timeline = config.timeline
+        self.network = new_network(config.job, timeline.seen(state.stage if state else 0))
+        self.state = state or State(arrays.of_network(self.network))
         local = config.job.strategy.local(self.network)
         if timeline.centralised and local:
             raise ConfigError(
@@ -126,6 +125,7 @@ class Server:
             state.ledger.seconds["setup"] += time.perf_counter() - started
             self._save()
         while state.stage < len(config.timeline.stages):
+            self._grow()
             stage = Stage(
                 config, self.hospitals, state, self.network, self._began, self._round_done
             )
@@ -148,15 +148,24 @@ class Server:
                 watcher.stage_done(config, state)
             self._save()
 
+    def _grow(self) -> None:
+        """Give the model room for what the sites arriving in this stage bring."""
+        state = self.state
+        self.network = new_network(self.config.job, self.config.timeline.seen(state.stage))
+        room = arrays.of_network(self.network)
+        state.weights = arrays.grown(state.weights, room)
+        state.teacher = arrays.grown(state.teacher, room)
+
     def _began(self, stage: int, number: int, cohort: list[str]) -> None:
         for watcher in self.watchers:
             watcher.round_began(stage, number, cohort)
 
     def _round_done(self, done: Round) -> None:
         log.info(
-            "stage %d, round %d: validation Dice %s",
+            "stage %d, round %d: validation %s %s",
             done.stage + 1,
             done.number,
+            self.config.job.scenario.task.scores[0],
             _in_words(done.validation),
         )
         for watcher in self.watchers:
@@ -179,7 +188,12 @@ class Server:
             # Who only rehearses has told before.
             data = {site: one for site, one in stage.data().items() if one["learning"]}
             calls = self.hospitals.calls(
-                "query.report", list(data), arrays.to_record(weights), state.versions, data=data
+                "query.report",
+                list(data),
+                arrays.to_record(weights),
+                state.versions,
+                data=data,
+                arrived=config.timeline.seen(state.stage),
             )
             replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
             reports = self._reports(self.hospitals.answers(Report, list(data), replies), forms)
@@ -187,10 +201,10 @@ class Server:
         past = Past(
             stage=state.stage,
             network=self.network.requires_grad_(False).eval(),
-            shape=(self.shape[0], self.shape[1], self.shape[2]),
+            shape=tuple(self.shape),
             memory=state.memory,
             reports={site: report.arrays for site, report in reports.items()},
-            slices={site: report.slices for site, report in reports.items()},
+            samples={site: report.samples for site, report in reports.items()},
             rng=torch_rng("remember", config.job.seed, state.stage),
         )
         return strategy.remember(past)
@@ -227,11 +241,18 @@ class Server:
 
     def _evaluate(self, stage: int) -> Scores:
         """Score the global model on every site's test cases after `stage`."""
-        strategy = self.config.job.strategy
-        sites = strategy.evaluated(self.config.timeline, stage)
+        timeline, task = self.config.timeline, self.config.job.scenario.task
+        sites = self.config.job.strategy.evaluated(timeline, stage)
+        if not task.foresight:
+            sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
         weights, _ = arrays.split(self.state.weights, self.local)
         calls = self.hospitals.calls(
-            "evaluate", sites, arrays.to_record(weights), self.state.versions, split="test"
+            "evaluate",
+            sites,
+            arrays.to_record(weights),
+            self.state.versions,
+            arrived=timeline.seen(max(stage, 0)),
+            split="test",
         )
         replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
         scores: Scores = {}
@@ -241,23 +262,24 @@ class Server:
                 raise RunError(
                     f"site {site} could not be evaluated {when}: {answer.splitlines()[0]}"
                 )
-            if set(answer.scores) != set(SCORES) or len(answer.cases) != self.cases[site]:
+            names = task.scored(site)
+            if set(answer.scores) != set(names) or len(answer.cases) != self.cases[site]:
                 raise RunError(
                     f"site {site} sent scores of {len(answer.cases)} test cases, it has "
-                    f"{self.cases[site]}, or left out one of {', '.join(SCORES)}"
+                    f"{self.cases[site]}, or left out one of {', '.join(names)}"
                 )
             scores[site] = {
-                score: dict(zip(answer.cases, answer.scores[score], strict=True))
-                for score in SCORES
+                score: dict(zip(answer.cases, answer.scores[score], strict=True)) for score in names
             }
         return scores
 
 
 def results(config: Config, state: State, status: str = "completed") -> dict[str, Any]:
     """Return the contents of results.json; the matrices and figures of what is finished."""
-    sites = config.timeline.sites
-    matrices = {score: matrix(state.rows, sites, score) for score in SCORES}
-    initial = matrix([state.initial or {}], sites, "dice")[0]
+    sites, scores = config.timeline.sites, config.job.scenario.task.scores
+    first = scores[0]
+    matrices = {score: matrix(state.rows, sites, score) for score in scores}
+    initial = matrix([state.initial or {}], sites, first)[0]
     trained = state.trained[: state.stage]
     seen = config.timeline.seen(state.stage - 1)
     return {
@@ -270,10 +292,10 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "arrivals": [list(stage) for stage in config.timeline.stages],
         "stages": trained,
         "sites": sites,
-        "score": "dice",
-        "matrix": matrices["dice"],
-        "cases": cases(state.rows, sites, "dice"),
-        "metrics": summary(matrices["dice"], trained, sites, initial, seen) if state.rows else {},
+        "score": first,
+        "matrix": matrices[first],
+        "cases": cases(state.rows, sites, first),
+        "metrics": summary(matrices[first], trained, sites, initial, seen) if state.rows else {},
         "rounds": state.round,
         "weights_sha256": _digest(state, sites),
         "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
@@ -286,7 +308,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "initial": initial,
         "secondary": {
             score: {"matrix": matrices[score], "cases": cases(state.rows, sites, score)}
-            for score in list(SCORES)[1:]
+            for score in scores[1:]
         },
         "data_sha256": state.digests,
     }
@@ -298,7 +320,9 @@ def matrix(rows: Sequence[Scores], sites: Sequence[str], score: str) -> list[lis
     def mean(values: dict[str, float]) -> float:
         return sum(values.values()) / len(values)
 
-    return [[mean(row[s][score]) if s in row else None for s in sites] for row in rows]
+    return [
+        [mean(row[s][score]) if score in row.get(s, {}) else None for s in sites] for row in rows
+    ]
 
 
 def cases(
@@ -310,7 +334,7 @@ def cases(
         for s in sites
     }
     return {
-        s: {c: [row[s][score][c] if s in row else None for row in rows] for c in names[s]}
+        s: {c: [row.get(s, {}).get(score, {}).get(c) for row in rows] for c in names[s]}
         for s in sites
     }
 

@@ -214,9 +214,12 @@ def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
     for site in config.timeline.sites:
         hospital = Hospital.of(nodes[site], text)
         weights, _ = arrays.split(state.weights, hospital.local)
-        network = hospital.load_student(arrays.to_record(weights), state.versions.get(site, 0))
+        network = hospital.load_student(
+            arrays.to_record(weights), state.versions.get(site, 0), config.timeline.sites
+        )
         case = hospital.data(site).test[0]
-        prediction = learner.predict(network, case, config.job.learner)
+        task, device = config.job.scenario.task, learner.device_of(config.job.learner)
+        prediction = task.predict(network, case, device, config.job.learner.amp)
         middle = len(case.images) // 2
         overlays.append(
             Overlay(

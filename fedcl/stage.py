@@ -28,7 +28,7 @@ class Round:
         number: counted from 1 over all stages.
         cohort: the sites whose data were trained on.
         losses: mean loss terms per site that delivered.
-        validation: mean Dice on the validation cases, per site of the cohort.
+        validation: mean score of the validation cases, per site of the cohort.
     """
 
     stage: int
@@ -70,7 +70,7 @@ class Stage(FlowerStrategy):
         self._sent: dict[str, tuple[arrays.Arrays, ArrayRecord]] = {}
 
     def data(self) -> dict[str, Data]:
-        """Return which slices each trainer is to use."""
+        """Return which samples each trainer is to use."""
         pooled = self.config.timeline.centralised
         groups = {POOL: self.cohort} if pooled else {site: [site] for site in self.cohort}
         return {
@@ -112,6 +112,7 @@ class Stage(FlowerStrategy):
             self._record("teacher", self._teacher() if later else {}),
             self._record("memory", self.state.memory if later else {}),
             self.data(),
+            arrived=self.config.timeline.seen(self.number),
             stage=self.number,
             round=round_,
         )
@@ -147,7 +148,7 @@ class Stage(FlowerStrategy):
         rule = self.config.aggregation
         joined = rule.join(
             [update.arrays for update in updates.values()],
-            [update.slices for update in updates.values()],
+            [update.samples for update in updates.values()],
         )
         moved, self.state.momentum = rule.move(
             reference, joined, self.parameters, self.state.momentum
@@ -160,21 +161,29 @@ class Stage(FlowerStrategy):
     ) -> Iterable[Message]:
         """Ask the cohort to validate the new weights."""
         return self.hospitals.calls(
-            "evaluate", self.cohort, arrays, self.state.versions, split="val"
+            "evaluate",
+            self.cohort,
+            arrays,
+            self.state.versions,
+            arrived=self.config.timeline.seen(self.number),
+            split="val",
         )
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Keep each site's mean validation Dice."""
+        """Keep each site's mean validation score."""
         self.validation = {}
         for site, answer in self.hospitals.answers(Scored, self.cohort, replies).items():
+            score = self.config.job.scenario.task.scored(site)[0]
+            if isinstance(answer, Scored) and score not in answer.scores:
+                answer = f"it left out {score}"
             if isinstance(answer, str):
                 self.hospitals.ledger.fail(
                     site, self.number, self.state.round + 1, "validation", answer
                 )
             else:
-                self.validation[site] = fmean(answer.scores["dice"])
+                self.validation[site] = fmean(answer.scores[score])
         return None
 
     def summary(self) -> None:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedcl.task import Task
+from sites.base import Samples
+
 Scales = Callable[[nn.Module], list[nn.Module]]
 """Names a network's layers whose outputs are its features; see `Model.scales`."""
 
@@ -19,9 +22,12 @@ class Lesson:
     """What a hospital brings to a round of training; the same in every step.
 
     Attributes:
+        task: what is learned.
         student: the network being trained.
         teacher: the frozen teacher, or None where there is none yet.
-        answers: gives the teacher's probabilities on the training slices of some indices.
+        answers: gives the teacher's answers to the training samples of some indices.
+        past: the inputs of earlier sites with the teacher's answers, where such inputs are
+            known without their data.
         memory: what the server remembers of earlier stages (`Strategy.remember`).
         auxiliary: the strategy's own trainable module, if it has one.
         scales: the model's, for features.
@@ -29,9 +35,11 @@ class Lesson:
         round: counted from 1 over all stages.
     """
 
+    task: Task
     student: nn.Module
     teacher: nn.Module | None = None
     answers: Callable[[Tensor], Tensor] | None = None
+    past: Samples | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     auxiliary: nn.Module | None = None
     scales: Scales = lambda network: []
@@ -44,54 +52,59 @@ class Step(Lesson):
     """One training step as a strategy sees it.
 
     Attributes:
-        images: float32, shape (B, C, H, W).
-        labels: int64 class indices, shape (B, 1, H, W).
-        index: which training slices these are, shape (B,); None outside training.
+        inputs: what the network is shown, shape (B, ...); see the task.
+        targets: what it should answer, shape (B, ...).
+        index: which training samples these are, shape (B,); None outside training.
         number: the step in the round, counted from 1.
         rng: the step's source of randomness.
     """
 
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
     rng: torch.Generator
     index: Tensor | None = None
     number: int = 1
 
     @cached_property
     def _seen(self) -> tuple[Tensor, list[Tensor]]:
-        return watch(self.student, self.scales, self.images)
+        return watch(self.student, self.scales, self.inputs)
 
     @property
-    def logits(self) -> Tensor:
-        """The student's logits on the images, shape (B, K, H, W)."""
+    def outputs(self) -> Tensor:
+        """The student's outputs, of images logits of shape (B, K, H, W)."""
         return self._seen[0]
 
     @property
     def features(self) -> list[Tensor]:
-        """The student's features of the images, fine to coarse, each (B, F, h, w)."""
+        """The student's features of the inputs, fine to coarse, of images (B, F, h, w)."""
         return self._seen[1]
+
+    def loss(self) -> dict[str, Tensor]:
+        """Return the task's loss on these samples, named."""
+        return {self.task.term: self.task.loss(self.outputs, self.targets)}
 
     @cached_property
     def taught(self) -> Tensor:
-        """The teacher's class probabilities on the images, shape (B, K, H, W)."""
+        """The teacher's answers, of images class probabilities of shape (B, K, H, W)."""
         if self.answers is not None and self.index is not None:
             return self.answers(self.index)
-        return self.teach(self.images)
+        return self.teach(self.inputs)
 
     @cached_property
     def taught_features(self) -> list[Tensor]:
-        """The teacher's features of the images, without gradient."""
+        """The teacher's features of the inputs, without gradient."""
         assert self.teacher is not None
         with torch.no_grad():
-            return watch(self.teacher, self.scales, self.images)[1]
+            return watch(self.teacher, self.scales, self.inputs)[1]
 
+    @torch.no_grad()
     def teach(self, inputs: Tensor) -> Tensor:
-        """Return the teacher's class probabilities on `inputs`, without gradient."""
+        """Return the teacher's answers to any `inputs`, without gradient."""
         assert self.teacher is not None
-        return probabilities(self.teacher, inputs)
+        return self.task.answer(self.teacher(inputs))
 
     def probe(self, inputs: Tensor) -> Tensor:
-        """Return the student's logits on synthetic `inputs`.
+        """Return the student's outputs on synthetic `inputs`.
 
         Batch normalisation uses the batch's own statistics, as in training, but its
         running statistics are left alone: they must describe images only.
@@ -105,25 +118,19 @@ class Step(Lesson):
             return watch(self.student, self.scales, inputs)[1]
 
     def observe(self) -> None:
-        """Let batch normalisation record the images; for methods that train on others."""
+        """Let batch normalisation record the inputs; for methods that train on others."""
         if any(isinstance(module, _BatchNorm) for module in self.student.modules()):
             with torch.no_grad():
-                self.student(self.images)
+                self.student(self.inputs)
 
     def noise(self, mean: float, std: float) -> Tensor:
-        """Draw Normal(mean, std) noise of the images' shape."""
-        drawn = torch.randn(self.images.shape, generator=self.rng)
-        return drawn.mul_(std).add_(mean).to(self.images.device)
-
-
-@torch.no_grad()
-def probabilities(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Return softmax over classes of the network's logits, shape (B, K, H, W)."""
-    return torch.softmax(network(inputs).float(), dim=1)
+        """Draw Normal(mean, std) noise of the inputs' shape."""
+        drawn = torch.randn(self.inputs.shape, generator=self.rng)
+        return drawn.mul_(std).add_(mean).to(self.inputs.device)
 
 
 def watch(network: nn.Module, scales: Scales, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the network's logits and its features, fine to coarse."""
+    """Return the network's outputs and its features, fine to coarse."""
     features: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:

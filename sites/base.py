@@ -1,11 +1,11 @@
-"""What every scenario offers: named sites, each with patients split into three parts."""
+"""What every scenario offers: named sites, and the cases each of them holds."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ import torch
 from fedcl.errors import DataError
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
+
+if TYPE_CHECKING:
+    from fedcl.task import Task
 
 
 @dataclass(frozen=True)
@@ -32,58 +35,67 @@ class Case:
     labels: torch.Tensor
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return images and labels."""
+        return self.images, self.labels
+
 
 @dataclass(frozen=True)
-class Slices:
-    """Slices of some cases, stacked and on one device.
+class Samples:
+    """What can be drawn in training, stacked and on one device; see the scenario's task.
 
     Attributes:
-        images: float32, shape (N, C, H, W).
-        labels: int64, shape (N, 1, H, W).
+        inputs: what a network is shown, shape (N, ...).
+        targets: what it should answer, shape (N, ...).
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
+    inputs: torch.Tensor
+    targets: torch.Tensor
 
     @classmethod
-    def of(cls, cases: Sequence[Case], device: torch.device) -> "Slices":
-        """Stack the slices of `cases` in order."""
-        images = torch.cat([case.images for case in cases])
-        labels = torch.cat([case.labels for case in cases]).unsqueeze(1).long()
-        return cls(images.to(device), labels.to(device))
-
-    @classmethod
-    def joined(cls, parts: Sequence["Slices"]) -> "Slices":
+    def joined(cls, parts: Sequence["Samples"]) -> "Samples":
         """Join `parts` in order."""
         if len(parts) == 1:
             return parts[0]
-        return cls(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
+        inputs, targets = zip(*((part.inputs, part.targets) for part in parts), strict=True)
+        return cls(torch.cat(inputs), torch.cat(targets))
 
     def __len__(self) -> int:
-        """Return the number of slices."""
-        return len(self.images)
+        """Return the number of samples."""
+        return len(self.inputs)
 
-    def __getitem__(self, index: torch.Tensor) -> "Slices":
-        """Return the slices of these indices."""
-        return Slices(self.images[index], self.labels[index])
+    def __getitem__(self, index: torch.Tensor) -> "Samples":
+        """Return the samples of these indices."""
+        return Samples(self.inputs[index], self.targets[index])
+
+
+class AnyCase(Protocol):
+    """What every kind of case has."""
+
+    @property
+    def name(self) -> str:
+        """Its name, unique within the site."""
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return all it holds, in a fixed order, for the site's digest."""
 
 
 @dataclass(frozen=True)
 class SiteData:
-    """The cases of one site, split by patient."""
+    """The cases of one site: to train on, to validate on and to test."""
 
-    train: tuple[Case, ...]
-    val: tuple[Case, ...]
-    test: tuple[Case, ...]
+    train: tuple[Any, ...]
+    val: tuple[Any, ...]
+    test: tuple[Any, ...]
 
     def digest(self) -> str:
-        """Return the SHA-256 of every name, image and label, split by split."""
+        """Return the SHA-256 of every name and tensor, split by split."""
         sha = hashlib.sha256()
         for split in (self.train, self.val, self.test):
             for case in split:
                 sha.update(case.name.encode())
-                sha.update(np.ascontiguousarray(case.images.numpy()).data)
-                sha.update(np.ascontiguousarray(case.labels.numpy()).data)
+                for tensor in case.tensors():
+                    sha.update(np.ascontiguousarray(tensor.numpy()).data)
         return sha.hexdigest()
 
 
@@ -93,19 +105,14 @@ class Scenario(ABC):
 
     Attributes:
         stages: the sites that arrive in each stage, in order of arrival.
-        val, test: share of a site's patients kept for validation and for testing.
     """
 
-    channels: ClassVar[int] = 1
-
     stages: list[list[str]] = setting(factory=list)
-    val: float = setting(0.15, above=0, high=0.9)
-    test: float = setting(0.25, above=0, high=0.9)
 
     @property
     @abstractmethod
-    def classes(self) -> int:
-        """Number of label values, background included."""
+    def task(self) -> "Task":
+        """What is learned here."""
 
     @abstractmethod
     def sites(self) -> list[str]:
@@ -116,13 +123,14 @@ class Scenario(ABC):
         """
 
     @abstractmethod
-    def cases(self, site: str, path: Path | None) -> list[Case]:
-        """Read or make all patients of `site`, in a fixed order.
+    def load(self, site: str, path: Path | None, seed: int) -> SiteData:
+        """Read or make the data of `site`; all randomness comes from (seed, site).
 
         Args:
             site: name of the site.
             path: the site's own folder, as its node configuration gives it; None for a
                 scenario that needs no files.
+            seed: the run's.
 
         Raises:
             DataError: the data cannot be used; names the site and the file.
@@ -136,11 +144,43 @@ class Scenario(ABC):
         """Return where `site` lies in a simulation; None where no files are needed."""
         return None
 
-    def load(self, site: str, path: Path | None, seed: int) -> SiteData:
-        """Read `site` and split its patients by (seed, site).
+
+@dataclass
+class PatientScenario(Scenario):
+    """Hospitals that hold patients, segmented slice by slice and split at random.
+
+    Attributes:
+        val, test: share of a site's patients kept for validation and for testing.
+    """
+
+    val: float = setting(0.15, above=0, high=0.9)
+    test: float = setting(0.25, above=0, high=0.9)
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """Number of label values, background included."""
+
+    @abstractmethod
+    def cases(self, site: str, path: Path | None) -> list[Case]:
+        """Read or make all patients of `site`, in a fixed order; arguments as for `load`.
 
         Raises:
-            DataError: as `cases`, or too few patients for three non-empty parts.
+            DataError: the data cannot be used; names the site and the file.
+        """
+
+    @property
+    def task(self) -> "Task":
+        """Segmentation of images of one channel."""
+        from fedcl.segmentation import Segmentation
+
+        return Segmentation(1, self.classes)
+
+    def load(self, site: str, path: Path | None, seed: int) -> SiteData:
+        """Read `site` and split its patients; see `Scenario.load`.
+
+        Raises:
+            DataError: too few patients for three non-empty parts, too.
         """
         return split(self.cases(site, path), site, self.val, self.test, seed)
 

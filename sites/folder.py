@@ -20,7 +20,7 @@ from PIL import Image
 
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
-from sites.base import Case, Scenario
+from sites.base import Case, PatientScenario
 
 NIFTI = (".nii", ".nii.gz")
 EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", *NIFTI)
@@ -32,7 +32,7 @@ LAYOUT = "give the folder that holds one folder per site, each with images/ and 
 
 
 @dataclass
-class Folder(Scenario):
+class Folder(PatientScenario):
     """Sites read from image and mask files, resized and normalised slice by slice.
 
     Attributes:

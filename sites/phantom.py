@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from fedcl.errors import DataError
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
-from sites.base import Case, Scenario
+from sites.base import Case, PatientScenario
 
 FIELD_OF_VIEW = 180.0  # mm, width and height of a slice at zoom 1
 GLAND = 36.0  # mm from base to apex, shared out among the slices
@@ -113,7 +113,7 @@ HOSPITALS = {name: Hospital(*row) for name, row in TABLE.items()}
 
 
 @dataclass
-class Phantom(Scenario):
+class Phantom(PatientScenario):
     """Patients made on the spot; there are no files.
 
     Attributes:

@@ -4,24 +4,22 @@ A strategy is one dataclass in one file: its fields are the settings of its YAML
 methods say what differs from federated fine-tuning, which is what this base class does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.arrays import Arrays
+from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
 from fedcl.step import Step
+from fedcl.task import Task
 from fedcl.timeline import Timeline
-from sites.base import Slices
-
-segmentation_loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
-    softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0
-)
+from sites.base import Samples
 
 
 @dataclass
@@ -67,25 +65,31 @@ class Past:
     Attributes:
         stage: counted from 0.
         network: the aggregated model, frozen, on the CPU.
-        shape: of an image, (C, H, W).
+        shape: of a sample, (C, H, W) for an image.
         memory: what was remembered before.
         reports: of the sites that trained (`Strategy.report`), in site order.
-        slices: their numbers of training slices.
+        samples: their numbers of training samples.
         rng: source of randomness.
     """
 
     stage: int
     network: nn.Module
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     memory: Arrays
     reports: Mapping[str, Arrays]
-    slices: Mapping[str, int]
+    samples: Mapping[str, int]
     rng: torch.Generator
 
 
 @dataclass
 class Strategy:
-    """Federated fine-tuning, and the hooks by which a method departs from it."""
+    """Federated fine-tuning, and the hooks by which a method departs from it.
+
+    Attributes:
+        needs: the kind of task that the method's formulas are about.
+    """
+
+    needs: ClassVar[type] = Task
 
     # --- at the server ---------------------------------------------------------------
 
@@ -94,7 +98,7 @@ class Strategy:
         return timeline.participants(stage)
 
     def learning(self, timeline: Timeline, stage: int) -> list[str]:
-        """Return those of the cohort that train on all their slices; others rehearse."""
+        """Return those of the cohort that train on all their samples; others rehearse."""
         return self.cohort(timeline, stage)
 
     def evaluated(self, timeline: Timeline, stage: int) -> list[str]:
@@ -106,15 +110,15 @@ class Strategy:
         """Which model teaches, or None for a method without a teacher."""
         return None
 
-    def check(self, classes: int) -> None:
-        """Raise `ConfigError` where the settings do not fit data of so many classes."""
+    def check(self, task: Any) -> None:
+        """Raise `ConfigError` where the settings do not fit the task, one that it `needs`."""
 
     def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
         """Return what a `report` must be made of; nothing, and no site is asked for one.
 
         Args:
             network: the model.
-            shape: of an image, (C, H, W).
+            shape: of a sample, (C, H, W) for an image.
         """
         return {}
 
@@ -132,7 +136,7 @@ class Strategy:
 
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return the named loss terms of one step; their sum is minimised."""
-        terms = {"seg": segmentation_loss(step.logits, step.labels)}
+        terms = step.loss()
         if step.teacher is not None:
             terms |= self.distil(step)
         return terms
@@ -150,27 +154,29 @@ class Strategy:
         """
         return None
 
-    def buffer(self, slices: Slices, rng: torch.Generator) -> Slices | None:
-        """Return which training slices the hospital keeps to rehearse in later stages."""
+    def buffer(self, samples: Samples, rng: torch.Generator) -> Samples | None:
+        """Return which training samples the hospital keeps to rehearse in later stages."""
         return None
 
-    def report(self, network: nn.Module, slices: Slices) -> Arrays:
+    def report(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return what the hospital tells the server of a stage besides weights.
 
         Args:
             network: the aggregated model, in evaluation mode.
-            slices: the site's training slices.
+            samples: the site's training samples.
         """
         return {}
 
 
 @dataclass
 class Distilling(Strategy):
-    """A strategy taught by the global model of an earlier time.
+    """A strategy taught by the global model of an earlier time, in terms of segmentation.
 
     Attributes:
         teacher: which model teaches.
     """
+
+    needs: ClassVar[type] = Segmentation
 
     teacher: Teacher = setting(factory=Teacher)
 

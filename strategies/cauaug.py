@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedcl.segmentation import segmentation_loss
 from fedcl.settings import setting
-from sites.base import Slices
+from sites.base import Samples
 from strategies.base import (
     Archiving,
     Arrays,
     Form,
     Step,
     drawn,
-    segmentation_loss,
     soft_cross_entropy,
 )
 
@@ -51,15 +51,15 @@ class CauAug(Archiving):
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return all terms."""
         if self.ana:
-            logits = step.probe(analytic(step.images, step.rng))
+            logits = step.probe(analytic(step.inputs, step.rng))
             step.observe()
         else:
-            logits = step.logits
-        terms = {"seg": segmentation_loss(logits, step.labels)}
+            logits = step.outputs
+        terms = {"seg": segmentation_loss(logits, step.targets)}
         if step.teacher is not None:
             terms["kd"] = self.kd * soft_cross_entropy(logits, step.taught)
             if self.dom:
-                old = restyle(step.images, step.memory, step.rng)
+                old = restyle(step.inputs, step.memory, step.rng)
                 terms["dom"] = self.dom * soft_cross_entropy(step.probe(old), step.teach(old))
         return terms
 
@@ -69,9 +69,9 @@ class CauAug(Archiving):
         spectrum = Form((channels, height, width // 2 + 1), low=0.0, high=1e9)
         return {"spectrum": spectrum, "mean": Form((channels,)), "std": Form((channels,), low=0.0)}
 
-    def report(self, network: nn.Module, slices: Slices) -> Arrays:
+    def report(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return the mean magnitude (C, H, W // 2 + 1), mean (C,) and deviation (C,)."""
-        images = slices.images
+        images = samples.inputs
         record = {
             "spectrum": torch.fft.rfft2(images).abs().mean(dim=0),
             "mean": images.mean(dim=(0, 2, 3)),

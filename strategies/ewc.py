@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.arrays import weighted_mean
+from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
-from sites.base import Slices
+from sites.base import Samples
 from strategies.base import Arrays, Form, Past, Step, Strategy, Teacher
 
 
@@ -28,6 +30,8 @@ class EWC(Strategy):
     Attributes:
         weight: weight of the penalty.
     """
+
+    needs: ClassVar[type] = Segmentation
 
     weight: float = setting(0.1, low=0)
 
@@ -50,20 +54,20 @@ class EWC(Strategy):
         """See `Strategy.forms`."""
         return {name: Form(value.shape, low=0.0) for name, value in network.named_parameters()}
 
-    def report(self, network: nn.Module, slices: Slices) -> Arrays:
+    def report(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return the importance of every parameter: the mean over slices."""
         named = dict(network.named_parameters())
         sums = {name: torch.zeros_like(value) for name, value in named.items()}
-        for image, label in zip(slices.images.split(1), slices.labels.split(1), strict=True):
+        for image, label in zip(samples.inputs.split(1), samples.targets.split(1), strict=True):
             value = self.sensitivity(network(image), label)
             gradients = torch.autograd.grad(value, list(named.values()), materialize_grads=True)
             for name, gradient in zip(named, gradients, strict=True):
                 sums[name] += self.magnitude(gradient)
-        return {name: (total / len(slices)).cpu().numpy() for name, total in sums.items()}
+        return {name: (total / len(samples)).cpu().numpy() for name, total in sums.items()}
 
     def remember(self, past: Past) -> Arrays:
         """Return the importance summed over stages."""
-        mean = weighted_mean(list(past.reports.values()), list(past.slices.values()))
+        mean = weighted_mean(list(past.reports.values()), list(past.samples.values()))
         scale = float(np.mean(np.concatenate([value.ravel() for value in mean.values()])))
         new = {key: value / np.float32(scale or 1.0) for key, value in mean.items()}
         return {key: value + past.memory.get(key, 0) for key, value in new.items()}

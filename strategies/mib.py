@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from fedcl.errors import ConfigError, RunError
+from fedcl.segmentation import Segmentation, segmentation_loss
 from fedcl.settings import setting
-from strategies.base import Step, segmentation_loss, soft_cross_entropy
+from strategies.base import Step, soft_cross_entropy
 from strategies.lwf import LwF
 
 
@@ -38,14 +39,14 @@ class MiB(LwF):
         if (
             self.unlabelled
             and torch.isin(
-                step.labels, torch.tensor(self.unlabelled, device=step.labels.device)
+                step.targets, torch.tensor(self.unlabelled, device=step.targets.device)
             ).any()
         ):
             raise RunError(f"a site marks classes of strategy.unlabelled ({self.unlabelled})")
-        seen = as_background(step.logits, self.unlabelled)
-        known = as_background(step.logits, self.added)
+        seen = as_background(step.outputs, self.unlabelled)
+        known = as_background(step.outputs, self.added)
         return {
-            "seg": segmentation_loss(seen, step.labels),
+            "seg": segmentation_loss(seen, step.targets),
             "kd": self.kd * soft_cross_entropy(known, self.answers(step.taught)),
         }
 
@@ -58,12 +59,12 @@ class MiB(LwF):
         merged[:, self.added] = 0
         return merged
 
-    def check(self, classes: int) -> None:
+    def check(self, task: Segmentation) -> None:
         """See `Strategy.check`."""
         for key, listed in (("unlabelled", self.unlabelled), ("added", self.added)):
-            if len(set(listed)) < len(listed) or any(c >= classes for c in listed):
+            if len(set(listed)) < len(listed) or any(c >= task.classes for c in listed):
                 raise ConfigError(
-                    f"strategy.{key}: must be different classes below {classes}, got {listed}"
+                    f"strategy.{key}: must be different classes below {task.classes}, got {listed}"
                 )
 
 

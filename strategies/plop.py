@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
+from fedcl.segmentation import segmentation_loss
 from fedcl.settings import setting
-from strategies.base import Distilling, Step, segmentation_loss
+from strategies.base import Distilling, Step
 
 
 @dataclass
@@ -46,7 +47,7 @@ class PLOP(Distilling):
         pairs = zip(step.features, step.taught_features, strict=True)
         apart = [(self.embed(a) - self.embed(b)).square().sum(dim=1).mean() for a, b in pairs]
         return {
-            "seg": segmentation_loss(step.logits, self.pseudo_labels(step)),
+            "seg": segmentation_loss(step.outputs, self.pseudo_labels(step)),
             "pod": self.pod * torch.stack(apart).mean(),
         }
 
@@ -55,7 +56,7 @@ class PLOP(Distilling):
         q = step.taught
         entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
         sure = entropy < self.entropy * math.log(q.shape[1])
-        return torch.where(sure & (step.labels == 0), q.argmax(dim=1, keepdim=True), step.labels)
+        return torch.where(sure & (step.targets == 0), q.argmax(dim=1, keepdim=True), step.targets)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return the embedding of a feature map (B, F, h, w), shape (B, P)."""

@@ -6,7 +6,7 @@ import torch
 
 from fedcl.settings import setting
 from fedcl.timeline import Timeline
-from sites.base import Slices
+from sites.base import Samples
 from strategies.base import Strategy
 
 
@@ -32,6 +32,6 @@ class Replay(Strategy):
         """Return those that arrive; the others rehearse."""
         return list(timeline.stages[stage])
 
-    def buffer(self, slices: Slices, rng: torch.Generator) -> Slices:
+    def buffer(self, samples: Samples, rng: torch.Generator) -> Samples:
         """Return the slices to keep."""
-        return slices[torch.randperm(len(slices), generator=rng)[: self.slices].sort().values]
+        return samples[torch.randperm(len(samples), generator=rng)[: self.slices].sort().values]

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from fedcl.anatomy import REGIONS, levels, places, quantiles, regions, reshape
+from fedcl.segmentation import segmentation_loss
 from fedcl.settings import setting
-from sites.base import Slices
+from sites.base import Samples
 from strategies.base import (
     Archiving,
     Arrays,
     Form,
     Step,
     drawn,
-    segmentation_loss,
     soft_cross_entropy,
 )
 
@@ -53,9 +53,9 @@ class Souvenir(Archiving):
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return both terms on restaged images."""
         images, labels, old = (
-            step.images,
-            step.labels,
-            drawn(step.memory, len(step.images), step.rng),
+            step.inputs,
+            step.targets,
+            drawn(step.memory, len(step.inputs), step.rng),
         )
         if self.shape:
             known = old["organ"][:, 0] > 0
@@ -74,7 +74,7 @@ class Souvenir(Archiving):
         whole |= {"seen": (REGIONS,), "organ": (1,), "place": (2, 4)}
         return {name: Form(size) for name, size in whole.items()}
 
-    def report(self, network: nn.Module, slices: Slices) -> Arrays:
+    def report(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return what is left behind.
 
         "quantiles" (C, REGIONS, K), their mean over slices; "between" (C, REGIONS), the
@@ -82,9 +82,9 @@ class Souvenir(Archiving):
         region; "organ" (1,), the share that shows it; "place" (2, 4), deviation and mean of
         `places`.
         """
-        organ = (slices.labels > 0).flatten(1).any(dim=1)
-        marked = slices.labels[organ] if organ.any() else slices.labels
-        values, pixels = quantiles(slices.images, regions(slices.labels), QUANTILES)
+        organ = (samples.targets > 0).flatten(1).any(dim=1)
+        marked = samples.targets[organ] if organ.any() else samples.targets
+        values, pixels = quantiles(samples.inputs, regions(samples.targets), QUANTILES)
         there = (pixels > 0).float()
         share = (there / there.sum(dim=0).clamp_min(1))[:, None, :]
         mean = (values * share[..., None]).sum(dim=0)

@@ -73,14 +73,14 @@ class TED(Distilling):
         """Return the terms in use, weighted."""
         losses = {}
         if self.uses("kd"):
-            losses["kd"] = self.weight.kd * soft_cross_entropy(step.logits, step.taught)
+            losses["kd"] = self.weight.kd * soft_cross_entropy(step.outputs, step.taught)
         if self.uses("ska"):
             noise = step.noise(self.noise.mean, self.noise.std)
             losses["ska"] = self.weight.ska * soft_cross_entropy(
                 step.probe(noise), step.teach(noise)
             )
         if self.uses("akt"):
-            losses["akt"] = self.weight.akt * self.adaptive_transfer(step.logits, step.taught)
+            losses["akt"] = self.weight.akt * self.adaptive_transfer(step.outputs, step.taught)
         return losses
 
     def adaptive_transfer(self, logits: Tensor, taught: Tensor) -> Tensor:

@@ -72,9 +72,9 @@ class TKRL(LwF):
     def rebuilding(self, step: Step) -> Tensor:
         """Return L_vma."""
         assert isinstance(step.auxiliary, Decoder)
-        mask = self.mask(step.features, step.taught_features, step.images.shape[-2:])
-        hidden = torch.where(mask, step.auxiliary.token, step.images)
-        return F.mse_loss(step.auxiliary(step.probe_features(hidden), step.images), step.images)
+        mask = self.mask(step.features, step.taught_features, step.inputs.shape[-2:])
+        hidden = torch.where(mask, step.auxiliary.token, step.inputs)
+        return F.mse_loss(step.auxiliary(step.probe_features(hidden), step.inputs), step.inputs)
 
     def mask(self, student: list[Tensor], teacher: list[Tensor], size: Sequence[int]) -> Tensor:
         """Return where they differ with most variance, boolean, shape (B, 1, H, W)."""

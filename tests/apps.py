@@ -98,5 +98,5 @@ def rogue_train(message: Message, context: Context) -> Message:
     if spoil == "empty":
         content = RecordDict()
     elif spoil == "weightless":
-        content = replace(update, slices=0).pack()
+        content = replace(update, samples=0).pack()
     return Message(content, reply_to=message)

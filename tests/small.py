@@ -6,7 +6,10 @@ import torch
 from torch import nn
 
 from fedcl.plugins import STRATEGY
+from fedcl.segmentation import Segmentation
 from strategies.base import Step, Strategy
+
+TASK = Segmentation(1, 2)
 
 
 class Fixed(nn.Module):
@@ -36,8 +39,9 @@ def step(
     network = Fixed(student)
     start = {name: value.detach().clone() for name, value in network.named_parameters()}
     given = dict(
-        images=torch.zeros(batch, 1, 1, width),
-        labels=torch.zeros(batch, 1, 1, width, dtype=torch.int64),
+        task=TASK,
+        inputs=torch.zeros(batch, 1, 1, width),
+        targets=torch.zeros(batch, 1, 1, width, dtype=torch.int64),
         student=network,
         teacher=None if teacher is None else Fixed(teacher),
         rng=torch.Generator().manual_seed(0),

@@ -23,8 +23,8 @@ def updates(*values: float) -> list[Arrays]:
     return [{"w": np.float32([v, -v]), "n": np.asarray(round(v), np.int64)} for v in values]
 
 
-def join(name: str, *values: float, slices: list[int] | None = None, **settings: object) -> Arrays:
-    return make(name, **settings).join(updates(*values), slices or [1] * len(values))
+def join(name: str, *values: float, samples: list[int] | None = None, **settings: object) -> Arrays:
+    return make(name, **settings).join(updates(*values), samples or [1] * len(values))
 
 
 @pytest.mark.parametrize("name", AGGREGATION.available())
@@ -35,14 +35,14 @@ def test_types_are_kept(name: str):
 
 
 def test_fedavg_weighs_by_slices():
-    np.testing.assert_allclose(join("fedavg", 1.0, 4.0, slices=[1, 2])["w"], [3, -3])
+    np.testing.assert_allclose(join("fedavg", 1.0, 4.0, samples=[1, 2])["w"], [3, -3])
 
 
 def test_median_and_trimmed_mean_are_not_weighed():
     slices = [100, 1, 1, 1, 1]
     values = (1.0, 2.0, 3.0, 4.0, 100.0)
-    np.testing.assert_allclose(join("median", *values, slices=slices)["w"], [3, -3])
-    trimmed = join("trimmedmean", *values, slices=slices, beta=0.2)
+    np.testing.assert_allclose(join("median", *values, samples=slices)["w"], [3, -3])
+    trimmed = join("trimmedmean", *values, samples=slices, beta=0.2)
     np.testing.assert_allclose(trimmed["w"], [3, -3])
     np.testing.assert_allclose(join("trimmedmean", *values, beta=0.1)["w"], [22, -22])
 
@@ -50,7 +50,7 @@ def test_median_and_trimmed_mean_are_not_weighed():
 def test_krum_takes_the_one_and_multikrum_the_mean_of_those_closest_to_the_others():
     values = (1.0, 2.0, 2.1, 50.0)
     np.testing.assert_allclose(join("krum", *values)["w"], [2, -2], atol=0.11)
-    chosen = join("multikrum", *values, select=2, slices=[1, 1, 3, 1])
+    chosen = join("multikrum", *values, select=2, samples=[1, 1, 3, 1])
     np.testing.assert_allclose(chosen["w"], [(2 + 3 * 2.1) / 4] * 2 * np.array([1, -1]), rtol=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import TASK
 from torch import nn
 
 from fedcl import learner
@@ -11,7 +12,7 @@ from fedcl.plugins import STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.settings import parse
 from fedcl.step import Lesson
-from sites.base import Case, Slices
+from sites.base import Case, Samples
 
 FINETUNE = STRATEGY.make({"name": "finetune"})
 
@@ -21,15 +22,15 @@ def network() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
 
 
-def slices(count: int = 10) -> Slices:
+def slices(count: int = 10) -> Samples:
     rng = torch_rng("slices")
     images = torch.randn(count, 1, 8, 8, generator=rng)
-    return Slices(images, (images > 0.5).long())
+    return Samples(images, (images > 0.5).long())
 
 
 def train(student: nn.Module, settings: Learner, **more: object) -> dict[str, float]:
     arguments = {"strategy": FINETUNE, "lr": 0.01, "rng": torch_rng("train")} | more
-    return learner.train(Lesson(student=student), slices(), settings, **arguments)
+    return learner.train(Lesson(task=TASK, student=student), slices(), settings, **arguments)
 
 
 class Counted(nn.Module):
@@ -60,7 +61,7 @@ def test_budget_in_epochs_or_steps(settings: Learner, steps: int):
 
 
 def test_every_epoch_shows_every_slice_once_in_a_new_order():
-    drawn = learner.batches(10, 4, torch_rng("order"))
+    drawn = TASK.batches(10, 4, torch_rng("order"))
     first, second = (torch.cat([next(drawn) for _ in range(3)]) for _ in range(2))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
     assert first.tolist() != second.tolist()
@@ -115,7 +116,7 @@ def test_clipping_bounds_the_gradient(clip: float | None, bounded: bool):
 def test_a_loss_that_is_not_finite_stops_and_names_the_term():
     class Broken(type(FINETUNE)):  # type: ignore[misc]
         def objective(self, step: object) -> dict[str, torch.Tensor]:
-            return super().objective(step) | {"extra": step.logits.sum() * float("nan")}
+            return super().objective(step) | {"extra": step.outputs.sum() * float("nan")}
 
     with pytest.raises(RunError, match=r"not finite.*extra"):
         train(network(), Learner(), strategy=Broken())
@@ -135,5 +136,5 @@ def test_bad_learning_rates_are_refused(rate: object):
 def test_prediction_leaves_the_network_in_evaluation_mode_and_has_the_cases_shape():
     net = network()
     case = Case("p", torch.randn(3, 1, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8))
-    assert learner.predict(net, case, Learner()).shape == (3, 8, 8)
+    assert TASK.predict(net, case, torch.device("cpu"), amp=True).shape == (3, 8, 8)
     assert not net.training

@@ -29,7 +29,7 @@ def archive() -> bytes:
 def test_what_is_packed_comes_back():
     back = Update.unpack(UPDATE.pack())
     assert back.arrays["w"].tolist() == [1, 1, 1]
-    assert (back.slices, back.losses, back.kept) == (4, {"seg": 0.5}, "ff")
+    assert (back.samples, back.losses, back.kept) == (4, {"seg": 0.5}, "ff")
     assert Scored.unpack(SCORED.pack()) == SCORED
 
 
@@ -47,7 +47,7 @@ def test_foreign_bytes_are_malformed_and_nothing_else(data: bytes):
         lambda: Scored(["p", "p"], {"dice": [0.1, 0.2]}, 1.0),
         lambda: Scored(["p", "q"], {"dice": [0.1]}, 1.0),
         lambda: Scored(["p"], {"dice": [float("nan")]}, 1.0),
-        lambda: Scored(["p"], {"iou": [0.5]}, 1.0),
+        lambda: Scored(["p"], {}, 1.0),
         lambda: Scored([], {"dice": []}, 1.0),
     ],
 )
@@ -63,10 +63,10 @@ HELLO = Hello("A", "", "ff", 3, 1, 2, 12, [1, 32, 32])
     "change",
     [
         {"shape": []},
-        {"shape": [1, 32]},
+        {"shape": [1, 32, 0]},
         {"shape": [-1, 32, 32]},
         {"shape": [1, 30000, 30000]},
-        {"slices": -5},
+        {"samples": -5},
         {"train": 0},
         {"test": 10**9},
     ],

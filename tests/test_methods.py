@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from fedcl.anatomy import SECTORS, levels, places, quantiles, regions, reshape
 from fedcl.decoder import Decoder
 from fedcl.errors import ConfigError, RunError
+from fedcl.segmentation import Segmentation, segmentation_loss
 from fedcl.timeline import Timeline
-from sites.base import Slices
-from strategies.base import Past, segmentation_loss
+from sites.base import Samples
+from strategies.base import Past
 from strategies.cauaug import analytic, restyle, standard
 from strategies.mib import as_background
 from strategies.souvenir import repaint
@@ -30,7 +31,7 @@ def past(network: nn.Module, **more: Any) -> Past:
         shape=(1, 4, 4),
         memory={},
         reports={},
-        slices={},
+        samples={},
         rng=torch.Generator().manual_seed(0),
     )
     return Past(**(given | more))
@@ -85,7 +86,7 @@ class Line(nn.Module):
         return torch.cat([torch.zeros_like(x), self.a * x + self.b], dim=1)
 
 
-SLICES = Slices(torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1), torch.tensor([[[[1]]], [[[0]]]]))
+SLICES = Samples(torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1), torch.tensor([[[[1]]], [[[0]]]]))
 
 
 def test_ewc_fisher_is_the_mean_of_the_squared_gradients_of_each_slice():
@@ -105,7 +106,7 @@ def test_mas_importance_is_the_mean_absolute_gradient_of_the_squared_norm():
 @pytest.mark.parametrize("name", ["ewc", "mas"])
 def test_importance_is_averaged_by_slices_scaled_to_mean_1_and_summed(name: str):
     reports = {"A": {"w": np.float32([1, 3])}, "B": {"w": np.float32([4, 0])}}
-    told = past(Line(), reports=reports, slices={"A": 1, "B": 2}, memory={"w": np.float32([5, 7])})
+    told = past(Line(), reports=reports, samples={"A": 1, "B": 2}, memory={"w": np.float32([5, 7])})
     mean = np.array([(1 + 8) / 3, 3 / 3])
     np.testing.assert_allclose(
         make(name).remember(told)["w"], [5, 7] + mean / mean.mean(), rtol=1e-6
@@ -152,12 +153,12 @@ def test_plop_is_the_squared_distance_of_the_embeddings():
 
 def test_plop_labels_background_where_the_teacher_is_sure():
     here = step(logits(0.5, 0.5, 0.5), logits(0.99, 0.7, 0.99))
-    here.labels[0, 0, 0] = torch.tensor([0, 0, 1])
+    here.targets[0, 0, 0] = torch.tensor([0, 0, 1])
     entropy = -(0.7 * math.log(0.7) + 0.3 * math.log(0.3)) / math.log(2)
     for bound, second in ((entropy - 0.01, 0), (entropy + 0.01, 1)):
         labels = make("plop", entropy=bound).pseudo_labels(here)
         assert labels.flatten().tolist() == [1, second, 1]
-    assert make("plop", entropy=0.0).pseudo_labels(here).equal(here.labels)
+    assert make("plop", entropy=0.0).pseudo_labels(here).equal(here.targets)
 
 
 # --- MiB -------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def test_mib_is_unbiased_in_both_terms():
     knows = make("mib", added=[2]).answers(torch.tensor([0.5, 0.3, 0.2]).reshape(1, 3, 1, 1))
     assert knows.flatten().tolist() == pytest.approx([0.7, 0.3, 0.0])
     seg = segmentation_loss(
-        torch.log(torch.tensor([0.8, 1e-9, 0.2])).reshape(1, 3, 1, 1), here.labels
+        torch.log(torch.tensor([0.8, 1e-9, 0.2])).reshape(1, 3, 1, 1), here.targets
     )
     assert terms["seg"].item() == pytest.approx(seg.item(), rel=1e-4)
     for term in terms.values():
@@ -191,9 +192,9 @@ def test_mib_is_unbiased_in_both_terms():
 def test_mib_refuses_what_its_settings_contradict():
     for listed in ([1, 1], [5]):
         with pytest.raises(ConfigError, match=r"strategy\.unlabelled: must be different classes"):
-            make("mib", unlabelled=listed).check(3)
+            make("mib", unlabelled=listed).check(Segmentation(1, 3))
     here = step(logits(0.5, 0.5), logits(0.5, 0.5))
-    here.labels[...] = 1
+    here.targets[...] = 1
     with pytest.raises(RunError, match="a site marks classes of"):
         make("mib", unlabelled=[1]).objective(here)
 
@@ -216,11 +217,11 @@ def test_replay_calls_everyone_back_but_only_new_sites_learn():
 @pytest.mark.parametrize(("limit", "kept"), [(3, 3), (50, 10)])
 def test_replay_keeps_at_most_its_bound(limit: int, kept: int):
     images = torch.arange(10.0).reshape(10, 1, 1, 1)
-    slices = Slices(images, images.long())
+    slices = Samples(images, images.long())
     buffer = make("replay", slices=limit).buffer(slices, torch.Generator().manual_seed(1))
-    values = buffer.images.flatten().tolist()
+    values = buffer.inputs.flatten().tolist()
     assert len(set(values)) == kept and values == sorted(values)
-    assert buffer.labels.flatten().tolist() == values
+    assert buffer.targets.flatten().tolist() == values
 
 
 # --- CauAug ----------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def test_replay_keeps_at_most_its_bound(limit: int, kept: int):
 
 def archive(images: torch.Tensor, stage: int = 0, site: str = "A") -> dict[str, torch.Tensor]:
     cauaug = make("cauaug")
-    slices = Slices(images, images.long())
+    slices = Samples(images, images.long())
     reports = {site: cauaug.report(nn.Identity(), slices)}
     memory = cauaug.remember(past(nn.Identity(), stage=stage, reports=reports))
     return {key: torch.from_numpy(value) for key, value in memory.items()}
@@ -295,12 +296,12 @@ def test_cauaug_terms():
 def test_cauaug_parts_are_switches():
     memory = archive(torch.randn(4, 1, 1, 2))
     images = torch.randn(1, 1, 1, 2)
-    here = step(logits(0.8, 0.3), logits(0.9, 0.4), memory=memory, images=images)
+    here = step(logits(0.8, 0.3), logits(0.9, 0.4), memory=memory, inputs=images)
     assert set(make("cauaug", dom=0.0).objective(here)) == {"seg", "kd"}
-    assert len(here.student.seen) == 1 and not here.student.seen[0].equal(here.images)
+    assert len(here.student.seen) == 1 and not here.student.seen[0].equal(here.inputs)
     here = step(logits(0.8, 0.3), None)
     make("cauaug", ana=False).objective(here)
-    assert here.student.seen[0].equal(here.images)
+    assert here.student.seen[0].equal(here.inputs)
 
 
 def test_cauaug_leaves_running_statistics_to_the_images():
@@ -308,7 +309,7 @@ def test_cauaug_leaves_running_statistics_to_the_images():
     student = nn.Sequential(layer, nn.Conv2d(1, 2, 1)).train()
     images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 + 5
     labels = torch.zeros(8, 1, 4, 4, dtype=torch.int64)
-    here = step(logits(0.5), None, student=student, images=images, labels=labels)
+    here = step(logits(0.5), None, student=student, inputs=images, targets=labels)
     make("cauaug").objective(here)
     torch.testing.assert_close(layer.running_mean, images.mean((0, 2, 3)))
 
@@ -355,8 +356,8 @@ def test_tkrl_rebuilds_the_image_from_masked_features():
         logits(0.5),
         student=network,
         teacher=nn.Conv2d(1, 2, 1),
-        images=images,
-        labels=torch.zeros(2, 1, 4, 4, dtype=torch.int64),
+        inputs=images,
+        targets=torch.zeros(2, 1, 4, 4, dtype=torch.int64),
         auxiliary=decoder,
         scales=lambda net: [net],
         number=2,
@@ -449,7 +450,7 @@ def test_levels_are_ranks_within_the_region():
 
 
 def souvenirs(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    report = make("souvenir").report(nn.Identity(), Slices(images, labels))
+    report = make("souvenir").report(nn.Identity(), Samples(images, labels))
     assert sum(value.size for value in report.values()) <= 250, "some 200 numbers"
     return {name: torch.from_numpy(value)[None] for name, value in report.items()}
 
@@ -510,18 +511,18 @@ def test_souvenir_terms_and_switches():
         for k, v in souvenirs(torch.randn(2, 1, 8, 8), disc(8).repeat(2, 1, 1, 1)).items()
     }
     p, q = torch.full((64,), 0.8), torch.full((64,), 0.9)
-    given = dict(images=torch.rand(1, 1, 8, 8), labels=disc(8), memory=left)
+    given = dict(inputs=torch.rand(1, 1, 8, 8), targets=disc(8), memory=left)
     answers = [torch.stack([torch.log(1 - v), torch.log(v)]).reshape(1, 2, 8, 8) for v in (p, q)]
     here = step(*answers, **given)
     terms = make("souvenir", seg=2.0, kd=3.0, shape=False).objective(here)
     assert terms["kd"].item() == pytest.approx(3 * ce(0.9, 0.8), rel=1e-4)
-    expected = 2 * segmentation_loss(answers[0], given["labels"]).item()
+    expected = 2 * segmentation_loss(answers[0], given["targets"]).item()
     assert terms["restaged"].item() == pytest.approx(expected, rel=1e-4)
     assert here.student.seen[-1].equal(here.teacher.seen[-1])
-    assert not here.student.seen[-1].equal(here.images)
+    assert not here.student.seen[-1].equal(here.inputs)
     plain = step(*answers, **given)
     make("souvenir", shape=False, look=False).objective(plain)
-    assert plain.student.seen[-1].equal(plain.images)
+    assert plain.student.seen[-1].equal(plain.inputs)
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(2, 1, 8, 8).long(), torch.ones(2, 1, 8, 8).long()])
@@ -530,6 +531,6 @@ def test_souvenir_bears_slices_without_an_organ_or_full_of_it(labels: torch.Tens
     left = {f"0/A/{k}": v[0] for k, v in souvenirs(images, labels).items()}
     assert all(torch.isfinite(value).all() for value in left.values())
     answer = torch.zeros(1, 2, 8, 8)
-    here = step(answer, answer, images=images, labels=labels, memory=left)
+    here = step(answer, answer, inputs=images, targets=labels, memory=left)
     terms = make("souvenir").objective(here)
     assert all(torch.isfinite(term) for term in terms.values())

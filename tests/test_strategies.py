@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from small import ce, logits, make, step
+from small import TASK, ce, logits, make, step
 from torch import nn
 
 from fedcl.errors import ConfigError
 from fedcl.plugins import STRATEGY
+from fedcl.segmentation import segmentation_loss
 from fedcl.step import Step, held_statistics
-from strategies.base import segmentation_loss, soft_cross_entropy
+from strategies.base import soft_cross_entropy
 from strategies.ted import TED
 
 
@@ -47,13 +48,14 @@ def test_ted_kd_and_ska():
     assert terms["ska"].item() == pytest.approx(0.5 * ce(0.9, 0.8), rel=1e-5)
     shown_to_student, shown_to_teacher = here.student.seen[-1], here.teacher.seen[-1]
     assert torch.equal(shown_to_student, shown_to_teacher), "both must see the same noise"
-    assert not torch.equal(shown_to_student, here.images)
+    assert not torch.equal(shown_to_student, here.inputs)
 
 
 def test_ska_noise_has_the_mean_and_standard_deviation_asked_for():
     drawn = Step(
-        images=torch.zeros(8, 1, 64, 64),
-        labels=torch.zeros(1),
+        task=TASK,
+        inputs=torch.zeros(8, 1, 64, 64),
+        targets=torch.zeros(1),
         student=nn.Identity(),
         rng=torch.Generator(),
     ).noise(2.0, 3.0)
@@ -159,12 +161,12 @@ def test_running_statistics_ignore_noise():
     student = nn.Sequential(layer, nn.Conv2d(1, 2, 1))
     images = torch.randn(8, 1, 4, 4) * 2 + 5
     labels = torch.zeros(8, 1, 4, 4).long()
-    here = Step(images=images, labels=labels, student=student, rng=torch.Generator())
+    here = Step(task=TASK, inputs=images, targets=labels, student=student, rng=torch.Generator())
     before = layer.running_mean.clone(), layer.running_var.clone(), int(layer.num_batches_tracked)
     here.probe(here.noise(0, 1))
     assert torch.equal(before[0], layer.running_mean) and torch.equal(before[1], layer.running_var)
     assert int(layer.num_batches_tracked) == before[2]
-    _ = here.logits
+    _ = here.outputs
     assert not torch.equal(before[0], layer.running_mean), "images do count"
     assert layer.track_running_stats
 

@@ -25,12 +25,12 @@ class Aggregation(ABC):
         return 1
 
     @abstractmethod
-    def join(self, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+    def join(self, updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
         """Return one set of arrays for many.
 
         Args:
             updates: arrays of equal keys and shapes, at least `least` of them.
-            slices: training slices of each.
+            samples: training samples of each.
         """
 
     def move(
@@ -48,7 +48,7 @@ class Aggregation(ABC):
         return joined, momentum
 
 
-def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
     """Return what a Flower strategy makes of the updates, each array in its own type.
 
     Counters (integers) are averaged apart from it: they say nothing about who is honest.
@@ -57,12 +57,12 @@ def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], slices: Sequen
         RunError: the rule gave no answer.
     """
     real = {key for key, value in updates[0].items() if value.dtype.kind == "f"}
-    counters = arrays.weighted_mean([arrays.split(u, real)[0] for u in updates], slices)
+    counters = arrays.weighted_mean([arrays.split(u, real)[0] for u in updates], samples)
     updates = [arrays.split(update, real)[1] for update in updates]
     if not real:
         return counters
     replies = []
-    for update, count in zip(updates, slices, strict=True):
+    for update, count in zip(updates, samples, strict=True):
         metrics = MetricRecord({rule.weighted_by_key: count})
         content = RecordDict({"arrays": arrays.to_record(update), "metrics": metrics})
         replies.append(Message(content, dst_node_id=1, message_type="train"))

@@ -25,6 +25,6 @@ class Bulyan(Aggregation):
         """See `Aggregation.least`."""
         return 4 * self.malicious + 3
 
-    def join(self, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+    def join(self, updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
         """Return Bulyan's mean."""
-        return through_flower(FlowerBulyan(num_malicious_nodes=self.malicious), updates, slices)
+        return through_flower(FlowerBulyan(num_malicious_nodes=self.malicious), updates, samples)

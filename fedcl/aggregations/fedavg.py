@@ -9,8 +9,8 @@ from fedcl.arrays import Arrays, weighted_mean
 
 @dataclass
 class FedAvg(Aggregation):
-    """The mean, weighted by training slices (McMahan et al., AISTATS 2017)."""
+    """The mean, weighted by training samples (McMahan et al., AISTATS 2017)."""
 
-    def join(self, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+    def join(self, updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
         """Return the mean; see `weighted_mean`."""
-        return weighted_mean(updates, slices)
+        return weighted_mean(updates, samples)

@@ -30,7 +30,7 @@ class Krum(Aggregation):
         """How many updates are averaged."""
         return 1
 
-    def join(self, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+    def join(self, updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
         """Return the mean of the updates closest to the others."""
         rule = FlowerMultiKrum(num_malicious_nodes=self.malicious, num_nodes_to_select=self.chosen)
-        return through_flower(rule, updates, slices)
+        return through_flower(rule, updates, samples)

@@ -13,6 +13,6 @@ from fedcl.arrays import Arrays
 class Median(Aggregation):
     """FedMedian (Yin et al., ICML 2018), unweighted; of two sites it is their mean."""
 
-    def join(self, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+    def join(self, updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
         """Return the medians."""
-        return through_flower(FedMedian(), updates, slices)
+        return through_flower(FedMedian(), updates, samples)

@@ -20,6 +20,6 @@ class TrimmedMean(Aggregation):
 
     beta: float = setting(0.2, low=0, high=0.49)
 
-    def join(self, updates: Sequence[Arrays], slices: Sequence[int]) -> Arrays:
+    def join(self, updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
         """Return the trimmed means."""
-        return through_flower(FedTrimmedAvg(beta=self.beta), updates, slices)
+        return through_flower(FedTrimmedAvg(beta=self.beta), updates, samples)

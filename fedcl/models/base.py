@@ -7,8 +7,20 @@ from torch import nn
 
 
 @dataclass
-class Model(ABC):
+class Model:
     """A family of networks; one subclass per file, its fields are the settings."""
+
+    def scales(self, network: nn.Module) -> list[nn.Module]:
+        """Return the layers whose outputs are the network's features, from fine to coarse.
+
+        Args:
+            network: as `build` made it.
+        """
+        return []
+
+
+class ImageModel(Model, ABC):
+    """Networks from images to a map of logits; their features have shape (B, F, h, w)."""
 
     @abstractmethod
     def build(self, channels: int, classes: int) -> nn.Module:
@@ -17,14 +29,4 @@ class Model(ABC):
         Args:
             channels: channels of the input, shape (B, channels, H, W).
             classes: channels of the logits, shape (B, classes, H, W).
-        """
-
-    @abstractmethod
-    def scales(self, network: nn.Module) -> list[nn.Module]:
-        """Return the encoder's layers whose outputs are its features, from fine to coarse.
-
-        Each answers with a tensor of shape (B, F, h, w).
-
-        Args:
-            network: as `build` made it.
         """

@@ -6,12 +6,12 @@ from monai.networks.nets import SegResNet as MonaiSegResNet
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import Model
+from fedcl.models.base import ImageModel
 from fedcl.settings import setting
 
 
 @dataclass
-class SegResNet(Model):
+class SegResNet(ImageModel):
     """SegResNet (Myronenko, BrainLes 2018), without its autoencoder branch.
 
     Attributes:
@@ -36,7 +36,7 @@ class SegResNet(Model):
             )
 
     def build(self, channels: int, classes: int) -> nn.Module:
-        """Make the network; see `Model.build`."""
+        """Make the network; see `ImageModel.build`."""
         return MonaiSegResNet(
             spatial_dims=2,
             in_channels=channels,

@@ -6,12 +6,12 @@ from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import Model
+from fedcl.models.base import ImageModel
 from fedcl.settings import setting
 
 
 @dataclass
-class SwinUNETR(Model):
+class SwinUNETR(ImageModel):
     """Swin UNETR (Hatamizadeh et al., BrainLes 2021); takes images of 64 pixels and more.
 
     Attributes:
@@ -41,7 +41,7 @@ class SwinUNETR(Model):
                 )
 
     def build(self, channels: int, classes: int) -> nn.Module:
-        """Make the network; see `Model.build`."""
+        """Make the network; see `ImageModel.build`."""
         return MonaiSwinUNETR(
             spatial_dims=2,
             in_channels=channels,

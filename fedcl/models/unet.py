@@ -8,12 +8,12 @@ from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import Model
+from fedcl.models.base import ImageModel
 from fedcl.settings import setting
 
 
 @dataclass
-class UNet(Model):
+class UNet(ImageModel):
     """Residual U-Net (Kerfoot et al., STACOM 2018), as MONAI builds it.
 
     Attributes:
@@ -35,7 +35,7 @@ class UNet(Model):
             raise ConfigError(f"model.channels: at least two levels needed, got {self.channels}")
 
     def build(self, channels: int, classes: int) -> nn.Module:
-        """Make the network; see `Model.build`."""
+        """Make the network; see `ImageModel.build`."""
         return MonaiUNet(
             spatial_dims=2,
             in_channels=channels,

@@ -1,0 +1,85 @@
+"""Segmentation: a class for every pixel of 2-D slices."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+
+from fedcl.models.base import ImageModel
+from fedcl.scores import SEGMENTATION, case_scores
+from fedcl.task import Task
+from sites.base import Case, Samples
+
+segmentation_loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
+    softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0
+)
+
+
+@dataclass(frozen=True)
+class Segmentation(Task):
+    """Samples are slices: inputs (N, C, H, W), targets class indices (N, 1, H, W).
+
+    Outputs are logits (N, K, H, W), answers their softmax over K. The loss is Dice plus
+    cross-entropy.
+
+    Attributes:
+        channels: of an image, C.
+        classes: label values, background included, K.
+    """
+
+    words: ClassVar[str] = "images with label maps"
+    models: ClassVar[type] = ImageModel
+    term: ClassVar[str] = "seg"
+    scores: ClassVar[tuple[str, ...]] = tuple(SEGMENTATION)
+    chunk: ClassVar[int] = 64
+
+    channels: int
+    classes: int
+
+    def build(self, model: ImageModel, sites: Sequence[str]) -> nn.Module:
+        """Make the network, the same in every stage."""
+        return model.build(self.channels, self.classes)
+
+    def samples(self, cases: Sequence[Case], device: torch.device) -> Samples:
+        """Stack the slices of `cases` in order."""
+        images = torch.cat([case.images for case in cases])
+        labels = torch.cat([case.labels for case in cases]).unsqueeze(1).long()
+        return Samples(images.to(device), labels.to(device))
+
+    def complaint(self, network: nn.Module, samples: Samples) -> str | None:
+        """Return what is wrong where the network does not take images of this size."""
+        height, width = samples.inputs.shape[-2:]
+        problem = "it answers in another size"
+        try:
+            if self.answers(network, samples.inputs[:1]).shape[-2:] == (height, width):
+                return None
+        except (RuntimeError, ValueError) as error:
+            problem = str(error).splitlines()[0]
+        return (
+            f"the model cannot take images of {height} x {width} pixels ({problem}); change "
+            "scenario.size or model"
+        )
+
+    def batches(self, count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """Yield batches, epoch by epoch: every slice once, in a new random order."""
+        while True:
+            yield from torch.randperm(count, generator=rng).split(size)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return Dice plus cross-entropy."""
+        return segmentation_loss(outputs, targets)
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """Return class probabilities."""
+        return torch.softmax(outputs.float(), dim=1)
+
+    def predict(self, network: nn.Module, case: Case, device: torch.device, amp: bool) -> Tensor:
+        """Return the class of every voxel, shape (D, H, W)."""
+        return self.answers(network, case.images.to(device), amp).max(1).indices.cpu()
+
+    def score(self, prediction: Tensor, case: Case, names: Sequence[str]) -> dict[str, float]:
+        """Return the scores of a patient; see `fedcl.scores`."""
+        return case_scores(prediction, case.labels, self.classes, case.spacing, names)

@@ -1,0 +1,92 @@
+"""What is learned from a scenario's cases: how they are sampled, answered and scored."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sites.base import Samples
+
+
+class Task(ABC):
+    """All that differs between one kind of learning and another.
+
+    Attributes:
+        words: what a network is shown, for messages.
+        models: the models that can learn it.
+        term: the name of the loss on a site's own samples.
+        scores: what a case may be scored by; by the first, runs are judged.
+        foresight: whether a site can be evaluated before it arrives.
+        chunk: samples per forward pass without gradient.
+    """
+
+    words: ClassVar[str]
+    models: ClassVar[type]
+    term: ClassVar[str]
+    scores: ClassVar[tuple[str, ...]]
+    foresight: ClassVar[bool] = True
+    chunk: ClassVar[int]
+
+    @abstractmethod
+    def build(self, model: Any, sites: Sequence[str]) -> nn.Module:
+        """Make a stage's network, with weights drawn from torch's global generator.
+
+        Args:
+            model: one of `models`.
+            sites: those that have arrived, in order of arrival.
+        """
+
+    @abstractmethod
+    def samples(self, cases: Sequence[Any], device: torch.device) -> Samples:
+        """Return what is to be learned from `cases`."""
+
+    @abstractmethod
+    def complaint(self, network: nn.Module, samples: Samples) -> str | None:
+        """Return why `network` cannot learn from `samples`, or None."""
+
+    @abstractmethod
+    def batches(self, count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """Yield indices of batches out of `count` samples, without end."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return what is minimised on a site's own samples."""
+
+    @abstractmethod
+    def answer(self, outputs: Tensor) -> Tensor:
+        """Return what outputs say, in the form in which a teacher tells it."""
+
+    @abstractmethod
+    def predict(self, network: nn.Module, case: Any, device: torch.device, amp: bool) -> Tensor:
+        """Return what `network` makes of `case`, on the CPU."""
+
+    @abstractmethod
+    def score(self, prediction: Tensor, case: Any, names: Sequence[str]) -> dict[str, float]:
+        """Return those of the scores `names` that `case` can have."""
+
+    def scored(self, site: str) -> tuple[str, ...]:
+        """Return which of `scores` the cases of `site` have; the first validates it."""
+        return self.scores
+
+    def past(self, sites: Sequence[str], device: torch.device) -> Tensor | None:
+        """Return all inputs of other sites, where they are known without their data."""
+        return None
+
+    @torch.no_grad()
+    def answers(self, network: nn.Module, inputs: Tensor, amp: bool = False) -> Tensor:
+        """Return the answers to all `inputs`, in evaluation mode, chunk by chunk.
+
+        Args:
+            network: put into evaluation mode.
+            inputs: shape (N, ...).
+            amp: use bfloat16 on a GPU.
+        """
+        network.eval()
+        amp = amp and inputs.device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
+            return torch.cat(
+                [self.answer(network(part).float()) for part in inputs.split(self.chunk)]
+            )
