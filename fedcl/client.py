@@ -58,6 +58,9 @@ def train(message: Message, context: Context) -> Message:
     job, state = hospital.job, hospital.kept(call.state)
     samples, buffers = hospital.select(call.learning, call.rehearsing, state)
     auxiliary = hospital.auxiliary(state)
+    fixed = job.strategy.fixed(student, call.stage)
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name not in fixed)
     keys = (job.seed, hospital.site, call.stage, call.round)
     task = job.scenario.task
     lesson = Lesson(
@@ -66,6 +69,7 @@ def train(message: Message, context: Context) -> Message:
         auxiliary=auxiliary,
         memory=hospital.on_device(call.memory),
         scales=job.model.scales,
+        rate=job.model.rate,
         round=call.round,
         start={name: value.detach().clone() for name, value in student.named_parameters()},
         **hospital.teacher(call, samples),
@@ -76,7 +80,7 @@ def train(message: Message, context: Context) -> Message:
             samples,
             job.learner,
             job.strategy,
-            job.learner.rate(call.stage),
+            lambda share: job.learner.rate(call.stage, call.done + share / call.rounds),
             torch_rng("batches", *keys),
             validate=lambda: hospital.validate(student),
         )

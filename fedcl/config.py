@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
+from torch import nn
+
 from fedcl.aggregations.base import Aggregation
 from fedcl.errors import ConfigError
 from fedcl.models.base import Model
@@ -27,6 +29,7 @@ class Learner:
 
     Attributes:
         lr: Adam's learning rate: one number, or one per stage (the last one repeats).
+        decay: what it falls to in the course of a stage, as a factor.
         batch_size: samples per step.
         epochs: passes over the site's training samples per round.
         steps: gradient steps per round; replaces `epochs` when given.
@@ -40,6 +43,7 @@ class Learner:
     """
 
     lr: Any = field(default_factory=lambda: [0.002, 0.001])
+    decay: float = setting(1.0, above=0, high=1)
     batch_size: int = setting(8, low=1, high=2**20)
     epochs: int = setting(2, low=1)
     steps: int | None = setting(None, low=1)
@@ -58,10 +62,10 @@ class Learner:
     def _rates(self) -> list[Any]:
         return (self.lr or [self.lr]) if isinstance(self.lr, list) else [self.lr]
 
-    def rate(self, stage: int) -> float:
-        """Return the learning rate of `stage` (counted from 0)."""
+    def rate(self, stage: int, done: float = 0.0) -> float:
+        """Return the learning rate in `stage` (counted from 0), of which a share is done."""
         rates = self._rates()
-        return float(rates[min(stage, len(rates) - 1)])
+        return float(rates[min(stage, len(rates) - 1)]) * self.decay**done
 
 
 @dataclass
@@ -135,6 +139,10 @@ class Job:
     model: Model
     learner: Learner
     seed: int
+
+    def local(self, network: nn.Module) -> set[str]:
+        """Return the weight arrays of `network` that stay at the hospital, never averaged."""
+        return self.strategy.local(network) | self.scenario.task.local(network)
 
     def to_json(self) -> str:
         """Return names and numbers alone, as JSON."""

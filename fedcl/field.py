@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from fedcl.space import Part, Room, Space
 from fedcl.task import Task
 from sites.base import Samples
 
-WINDOW = 11  # pixels, of SSIM
+WINDOW = 11  # pixels, of SSIM; less in smaller images
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Frame:
 
     Attributes:
         name: unique within the site.
-        values: of the site's outputs, float32 in [0, 1], shape (outputs, D, H, W).
+        outputs: which of the field's outputs it gives the values of.
+        values: of these, float32 in [0, 1], shape (outputs, D, H, W).
         positions: in the space, int64, shape (D, H, W).
         spacing: distance between voxels (slice, row, column), in mm or pixels.
     """
 
     name: str
+    outputs: tuple[int, ...]
     values: Tensor
     positions: Tensor
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -78,10 +81,114 @@ class Field(Task):
         """Return every point of the frames, in order."""
         coordinates, values = [], []
         for case in cases:
-            known = case.outputs
             points = case.positions.flatten()
-            filled = torch.full((len(points), len(self.kinds)), math.nan)
-            filled[:, list(known)] = case.values.flatten(1).T
+            known = torch.full((len(points), len(self.kinds)), math.nan)
+            known[:, list(case.outputs)] = case.values.flatten(1).T
             coordinates.append(self.space.coordinates(points))
-            values.append(filled)
+            values.append(known)
         return Samples(torch.cat(coordinates).to(device), torch.cat(values).to(device))
+
+    def complaint(self, network: nn.Module, samples: Samples) -> str | None:
+        """Return None: the network was made for these coordinates."""
+        return None
+
+    def batches(self, count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """Yield points drawn with replacement, on the generator's device."""
+        while True:
+            yield torch.randint(count, (size,), generator=rng, device=rng.device)
+
+    def generator(self, rng: torch.Generator, device: torch.device) -> torch.Generator:
+        """Return a generator on the device, so that nothing has to be brought there."""
+        if device.type == "cpu":
+            return rng
+        return torch.Generator(device).manual_seed(rng.initial_seed())
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean square of what is known to be wrong."""
+        if len(self.kinds) == 1:
+            return F.mse_loss(outputs, targets)
+        targets = targets[:, : outputs.shape[1]]
+        known = ~targets.isnan()
+        apart = torch.where(known, outputs - targets, 0.0)
+        return apart.square().sum() / known.sum()
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """Return the values themselves."""
+        return outputs
+
+    def past(
+        self, sites: Sequence[str], answers: Callable[[Tensor], Tensor], device: torch.device
+    ) -> Samples:
+        """Return the points of `sites`, each once, with answers for the outputs they know."""
+        known = torch.zeros(self.space.size, len(self.kinds), dtype=torch.bool)
+        for part in (self.parts[site] for site in sites):
+            for output in part.outputs:
+                known[part.positions(self.space), output] = True
+        points = known.any(dim=1).nonzero().squeeze(1)
+        inputs = self.space.coordinates(points).to(device)
+        given = answers(inputs)
+        there = known[points, : given.shape[1]].to(device)
+        return Samples(inputs, torch.where(there, given, math.nan))
+
+    def count(self, sites: Sequence[str]) -> int:
+        """Return how many points `sites` hold, those of several once."""
+        return len(self.room(sites).positions())
+
+    def predict(self, network: nn.Module, case: Frame, device: torch.device, amp: bool) -> Tensor:
+        """Return the frame's values as the field has them, shape (outputs, D, H, W)."""
+        inputs = self.space.coordinates(case.positions.flatten()).to(device)
+        values = self.answers(network, inputs, amp)[:, list(case.outputs)]
+        return values.T.reshape(case.values.shape).cpu()
+
+    def picture(self, case: Frame, prediction: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
+        """Return truth, field and five times the error of the first output's middle slice."""
+        middle = case.values.shape[1] // 2
+        true, got = case.values[0, middle], prediction[0, middle]
+        panels = torch.cat([true, got, 5 * (true - got).abs()], dim=1).clamp(0, 1)
+        none = torch.zeros_like(panels)
+        return f"{case.name}: {psnr(got, true):.1f} dB", panels, none, none
+
+    def drawn(self, cases: Sequence[Frame]) -> Sequence[Frame]:
+        """Return the first and the last frame."""
+        return [cases[0], cases[-1]] if len(cases) > 1 else cases
+
+    def score(self, prediction: Tensor, case: Frame, names: Sequence[str]) -> dict[str, float]:
+        """Return PSNR and SSIM of the signal, Dice of the masks, where the frame has them."""
+        found: dict[str, list[float]] = {}
+        for output, got, true in zip(case.outputs, prediction, case.values, strict=True):
+            if self.kinds[output] == "signal":
+                found.setdefault("psnr", []).append(psnr(got, true))
+                found.setdefault("ssim", []).append(ssim(got, true))
+            else:
+                inside, label = (
+                    torch.stack([mask <= 0.5, mask > 0.5])[None].float() for mask in (got, true)
+                )
+                found.setdefault("dice", []).append(dice(inside, label, case.spacing))
+        return {name: fmean(found[name]) for name in names}
+
+    def scored(self, site: str) -> tuple[str, ...]:
+        """Return the scores that the outputs known to `site` have."""
+        kinds = {self.kinds[output] for output in self.parts[site].outputs}
+        return ("psnr", "ssim") * ("signal" in kinds) + ("dice",) * ("mask" in kinds)
+
+    def local(self, network: nn.Module) -> set[str]:
+        """Return the arrays about one volume alone, where sites do not share theirs."""
+        return set() if self.shared else {"table", "latent"} & set(network.state_dict())
+
+
+def psnr(values: Tensor, truth: Tensor) -> float:
+    """Return 10 log10(1 / mean square error) in dB, of values in [0, 1]; at most 100."""
+    error = float((values.double() - truth.double()).square().mean())
+    return -10 * math.log10(max(error, 1e-10))
+
+
+def ssim(values: Tensor, truth: Tensor) -> float:
+    """Return the structural similarity (Wang et al., TIP 2004), mean over slices.
+
+    Args:
+        values: in [0, 1], shape (D, H, W).
+        truth: likewise.
+    """
+    window = min(WINDOW, *(size - 1 + size % 2 for size in truth.shape[-2:]))
+    metric = SSIMMetric(spatial_dims=2, data_range=1.0, win_size=window)
+    return float(torch.as_tensor(metric(values[:, None], truth[:, None])).mean())

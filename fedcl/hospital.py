@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,7 +18,7 @@ from fedcl.errors import DataError, RunError
 from fedcl.messages import Call
 from fedcl.plugins import SCENARIO, describe
 from fedcl.seeding import seeded, torch_rng
-from fedcl.step import watch
+from fedcl.step import Rehearsal, watch
 from fedcl.task import Task
 from sites.base import Samples, SiteData
 
@@ -177,20 +177,49 @@ class Hospital:
         return module.to(learner.device_of(job.learner))
 
     def teacher(self, call: Call, samples: Samples) -> dict[str, Any]:
-        """Return the lesson's `teacher` and its `answers` on `samples`, kept between rounds."""
+        """Return the lesson's `teacher`, its `answers` and its `past`, kept between rounds."""
         if call.teacher is None:
             return {}
         weights = arrays.from_record(call.teacher)
         known = _teachers.get(self.site)
         mark = (self.text, arrays.digest(weights), call.learning, call.rehearsing, call.arrived)
         if known is None or known[0] != mark:
-            task, device = self.job.scenario.task, learner.device_of(self.job.learner)
-            network = new_network(self.job, call.arrived).to(device).requires_grad_(False).eval()
+            network = new_network(self.job, call.arrived).requires_grad_(False).eval()
+            network.to(learner.device_of(self.job.learner))
             arrays.into_network(network, weights)
-            known = mark, network, Answers(task, network, samples.inputs)
+            answers = Answers(self.job.scenario.task, network, samples.inputs)
+            known = mark, network, answers, self.past(call, network, samples)
             _teachers[self.site] = known
-        _, network, answers = known
-        return {"teacher": network, "answers": answers if answers.fit else None}
+        _, network, answers, past = known
+        return {"teacher": network, "answers": answers if answers.fit else None, "past": past}
+
+    def past(self, call: Call, network: nn.Module, samples: Samples) -> Rehearsal | None:
+        """Return inputs of the sites of earlier stages, with the answers of their teachers.
+
+        Args:
+            call: says who arrived when, and what the server remembers.
+            network: the teacher.
+            samples: the site's own.
+        """
+        task, device = self.job.scenario.task, samples.inputs.device
+        *earlier, now = call.stages
+        memory = arrays.from_record(call.memory) if call.memory is not None else {}
+        bank = self.job.strategy.teachers(memory, len(earlier))
+        taught: list[tuple[nn.Module, list[str]]] = [(network, [s for c in earlier for s in c])]
+        if bank:
+            taught = []
+            for weights, sites in zip(bank, earlier, strict=True):
+                old = new_network(self.job, call.arrived).requires_grad_(False).eval().to(device)
+                arrays.into_network(old, arrays.grown(weights, arrays.of_network(old)))
+                taught.append((old, sites))
+        parts = [
+            task.past(sites, partial(task.answers, teacher), device) for teacher, sites in taught
+        ]
+        if None in parts:
+            return None
+        old_samples = Samples.joined([part for part in parts if part is not None])
+        aligned = torch.equal(old_samples.inputs, samples.inputs)
+        return Rehearsal(old_samples, aligned, len(old_samples) / task.count(now))
 
     def on_device(self, record: ArrayRecord | None) -> dict[str, Tensor]:
         """Return the arrays of `record` as tensors."""
@@ -236,7 +265,7 @@ class Answers:
         return self._all[index]
 
 
-_teachers: dict[str, tuple[tuple[Any, ...], nn.Module, Answers]] = {}
+_teachers: dict[str, tuple[tuple[Any, ...], nn.Module, Answers, Rehearsal | None]] = {}
 
 
 def new_network(job: Job, sites: Sequence[str]) -> nn.Module:
@@ -276,7 +305,7 @@ def _initial(text: str, sites: tuple[str, ...]) -> arrays.Arrays:
 @lru_cache(maxsize=2)
 def _local(text: str, site: str) -> frozenset[str]:
     job = Job.from_json(text)
-    return frozenset(job.strategy.local(new_network(job, [site])))
+    return frozenset(job.local(new_network(job, [site])))
 
 
 @lru_cache(maxsize=2)

@@ -122,6 +122,8 @@ class Hospitals:
         teacher: ArrayRecord | None = None,
         memory: ArrayRecord | None = None,
         data: Mapping[str, Data] | None = None,
+        *,
+        arrivals: Sequence[Sequence[str]],
         **others: Any,
     ) -> list[Message]:
         """Make one message per site; all of them share the same array records.
@@ -134,13 +136,18 @@ class Hospitals:
             teacher: the teacher's weights.
             memory: what the server remembers.
             data: what each site is to train on.
+            arrivals: the sites that arrived in each stage so far.
             others: the other attributes of `Call`.
         """
         messages = []
+        seen: Data = {
+            "arrived": [site for stage in arrivals for site in stage],
+            "sizes": [len(stage) for stage in arrivals],
+        }
         for site in sites:
             own = (data or {}).get(site, {})
             state = versions.get(site, 0)
-            call = Call(self._text, arrays, teacher, memory, **own, state=state, **others)
+            call = Call(self._text, arrays, teacher, memory, **seen, **own, state=state, **others)
             messages.append(Message(call.pack(), self.nodes[site], what))
         down = {"teacher": teacher, "memory": memory}
         extra = {name: size_of(r) if r is not None else 0 for name, r in down.items()}

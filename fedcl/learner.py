@@ -5,6 +5,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def train(
     samples: Samples,
     learner: Learner,
     strategy: Strategy,
-    lr: float,
+    lr: Callable[[float], float],
     rng: torch.Generator,
     validate: Callable[[], float] | None = None,
 ) -> dict[str, float]:
@@ -44,7 +45,7 @@ def train(
         samples: the site's training samples.
         learner: budget, batch size, clipping and which epoch to keep.
         strategy: gives the loss terms of each step.
-        lr: Adam's learning rate.
+        lr: Adam's learning rate, given the share of the round that is done.
         rng: order of the samples and whatever the strategy draws.
         validate: scores the student as it is; needed to keep the best epoch.
 
@@ -57,7 +58,9 @@ def train(
     device, student, task = samples.inputs.device, lesson.student, lesson.task
     amp = learner.amp and device.type == "cuda"
     trained = nn.ModuleList([m for m in (student, lesson.auxiliary) if m is not None])
-    optimiser = torch.optim.Adam(trained.parameters(), lr=lr, fused=True)
+    groups = _groups(lesson)
+    optimiser = torch.optim.Adam(groups, lr=lr(0.0), fused=True)
+    rng = task.generator(rng, device)
     per_epoch = math.ceil(len(samples) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
     best = _Best(student, validate) if learner.keep == "best" and validate else None
@@ -68,6 +71,8 @@ def train(
     for number, index in zip(
         range(1, total + 1), task.batches(len(samples), learner.batch_size, rng), strict=False
     ):
+        for group in optimiser.param_groups:
+            group["lr"] = group["factor"] * lr((number - 1) / total)
         index = index.to(device)
         step = Step(
             **vars(lesson),
@@ -95,6 +100,17 @@ def train(
     if best:
         best.restore()
     return {name: float(value) / counts[name] for name, value in sums.items()}
+
+
+def _groups(lesson: Lesson) -> list[dict[str, Any]]:
+    """Return what is trained, by the factor on its learning rate."""
+    groups: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in lesson.student.named_parameters():
+        if parameter.requires_grad:
+            groups[lesson.rate(name)].append(parameter)
+    if lesson.auxiliary is not None:
+        groups[1.0] += lesson.auxiliary.parameters()
+    return [{"params": members, "factor": factor} for factor, members in groups.items()]
 
 
 class _Best:

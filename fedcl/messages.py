@@ -52,10 +52,12 @@ class Call:
         teacher: the teacher's weights, if there is one.
         memory: what the server remembers of earlier stages, if anything.
         arrived: the sites that have, in order of arrival.
+        sizes: how many of them arrived in each stage so far.
         learning: the sites to train on in full: this one, or those of a pool.
         rehearsing: the sites to train on by what was kept of their samples.
         stage: counted from 0.
         round: counted from 1 over all stages.
+        rounds: in every stage.
         state: version of the site's own state to start from; 0 for none.
         split: cases to evaluate, "val" or "test".
     """
@@ -65,12 +67,25 @@ class Call:
     teacher: ArrayRecord | None = None
     memory: ArrayRecord | None = None
     arrived: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     learning: list[str] = field(default_factory=list)
     rehearsing: list[str] = field(default_factory=list)
     stage: int = 0
     round: int = 0
+    rounds: int = 1
     state: int = 0
     split: str = "test"
+
+    @property
+    def stages(self) -> list[list[str]]:
+        """The sites that arrived in each stage so far."""
+        names = iter(self.arrived)
+        return [[next(names) for _ in range(size)] for size in self.sizes]
+
+    @property
+    def done(self) -> float:
+        """The share of the stage that is over when this round begins."""
+        return (self.round - 1) % self.rounds / self.rounds
 
     def pack(self) -> RecordDict:
         """Return the records; the array records themselves, not copies."""
@@ -86,19 +101,24 @@ class Call:
     def unpack(cls, content: RecordDict) -> "Call":
         """Read the records."""
         call = content.config_records["call"]
-        return cls(
+        read = cls(
             job=str(call["job"]),
             arrays=content.array_records["arrays"],
             teacher=content.array_records.get("teacher"),
             memory=content.array_records.get("memory"),
             arrived=_names(call["arrived"]),
+            sizes=[_int(size) for size in _list(call["sizes"])],
             learning=_names(call["learning"]),
             rehearsing=_names(call["rehearsing"]),
             stage=_int(call["stage"]),
             round=_int(call["round"]),
+            rounds=_int(call["rounds"]),
             state=_int(call["state"]),
             split=str(call["split"]),
         )
+        if sum(read.sizes) != len(read.arrived) or read.rounds < 1:
+            raise ValueError("stages that are none")
+        return read
 
 
 @dataclass(frozen=True)

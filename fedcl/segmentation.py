@@ -80,6 +80,11 @@ class Segmentation(Task):
         """Return the class of every voxel, shape (D, H, W)."""
         return self.answers(network, case.images.to(device), amp).max(1).indices.cpu()
 
+    def picture(self, case: Case, prediction: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
+        """Return the middle slice."""
+        middle = len(case.images) // 2
+        return case.name, case.images[middle, 0], case.labels[middle], prediction[middle]
+
     def score(self, prediction: Tensor, case: Case, names: Sequence[str]) -> dict[str, float]:
         """Return the scores of a patient; see `fedcl.scores`."""
         return case_scores(prediction, case.labels, self.classes, case.spacing, names)

@@ -67,7 +67,7 @@ class Server:
         timeline = config.timeline
         self.network = new_network(config.job, timeline.seen(state.stage if state else 0))
         self.state = state or State(arrays.of_network(self.network))
-        local = config.job.strategy.local(self.network)
+        local = config.job.local(self.network)
         if timeline.centralised and local:
             raise ConfigError(
                 f"timeline.centralised: {name_of(config.job.strategy)} keeps weights apart at "
@@ -193,7 +193,7 @@ class Server:
                 arrays.to_record(weights),
                 state.versions,
                 data=data,
-                arrived=config.timeline.seen(state.stage),
+                arrivals=config.timeline.stages[: state.stage + 1],
             )
             replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
             reports = self._reports(self.hospitals.answers(Report, list(data), replies), forms)
@@ -251,7 +251,7 @@ class Server:
             sites,
             arrays.to_record(weights),
             self.state.versions,
-            arrived=timeline.seen(max(stage, 0)),
+            arrivals=timeline.stages[: max(stage, 0) + 1],
             split="test",
         )
         replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)

@@ -74,12 +74,9 @@ def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
 
 def travelling(settings: Any) -> dict[str, Any]:
     """Return the settings that may be sent to a hospital, as plain JSON-able values."""
-    kept = {}
-    for field in dataclasses.fields(settings):
-        if field.metadata.get("travels", True):
-            value = getattr(settings, field.name)
-            kept[field.name] = dataclasses.asdict(value) if _is_settings(value) else value
-    return kept
+    values = dataclasses.asdict(settings)
+    fields = dataclasses.fields(settings)
+    return {f.name: values[f.name] for f in fields if f.metadata.get("travels", True)}
 
 
 def closest(word: str, options: list[str]) -> str:
@@ -118,9 +115,12 @@ def _check(settings: Any, key: str) -> None:
         if _is_settings(value):
             _check(value, where)
         elif value is not None:
-            items = value.values() if isinstance(value, dict) else value
-            for item in items if isinstance(items, list | type({}.values())) else [value]:
-                _check_value(item, field.metadata, where)
+            items = value.items() if isinstance(value, dict) else [("", value)]
+            for name, item in items:
+                if _is_settings(item):
+                    _check(item, f"{where}.{name}")
+                for one in item if isinstance(item, list) else [item]:
+                    _check_value(one, field.metadata, where)
 
 
 def _check_value(value: Any, bounds: Mapping[str, Any], where: str) -> None:

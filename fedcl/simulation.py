@@ -205,11 +205,13 @@ def _logging(path: Path) -> Iterator[None]:
 
 
 def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> list[Overlay]:
-    """Segment the middle slice of each site's first test case, in this process.
+    """Draw test cases of each site, in this process.
 
     Images are read here, by whoever runs the simulation; no message can carry them.
     """
-    text = config.job.to_json()
+    text, task = config.job.to_json(), config.job.scenario.task
+    settings = config.job.learner
+    device = learner.device_of(settings)
     overlays = []
     for site in config.timeline.sites:
         hospital = Hospital.of(nodes[site], text)
@@ -217,18 +219,11 @@ def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
         network = hospital.load_student(
             arrays.to_record(weights), state.versions.get(site, 0), config.timeline.sites
         )
-        case = hospital.data(site).test[0]
-        task, device = config.job.scenario.task, learner.device_of(config.job.learner)
-        prediction = task.predict(network, case, device, config.job.learner.amp)
-        middle = len(case.images) // 2
-        overlays.append(
-            Overlay(
-                f"{site}: {case.name}",
-                case.images[middle, 0].numpy(),
-                case.labels[middle].numpy(),
-                prediction[middle].numpy(),
-            )
-        )
+        for case in task.drawn(hospital.data(site).test):
+            prediction = task.predict(network, case, device, settings.amp)
+            title, *pictures = task.picture(case, prediction)
+            image, label, outline = (picture.numpy() for picture in pictures)
+            overlays.append(Overlay(f"{site}: {title}", image, label, outline))
     return overlays
 
 

@@ -1,9 +1,7 @@
 """Where a neural field is known: the planned extent, and the parts that sites hold of it."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor

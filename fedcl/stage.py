@@ -16,7 +16,9 @@ from fedcl.errors import RunError
 from fedcl.hospitals import Data, Hospitals
 from fedcl.messages import Scored, Update
 from fedcl.plugins import name_of
+from fedcl.seeding import torch_rng
 from fedcl.timeline import POOL
+from strategies.base import Gathered
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Stage(FlowerStrategy):
             able = {*self.learning, *state.stored}
             self.cohort = [site for site in self.cohort if site in able]
         self.trainers = config.timeline.trainers(self.cohort)
-        self.local = frozenset(self.strategy.local(network))
+        self.local = frozenset(config.job.local(network))
+        self.network = network
         self.parameters = {name for name, _ in network.named_parameters()}
         self.losses: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
@@ -112,9 +115,10 @@ class Stage(FlowerStrategy):
             self._record("teacher", self._teacher() if later else {}),
             self._record("memory", self.state.memory if later else {}),
             self.data(),
-            arrived=self.config.timeline.seen(self.number),
+            arrivals=self.config.timeline.stages[: self.number + 1],
             stage=self.number,
             round=round_,
+            rounds=self.config.timeline.rounds,
         )
 
     def aggregate_train(
@@ -150,8 +154,20 @@ class Stage(FlowerStrategy):
             [update.arrays for update in updates.values()],
             [update.samples for update in updates.values()],
         )
+        refined = self.strategy.refine(
+            Gathered(
+                task=self.config.job.scenario.task,
+                network=self.network,
+                joined=joined,
+                updates={site: update.arrays for site, update in updates.items()},
+                teacher=self.state.teacher if self.number else {},
+                stages=self.config.timeline.stages[: self.number + 1],
+                share=(round_ - 1) % self.config.timeline.rounds / self.config.timeline.rounds,
+                rng=torch_rng("refine", self.config.job.seed, self.number, round_),
+            )
+        )
         moved, self.state.momentum = rule.move(
-            reference, joined, self.parameters, self.state.momentum
+            reference, refined, self.parameters, self.state.momentum
         )
         self.state.weights = self.state.weights | moved  # a new dict: the old one may teach
         return arrays.to_record(self._shared(self.state.weights)), None
@@ -165,7 +181,7 @@ class Stage(FlowerStrategy):
             self.cohort,
             arrays,
             self.state.versions,
-            arrived=self.config.timeline.seen(self.number),
+            arrivals=self.config.timeline.stages[: self.number + 1],
             split="val",
         )
 
@@ -216,7 +232,7 @@ class Stage(FlowerStrategy):
 
     def _teacher(self) -> arrays.Arrays:
         teaching = self.strategy.teaching
-        if teaching is None:
+        if teaching is None or not self.strategy.sends_teacher:
             return {}
         return self.state.weights if teaching.refresh == "round" else self.state.teacher
 

@@ -17,6 +17,21 @@ Scales = Callable[[nn.Module], list[nn.Module]]
 """Names a network's layers whose outputs are its features; see `Model.scales`."""
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a teacher says of earlier sites.
+
+    Attributes:
+        samples: inputs and the teacher's answers.
+        aligned: whether the inputs are those of the site's own samples, in the same order.
+        ratio: inputs of earlier sites per input of the sites that now arrive.
+    """
+
+    samples: Samples
+    aligned: bool
+    ratio: float
+
+
 @dataclass(kw_only=True)
 class Lesson:
     """What a hospital brings to a round of training; the same in every step.
@@ -26,11 +41,12 @@ class Lesson:
         student: the network being trained.
         teacher: the frozen teacher, or None where there is none yet.
         answers: gives the teacher's answers to the training samples of some indices.
-        past: the inputs of earlier sites with the teacher's answers, where such inputs are
-            known without their data.
+        past: inputs of earlier sites with a teacher's answers, where such inputs are known
+            without their data.
         memory: what the server remembers of earlier stages (`Strategy.remember`).
         auxiliary: the strategy's own trainable module, if it has one.
         scales: the model's, for features.
+        rate: the model's factor on a parameter's learning rate, by its name.
         start: the student's parameters when the round began.
         round: counted from 1 over all stages.
     """
@@ -39,10 +55,11 @@ class Lesson:
     student: nn.Module
     teacher: nn.Module | None = None
     answers: Callable[[Tensor], Tensor] | None = None
-    past: Samples | None = None
+    past: Rehearsal | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     auxiliary: nn.Module | None = None
     scales: Scales = lambda network: []
+    rate: Callable[[str], float] = lambda name: 1.0
     start: Mapping[str, Tensor] = field(default_factory=dict)
     round: int = 1
 
@@ -102,6 +119,11 @@ class Step(Lesson):
         """Return the teacher's answers to any `inputs`, without gradient."""
         assert self.teacher is not None
         return self.task.answer(self.teacher(inputs))
+
+    def draw(self, count: int) -> Tensor:
+        """Draw as many of `count` things as there are samples in this step, with replacement."""
+        size, device = (len(self.inputs),), self.rng.device
+        return torch.randint(count, size, generator=self.rng, device=device)
 
     def probe(self, inputs: Tensor) -> Tensor:
         """Return the student's outputs on synthetic `inputs`.

@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -67,13 +67,35 @@ class Task(ABC):
     def score(self, prediction: Tensor, case: Any, names: Sequence[str]) -> dict[str, float]:
         """Return those of the scores `names` that `case` can have."""
 
+    @abstractmethod
+    def picture(self, case: Any, prediction: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
+        """Return title, picture, and the true and the predicted mask to outline, shapes (H, W)."""
+
+    def drawn(self, cases: Sequence[Any]) -> Sequence[Any]:
+        """Return which of a site's test cases are drawn."""
+        return cases[:1]
+
     def scored(self, site: str) -> tuple[str, ...]:
         """Return which of `scores` the cases of `site` have; the first validates it."""
         return self.scores
 
-    def past(self, sites: Sequence[str], device: torch.device) -> Tensor | None:
-        """Return all inputs of other sites, where they are known without their data."""
+    def past(
+        self, sites: Sequence[str], answers: Callable[[Tensor], Tensor], device: torch.device
+    ) -> Samples | None:
+        """Return inputs of other sites with answers, where they are known without their data."""
         return None
+
+    def count(self, sites: Sequence[str]) -> int:
+        """Return how many inputs `sites` have, where `past` knows them."""
+        return 0
+
+    def local(self, network: nn.Module) -> set[str]:
+        """Return the weight arrays that are about a site's own data and stay there."""
+        return set()
+
+    def generator(self, rng: torch.Generator, device: torch.device) -> torch.Generator:
+        """Return what draws batches and whatever a strategy draws."""
+        return rng
 
     @torch.no_grad()
     def answers(self, network: nn.Module, inputs: Tensor, amp: bool = False) -> Tensor:

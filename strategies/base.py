@@ -81,15 +81,42 @@ class Past:
     rng: torch.Generator
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What the server has at the end of a round.
+
+    Attributes:
+        task: what is learned.
+        network: made for this stage, on the CPU; to be used at will.
+        joined: the average of what the sites sent.
+        updates: what each of them sent, in site order.
+        teacher: the global weights at the end of the previous stage; none in the first.
+        stages: the sites that arrived in each stage so far.
+        share: the share of the stage that is over.
+        rng: source of randomness.
+    """
+
+    task: Any
+    network: nn.Module
+    joined: Arrays
+    updates: Mapping[str, Arrays]
+    teacher: Arrays
+    stages: Sequence[Sequence[str]]
+    share: float
+    rng: torch.Generator
+
+
 @dataclass
 class Strategy:
     """Federated fine-tuning, and the hooks by which a method departs from it.
 
     Attributes:
         needs: the kind of task that the method's formulas are about.
+        sends_teacher: whether hospitals get the teacher; otherwise the server alone has it.
     """
 
     needs: ClassVar[type] = Task
+    sends_teacher: ClassVar[bool] = True
 
     # --- at the server ---------------------------------------------------------------
 
@@ -132,6 +159,10 @@ class Strategy:
         """Return the weight arrays of `network` that stay at the hospital, never averaged."""
         return set()
 
+    def refine(self, gathered: Gathered) -> Arrays:
+        """Return the global weights of a round, given what the sites sent and its average."""
+        return gathered.joined
+
     # --- at the hospital -------------------------------------------------------------
 
     def objective(self, step: Step) -> dict[str, Tensor]:
@@ -144,6 +175,14 @@ class Strategy:
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return the named, weighted terms that keep the teacher's knowledge."""
         return {}
+
+    def teachers(self, memory: Arrays, stages: int) -> list[Arrays]:
+        """Return the weights that answer for the sites of each earlier stage; none: the teacher."""
+        return []
+
+    def fixed(self, network: nn.Module, stage: int) -> set[str]:
+        """Return the parameters of `network` that are not trained in `stage`."""
+        return set()
 
     def auxiliary(self, widths: Sequence[int], channels: int) -> nn.Module | None:
         """Make a module trained beside the student; it stays at the hospital.

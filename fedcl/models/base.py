@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from fedcl.space import Room
 
 
 @dataclass
@@ -18,6 +21,10 @@ class Model:
         """
         return []
 
+    def rate(self, parameter: str) -> float:
+        """Return the factor on the learning rate of a parameter, by its name."""
+        return 1.0
+
 
 class ImageModel(Model, ABC):
     """Networks from images to a map of logits; their features have shape (B, F, h, w)."""
@@ -30,3 +37,40 @@ class ImageModel(Model, ABC):
             channels: channels of the input, shape (B, channels, H, W).
             classes: channels of the logits, shape (B, classes, H, W).
         """
+
+
+class FieldModel(Model, ABC):
+    """Networks from coordinates to values; see `fedcl.field`."""
+
+    @abstractmethod
+    def build(self, room: Room) -> nn.Module:
+        """Make the network, with weights drawn from torch's global generator.
+
+        Args:
+            room: what it must have room for: inputs of shape (N, number of axes), outputs
+                of shape (N, room.outputs).
+        """
+
+
+def output_layer(width: int, room: Room, bound: float | None = None) -> nn.Linear:
+    """Return the last layer of a field; the outputs that came later begin as zero.
+
+    Args:
+        width: its inputs.
+        room: says how many outputs there are, and how many there were at first.
+        bound: of the uniform initial weights; None for PyTorch's own.
+    """
+    layer = nn.Linear(width, room.outputs)
+    with torch.no_grad():
+        if bound is not None:
+            layer.weight.uniform_(-bound, bound)
+        layer.weight[room.first :] = 0
+        layer.bias[room.first :] = 0
+    return layer
+
+
+def with_latent(inputs: Tensor, latent: Tensor | None) -> Tensor:
+    """Return inputs, shape (N, A), with the same latent vector, shape (L,), after each."""
+    if latent is None:
+        return inputs
+    return torch.cat([inputs, latent.expand(len(inputs), -1)], dim=1)

@@ -1,0 +1,57 @@
+"""A field that sees its coordinates as waves: positional encoding and a ReLU network."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fedcl.models.base import FieldModel, output_layer, with_latent
+from fedcl.settings import setting
+from fedcl.space import Room
+
+
+@dataclass
+class PE(FieldModel):
+    """Positional encoding (Mildenhall et al., ECCV 2020).
+
+    Attributes:
+        waves: octaves L; the network sees x, sin(2^i pi x) and cos(2^i pi x), i < L.
+        width: units per hidden layer.
+        hidden: hidden layers after the first.
+        latent: length of a vector learned per site and appended to every input; 0 for none.
+    """
+
+    waves: int = setting(5, low=1, high=16)
+    width: int = setting(96, low=1)
+    hidden: int = setting(3, low=0)
+    latent: int = setting(0, low=0)
+
+    def build(self, room: Room) -> nn.Module:
+        """Make the network; see `FieldModel.build`."""
+        return Waves(self, room)
+
+
+class Waves(nn.Module):
+    """The network of `PE`."""
+
+    octaves: Tensor
+
+    def __init__(self, model: PE, room: Room) -> None:
+        super().__init__()
+        self.register_buffer("octaves", 2.0 ** torch.arange(model.waves) * math.pi, False)
+        self.latent = nn.Parameter(torch.zeros(model.latent)) if model.latent else None
+        widths = [len(room.space.axes) * (1 + 2 * model.waves) + model.latent]
+        widths += [model.width] * (1 + model.hidden)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, output_layer(model.width, room))
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """Return values, shape (N, outputs), at coordinates, shape (N, axes)."""
+        angles = (coordinates[:, :, None] * self.octaves).flatten(1)
+        waves = torch.cat([coordinates, torch.sin(angles), torch.cos(angles)], dim=1)
+        answer: Tensor = self.layers(with_latent(waves, self.latent))
+        return answer

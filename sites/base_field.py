@@ -1,0 +1,164 @@
+"""What every scenario of neural fields offers: parts of a cine volume, each at a site."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedcl.errors import ConfigError, DataError
+from fedcl.field import Field, Frame
+from fedcl.settings import setting
+from fedcl.space import Part, Space
+from sites.base import Scenario, SiteData
+
+Array = NDArray[np.float32]
+
+
+@dataclass
+class Piece:
+    """What a site holds.
+
+    Attributes:
+        frames, slices: half-open ranges [first, last + 1]; empty for all.
+        outputs: of `signal` and the names of masks.
+    """
+
+    frames: list[int] = setting(factory=list, low=0)
+    slices: list[int] = setting(factory=list, low=0)
+    outputs: list[str] = setting(factory=lambda: ["signal"])
+
+
+@dataclass
+class Volume:
+    """A cine volume.
+
+    Attributes:
+        signal: in [0, 1], shape (T, D, H, W).
+        masks: 0 or 1, by name, each of the same shape.
+        spacing: distance between voxels (slice, row, column), in mm or pixels.
+    """
+
+    signal: Array
+    masks: dict[str, Array]
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass
+class FieldScenario(Scenario):
+    """Frames and slices of cine volumes, learned as fields of coordinates.
+
+    A case is a frame, and it is scored on the very points it was trained on: what is asked
+    of a field is to keep them.
+
+    Attributes:
+        frames, slices, size: the planned extent, T frames of D slices of size x size pixels.
+        parts: what each site holds, by its name.
+        masks: the names of the masks there are, in the order of the outputs they become.
+        shared: whether all sites hold parts of one volume; otherwise each has its own.
+    """
+
+    frames: int = setting(12, low=1, high=4096)
+    slices: int = setting(1, low=1, high=4096)
+    size: int = setting(64, low=8, high=2048)
+    parts: dict[str, Piece] = setting(factory=dict)
+    masks: list[str] = setting(factory=list)
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that every part lies within the planned extent."""
+        for site, piece in self.parts.items():
+            self._part(site, piece)
+
+    @abstractmethod
+    def volume(self, site: str, path: Path | None, seed: int) -> Volume:
+        """Read or make the volume of which `site` holds a part; arguments as for `load`.
+
+        Raises:
+            DataError: the data cannot be used; names the site and the file.
+        """
+
+    @property
+    def task(self) -> Field:
+        """Fitting a field of the signal and the masks."""
+        return Field(
+            Space((self.frames, self.slices, self.size, self.size)),
+            {site: self._part(site, piece) for site, piece in self.parts.items()},
+            ("signal", *["mask"] * len(self.masks)),
+            self.shared,
+        )
+
+    def sites(self) -> list[str]:
+        """Return the sites of `parts`, in order.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not self.parts:
+            raise ConfigError("scenario.parts: empty; say what each site holds")
+        return list(self.parts)
+
+    def load(self, site: str, path: Path | None, seed: int) -> SiteData:
+        """Cut the part of `site` out of its volume; see `Scenario.load`.
+
+        Raises:
+            DataError: the volume is not of the planned extent, or it has no such mask.
+        """
+        volume = self.volume(site, path, seed)
+        shape = (self.frames, self.slices, self.size, self.size)
+        for name, array in {"signal": volume.signal, **volume.masks}.items():
+            if array.shape != shape:
+                raise DataError(
+                    f"site {site}: {name} has (frames, slices, rows, columns) {array.shape}, "
+                    f"{shape} is planned; change scenario.frames, slices or size"
+                )
+        part, task = self._part(site, self.parts[site]), self.task
+        names = ["signal", *self.masks]
+        lacking = [names[o] for o in part.outputs if o and names[o] not in volume.masks]
+        if lacking:
+            raise DataError(f"site {site}: there is no mask {', '.join(lacking)}")
+        outputs = [volume.masks[names[o]] if o else volume.signal for o in part.outputs]
+        values = torch.from_numpy(np.stack(outputs).astype(np.float32))
+        positions = torch.arange(task.space.size).view(shape)
+        window = slice(*part.slices)
+        frames = tuple(
+            Frame(
+                f"frame-{t:03d}",
+                part.outputs,
+                values[:, t, window].contiguous(),
+                positions[t, window].contiguous(),
+                volume.spacing,
+            )
+            for t in range(*part.frames)
+        )
+        return SiteData(frames, frames[:1], frames)
+
+    def _part(self, site: str, piece: Piece) -> Part:
+        """Return a part of the space.
+
+        Raises:
+            ConfigError: it lies outside of the planned extent, or names an unknown output.
+        """
+        ranges = []
+        for name, asked, planned in (
+            ("frames", piece.frames, self.frames),
+            ("slices", piece.slices, self.slices),
+        ):
+            first, end = asked or (0, planned)
+            if len(asked) not in (0, 2) or not 0 <= first < end <= planned:
+                raise ConfigError(
+                    f"scenario.parts.{site}.{name}: {asked} lies outside of the planned extent "
+                    f"[0, {planned}]; give [first, last + 1]"
+                )
+            ranges.append((first, end))
+        names = ["signal", *self.masks]
+        unknown = [name for name in piece.outputs if name not in names]
+        if unknown or not piece.outputs:
+            raise ConfigError(
+                f"scenario.parts.{site}.outputs: {', '.join(unknown) or 'empty'}; there are "
+                f"{', '.join(names)}"
+            )
+        outputs = tuple(sorted(names.index(name) for name in piece.outputs))
+        return Part(ranges[0], ranges[1], outputs)
