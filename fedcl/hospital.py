@@ -166,9 +166,8 @@ class Hospital:
     def auxiliary(self, state: arrays.Arrays) -> nn.Module | None:
         """Return the strategy's own module as it was kept, or new."""
         job, name = self.job, next(iter(self.places))
-        shape = tuple(self.samples([name]).inputs.shape[1:])
         with seeded("auxiliary", job.seed):
-            module = job.strategy.auxiliary(_widths(self.text, name, shape), shape[0])
+            module = job.strategy.auxiliary(*_widths(self.text, name, self.places[name]))
         if module is None:
             return None
         own = arrays.under("auxiliary/", state)
@@ -308,11 +307,12 @@ def _local(text: str, site: str) -> frozenset[str]:
     return frozenset(job.local(new_network(job, [site])))
 
 
-@lru_cache(maxsize=2)
-def _widths(text: str, site: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the channels of the model's features."""
+@lru_cache(maxsize=64)
+def _widths(text: str, site: str, path: Path | None) -> tuple[tuple[int, ...], int]:
+    """Return the channels of the model's features, and those of a sample."""
     job = Job.from_json(text)
+    scenario = json.dumps(describe(job.scenario))
+    inputs = _samples(scenario, ((site, path),), job.seed, torch.device("cpu")).inputs[:1]
     with torch.no_grad():
-        network = new_network(job, [site]).eval()
-        _, features = watch(network, job.model.scales, torch.zeros(1, *shape))
-    return tuple(feature.shape[1] for feature in features)
+        _, features = watch(new_network(job, [site]).eval(), job.model.scales, inputs)
+    return tuple(feature.shape[1] for feature in features), inputs.shape[1]

@@ -281,7 +281,8 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
     matrices = {score: matrix(state.rows, sites, score) for score in scores}
     initial = matrix([state.initial or {}], sites, first)[0]
     trained = state.trained[: state.stage]
-    seen = config.timeline.seen(state.stage - 1)
+    task = config.job.scenario.task
+    seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
     return {
         "scenario": name_of(config.job.scenario),
         "strategy": name_of(config.job.strategy),
