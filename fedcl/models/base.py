@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedcl.space import Room
 
@@ -52,21 +53,32 @@ class FieldModel(Model, ABC):
         """
 
 
-def output_layer(width: int, room: Room, bound: float | None = None) -> nn.Linear:
-    """Return the last layer of a field; the outputs that came later begin as zero.
+class Outputs(nn.Linear):
+    """The last layer of a field: one row per output, each reckoned by itself.
+
+    A product with more rows would round otherwise: this way further outputs leave the earlier
+    ones as they were, bit for bit. Outputs that come later begin as zero.
 
     Args:
-        width: its inputs.
+        width: number of inputs.
         room: says how many outputs there are, and how many there were at first.
         bound: of the uniform initial weights; None for PyTorch's own.
     """
-    layer = nn.Linear(width, room.outputs)
-    with torch.no_grad():
-        if bound is not None:
-            layer.weight.uniform_(-bound, bound)
-        layer.weight[room.first :] = 0
-        layer.bias[room.first :] = 0
-    return layer
+
+    def __init__(self, width: int, room: Room, bound: float | None = None) -> None:
+        super().__init__(width, room.outputs)
+        with torch.no_grad():
+            if bound is not None:
+                self.weight.uniform_(-bound, bound)
+            self.weight[room.first :] = 0
+            self.bias[room.first :] = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the outputs, shape (N, outputs), of inputs, shape (N, width)."""
+        if len(self.weight) == 1:
+            return super().forward(inputs)
+        rows = zip(self.weight.split(1), self.bias.split(1), strict=True)
+        return torch.cat([F.linear(inputs, *row) for row in rows], dim=1)
 
 
 def with_latent(inputs: Tensor, latent: Tensor | None) -> Tensor:

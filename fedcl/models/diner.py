@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.errors import RunError
-from fedcl.models.base import FieldModel, output_layer
+from fedcl.models.base import FieldModel, Outputs
 from fedcl.settings import setting
 from fedcl.space import Room
 
@@ -55,7 +55,7 @@ class LookedUp(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, output_layer(model.width, room))
+        self.layers = nn.Sequential(*layers, Outputs(model.width, room))
         seen = room.positions()
         rows = torch.full((room.space.size,), -1, dtype=torch.int32)
         rows[seen] = torch.arange(len(seen), dtype=torch.int32)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fedcl.models.base import FieldModel, output_layer, with_latent
+from fedcl.models.base import FieldModel, Outputs, with_latent
 from fedcl.settings import setting
 from fedcl.space import Room
 
@@ -47,7 +47,7 @@ class Waves(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, output_layer(model.width, room))
+        self.layers = nn.Sequential(*layers, Outputs(model.width, room))
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Return values, shape (N, outputs), at coordinates, shape (N, axes)."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fedcl.models.base import FieldModel, output_layer, with_latent
+from fedcl.models.base import FieldModel, Outputs, with_latent
 from fedcl.settings import setting
 from fedcl.space import Room
 
@@ -49,7 +49,7 @@ class Sines(nn.Module):
         bounds = [1 / widths[0], *[bound] * model.hidden]
         for layer, limit in zip(self.layers, bounds, strict=True):
             nn.init.uniform_(layer.get_parameter("weight"), -limit, limit)
-        self.last = output_layer(model.width, room, bound)
+        self.last = Outputs(model.width, room, bound)
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Return values, shape (N, outputs), at coordinates, shape (N, axes)."""
