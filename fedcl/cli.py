@@ -34,6 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--strict", action="store_true", help="refuse runs not completed")
     command.add_argument("--mix", action="store_true", help="compare what differs all the same")
     command.set_defaults(run=compare)
+    about = "write a fitted field as a NIfTI volume, at any resolution"
+    command = commands.add_parser("export", help=about, description=about)
+    command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("--out", type=Path, required=True, help="file, .nii or .nii.gz")
+    command.add_argument("--output", default="signal", help="signal, or the name of a mask")
+    command.add_argument(
+        "--shape", type=int, nargs=4, metavar=("FRAMES", "SLICES", "ROWS", "COLUMNS"),
+        help="points along each axis; default: the planned ones",
+    )  # fmt: skip
+    command.add_argument("--stage", type=int, help="after which stage, from 1; default: the last")
+    command.add_argument(
+        "--spacing", type=float, nargs=3, default=[1.0, 1.0, 1.0],
+        metavar=("SLICE", "ROW", "COLUMN"), help="of the planned grid, in mm",
+    )  # fmt: skip
+    command.set_defaults(run=export)
     given = parser.parse_args(arguments)
     try:
         given.run(given)
@@ -52,6 +67,15 @@ def compare(given: argparse.Namespace) -> None:
     write(
         given.sources, given.out, given.uri, given.reference, given.where, given.strict, given.mix
     )
+
+
+def export(given: argparse.Namespace) -> None:
+    """Write a NIfTI volume; see `fedcl.export.export`."""
+    from fedcl.export import export as write
+
+    shape = tuple(given.shape) if given.shape else None
+    written = write(given.folder, given.out, given.output, shape, given.stage, tuple(given.spacing))
+    Console().print(f"written to {given.out}: {' x '.join(map(str, written))}", soft_wrap=True)
 
 
 def inspect(given: argparse.Namespace) -> None:

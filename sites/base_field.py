@@ -37,7 +37,7 @@ class Volume:
 
     Attributes:
         signal: in [0, 1], shape (T, D, H, W).
-        masks: 0 or 1, by name, each of the same shape.
+        masks: 0 or 1, by name, each of the same shape; NaN in frames without one.
         spacing: distance between voxels (slice, row, column), in mm or pixels.
     """
 
@@ -121,6 +121,13 @@ class FieldScenario(Scenario):
             raise DataError(f"site {site}: there is no mask {', '.join(lacking)}")
         outputs = [volume.masks[names[o]] if o else volume.signal for o in part.outputs]
         values = torch.from_numpy(np.stack(outputs).astype(np.float32))
+        unknown = values[:, slice(*part.frames)].isnan().flatten(2).any(dim=2).any(dim=0)
+        if unknown.any():
+            missing = (part.frames[0] + unknown.nonzero().flatten()).tolist()
+            raise DataError(
+                f"site {site}: there are no masks of frames {missing}; change "
+                f"scenario.parts.{site}.frames"
+            )
         positions = torch.arange(task.space.size).view(shape)
         window = slice(*part.slices)
         frames = tuple(

@@ -1,0 +1,84 @@
+"""The command `fedcl export`: a fitted field as a NIfTI volume, at any resolution."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+import yaml
+
+from fedcl import arrays
+from fedcl.checkpoint import read_results
+from fedcl.config import Config
+from fedcl.errors import ConfigError
+from fedcl.field import Field
+from fedcl.hospital import new_network
+from fedcl.plugins import name_of
+
+
+def export(
+    run: Path,
+    out: Path,
+    output: str = "signal",
+    shape: tuple[int, int, int, int] | None = None,
+    stage: int | None = None,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> tuple[int, ...]:
+    """Write the values of a field on a regular grid over its planned extent.
+
+    Args:
+        run: folder of a completed run.
+        out: the file, .nii or .nii.gz, of shape (columns, rows, slices, frames).
+        output: "signal" or the name of a mask.
+        shape: frames, slices, rows and columns wanted; None for the planned ones.
+        stage: after which stage, counted from 1; None for the last.
+        spacing: distance between the planned grid's slices, rows and columns, in mm; the
+            new voxels' follow from it.
+
+    Returns:
+        The shape written.
+
+    Raises:
+        ConfigError: the folder holds no such run, or the field has no value there.
+    """
+    results = read_results(run)
+    if results is None or results["status"] != "completed":
+        raise ConfigError(f"export: {run} holds no completed run")
+    config = Config.parse(yaml.safe_load((run / "config.yaml").read_text()))
+    job, task, stages = config.job, config.job.scenario.task, config.timeline.stages
+    if not isinstance(task, Field):
+        raise ConfigError(f"export: {run} is no run of a field (scenario {name_of(job.scenario)})")
+    if not out.name.endswith((".nii", ".nii.gz")):
+        raise ConfigError(f"export --out: {out} must end in .nii or .nii.gz")
+    last = stage or len(stages)
+    if not 1 <= last <= len(stages):
+        raise ConfigError(f"export --stage: {last}; the run has {len(stages)} stages")
+    names = ["signal", *job.scenario.masks]
+    network = new_network(job, config.timeline.seen(last - 1)).eval()
+    weights = arrays.load_file(run / "checkpoint" / f"stage-{last}.safetensors")
+    if job.local(network):
+        raise ConfigError(f"export: the sites of {run} keep part of their fields to themselves")
+    arrays.into_network(network, weights)
+    known = task.room(config.timeline.seen(last - 1)).outputs
+    if output not in names[:known]:
+        raise ConfigError(f"export --output: no {output!r}; there are {', '.join(names[:known])}")
+    wanted = shape or task.space.shape
+    for points, planned in zip(wanted, task.space.shape, strict=True):
+        if points < 1 or (planned == 1 and points != 1):
+            raise ConfigError(
+                f"export --shape: {wanted}; the planned extent is {task.space.shape}, and an axis "
+                "of length 1 has no coordinate"
+            )
+    axes = [torch.linspace(-1, 1, wanted[axis]) for axis in task.space.axes]
+    inputs = torch.cartesian_prod(*axes).view(-1, len(axes))
+    values = task.answers(network, inputs)[:, names.index(output)]
+    volume = values.numpy().reshape(wanted)
+    before, after = task.space.shape[1:], wanted[1:]
+    steps = [
+        distance * (planned - 1) / (now - 1) if now > 1 else distance
+        for distance, planned, now in zip(spacing, before, after, strict=True)
+    ]
+    image = nib.Nifti1Image(volume.T.astype(np.float32), np.diag([*steps[::-1], 1.0]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, out)
+    return tuple(volume.T.shape)

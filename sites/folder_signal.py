@@ -1,0 +1,62 @@
+"""A slice of a folder's patient: first its image is learned as a field, then its mask."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedcl.errors import DataError
+from fedcl.settings import setting
+from sites.base_field import FieldScenario, Volume
+from sites.folder import Folder
+
+
+@dataclass
+class FolderSignal(FieldScenario):
+    """One slice out of the layout of `folder`; all sites share it.
+
+    Attributes:
+        root, labels: as of `folder`; every label but the first counts as mask.
+        pattern: its `patient`, which part of a name is the patient.
+        hospital: the folder in `root`; null for the first.
+        patient: null for the first.
+        only: the slice, counted from 0; null for the one with the largest mask.
+    """
+
+    root: str | None = setting(None, travels=False)
+    labels: list[int] = setting(factory=lambda: [0, 255])
+    pattern: str = setting("^(.+?)-IM-")
+    hospital: str | None = None
+    patient: str | None = None
+    only: int | None = setting(None, low=0)
+    masks: list[str] = setting(factory=lambda: ["organ"])
+
+    @property
+    def source(self) -> Folder:
+        """The folder's own scenario."""
+        return Folder(
+            root=self.root, patient=self.pattern, size=self.size, labels=self.labels,
+            normalise="minmax",
+        )  # fmt: skip
+
+    def location(self, site: str) -> Path | None:
+        """Return the hospital's folder; None where no root is set."""
+        if self.root is None:
+            return None
+        return self.source.location(self.hospital or self.source.sites()[0])
+
+    def volume(self, site: str, path: Path | None, seed: int) -> Volume:
+        """Read the slice; see `FieldScenario.volume`."""
+        cases = {case.name: case for case in self.source.cases(site, path)}
+        name = self.patient or next(iter(cases))
+        if name not in cases:
+            raise DataError(f"site {site}: no patient {name!r}; there are {', '.join(cases)}")
+        case = cases[name]
+        chosen = self.only
+        if chosen is None:
+            chosen = int((case.labels > 0).flatten(1).sum(dim=1).argmax())
+        if chosen >= len(case.images):
+            raise DataError(f"site {site}: patient {name} has {len(case.images)} slices")
+        signal = case.images[chosen, 0].numpy()[None, None]
+        mask = (case.labels[chosen] > 0).numpy().astype(np.float32)[None, None]
+        return Volume(signal, {self.masks[0]: mask}, case.spacing)
