@@ -53,7 +53,7 @@ def export(
     last = stage or len(stages)
     if not 1 <= last <= len(stages):
         raise ConfigError(f"export --stage: {last}; the run has {len(stages)} stages")
-    names = ["signal", *job.scenario.masks]
+    names = list(task.names)
     network = new_network(job, config.timeline.seen(last - 1)).eval()
     weights = arrays.load_file(run / "checkpoint" / f"stage-{last}.safetensors")
     if job.local(network):

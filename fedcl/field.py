@@ -52,7 +52,7 @@ class Field(Task):
     Attributes:
         space: the planned extent.
         parts: what each site holds of it.
-        kinds: of each output "signal" (scored by PSNR in dB and SSIM) or "mask" (by Dice).
+        names: of the outputs: "signal", scored by PSNR in dB and SSIM, then masks, by Dice.
         shared: whether all sites hold parts of one volume; otherwise each has its own, and
             what a model learns of single volumes (tables, latents) stays at the site.
     """
@@ -66,7 +66,7 @@ class Field(Task):
 
     space: Space
     parts: Mapping[str, Part]
-    kinds: tuple[str, ...]
+    names: tuple[str, ...]
     shared: bool = True
 
     def build(self, model: FieldModel, sites: Sequence[str]) -> nn.Module:
@@ -82,7 +82,7 @@ class Field(Task):
         coordinates, values = [], []
         for case in cases:
             points = case.positions.flatten()
-            known = torch.full((len(points), len(self.kinds)), math.nan)
+            known = torch.full((len(points), len(self.names)), math.nan)
             known[:, list(case.outputs)] = case.values.flatten(1).T
             coordinates.append(self.space.coordinates(points))
             values.append(known)
@@ -105,7 +105,7 @@ class Field(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean square of what is known to be wrong."""
-        if len(self.kinds) == 1:
+        if len(self.names) == 1:
             return F.mse_loss(outputs, targets)
         targets = targets[:, : outputs.shape[1]]
         known = ~targets.isnan()
@@ -120,7 +120,7 @@ class Field(Task):
         self, sites: Sequence[str], answers: Callable[[Tensor], Tensor], device: torch.device
     ) -> Samples:
         """Return the points of `sites`, each once, with answers for the outputs they know."""
-        known = torch.zeros(self.space.size, len(self.kinds), dtype=torch.bool)
+        known = torch.zeros(self.space.size, len(self.names), dtype=torch.bool)
         for part in (self.parts[site] for site in sites):
             for output in part.outputs:
                 known[part.positions(self.space), output] = True
@@ -156,7 +156,7 @@ class Field(Task):
         """Return PSNR and SSIM of the signal, Dice of the masks, where the frame has them."""
         found: dict[str, list[float]] = {}
         for output, got, true in zip(case.outputs, prediction, case.values, strict=True):
-            if self.kinds[output] == "signal":
+            if self.names[output] == "signal":
                 found.setdefault("psnr", []).append(psnr(got, true))
                 found.setdefault("ssim", []).append(ssim(got, true))
             else:
@@ -168,8 +168,8 @@ class Field(Task):
 
     def scored(self, site: str) -> tuple[str, ...]:
         """Return the scores that the outputs known to `site` have."""
-        kinds = {self.kinds[output] for output in self.parts[site].outputs}
-        return ("psnr", "ssim") * ("signal" in kinds) + ("dice",) * ("mask" in kinds)
+        signal, *masks = (o in self.parts[site].outputs for o in range(len(self.names)))
+        return ("psnr", "ssim") * signal + ("dice",) * any(masks)
 
     def local(self, network: nn.Module) -> set[str]:
         """Return the arrays about one volume alone, where sites do not share theirs."""

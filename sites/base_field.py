@@ -86,7 +86,7 @@ class FieldScenario(Scenario):
         return Field(
             Space((self.frames, self.slices, self.size, self.size)),
             {site: self._part(site, piece) for site, piece in self.parts.items()},
-            ("signal", *["mask"] * len(self.masks)),
+            ("signal", *self.masks),
             self.shared,
         )
 
