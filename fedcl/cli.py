@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +12,6 @@ from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.errors import FedclError
 from fedcl.plugins import name_of
-from sites.base import SiteData
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,29 +84,16 @@ def inspect(given: argparse.Namespace) -> None:
     """
     config = Config.parse(compose(given.overrides))
     job, timeline = config.job, config.timeline
-    table = Table(
-        "site", "stage", "train", "val", "test", "slices", "size", "voxel", "labelled",
-        title=f"{name_of(job.scenario)}, seed {job.seed}: cases per part",
-        title_justify="left",
-    )  # fmt: skip
+    rows = []
     for number, stage in enumerate(timeline.stages, start=1):
         for site in stage:
             data = job.scenario.load(site, job.scenario.location(site), job.seed)
-            table.add_row(site, str(number), *_describe(data))
+            parts = {"train": data.train, "val": data.val, "test": data.test}
+            counts = {name: str(len(cases)) for name, cases in parts.items()}
+            told = job.scenario.task.describe(data)
+            rows.append({"site": site, "stage": str(number), **counts, **told})
+    title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row.values())
     Console().print(table)
-
-
-def _describe(data: SiteData) -> list[str]:
-    cases = [*data.train, *data.val, *data.test]
-    labels = torch.cat([case.labels.flatten() for case in cases])
-    sizes = {"x".join(map(str, case.images.shape[-2:])) for case in cases}
-    spacings = {"x".join(f"{s:.3g}" for s in case.spacing) for case in cases}
-    return [
-        str(len(data.train)),
-        str(len(data.val)),
-        str(len(data.test)),
-        str(sum(len(case.images) for case in cases)),
-        ", ".join(sorted(sizes)),
-        next(iter(spacings)) if len(spacings) == 1 else f"{len(spacings)} different",
-        f"{(labels > 0).float().mean():.1%}",
-    ]

@@ -15,7 +15,7 @@ from fedcl.models.base import FieldModel
 from fedcl.scores import dice
 from fedcl.space import Part, Room, Space
 from fedcl.task import Task
-from sites.base import Samples
+from sites.base import Samples, SiteData
 
 WINDOW = 11  # pixels, of SSIM; less in smaller images
 
@@ -87,6 +87,19 @@ class Field(Task):
             coordinates.append(self.space.coordinates(points))
             values.append(known)
         return Samples(torch.cat(coordinates).to(device), torch.cat(values).to(device))
+
+    def describe(self, data: SiteData) -> dict[str, str]:
+        """Return frames, size, outputs and points."""
+        frames: Sequence[Frame] = data.train
+        values = torch.stack([frame.values for frame in frames])
+        return {
+            "frames": f"{frames[0].name} to {frames[-1].name}",
+            "size": "x".join(map(str, frames[0].values.shape[1:])),
+            "voxel": "x".join(f"{s:.3g}" for s in frames[0].spacing),
+            "outputs": ", ".join(self.names[output] for output in frames[0].outputs),
+            "points": str(sum(frame.positions.numel() for frame in frames)),
+            "values": f"{values.min():.3g} to {values.max():.3g}",
+        }
 
     def complaint(self, network: nn.Module, samples: Samples) -> str | None:
         """Return None: the network was made for these coordinates."""

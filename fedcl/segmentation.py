@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedcl.models.base import ImageModel
 from fedcl.scores import SEGMENTATION, case_scores
 from fedcl.task import Task
-from sites.base import Case, Samples
+from sites.base import Case, Samples, SiteData
 
 segmentation_loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
     softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0
@@ -48,6 +48,20 @@ class Segmentation(Task):
         images = torch.cat([case.images for case in cases])
         labels = torch.cat([case.labels for case in cases]).unsqueeze(1).long()
         return Samples(images.to(device), labels.to(device))
+
+    def describe(self, data: SiteData) -> dict[str, str]:
+        """Return numbers and sizes of slices, and the share of pixels of every class but 0."""
+        cases = [*data.train, *data.val, *data.test]
+        labels = torch.cat([case.labels.flatten() for case in cases])
+        sizes = {"x".join(map(str, case.images.shape[-2:])) for case in cases}
+        spacings = {"x".join(f"{s:.3g}" for s in case.spacing) for case in cases}
+        shares = [f"{(labels == c).float().mean():.1%}" for c in range(1, self.classes)]
+        return {
+            "slices": str(sum(len(case.images) for case in cases)),
+            "size": ", ".join(sorted(sizes)),
+            "voxel": next(iter(spacings)) if len(spacings) == 1 else f"{len(spacings)} different",
+            "labelled": ", ".join(shares),
+        }
 
     def complaint(self, network: nn.Module, samples: Samples) -> str | None:
         """Return what is wrong where the network does not take images of this size."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sites.base import Samples
+from sites.base import Samples, SiteData
 
 
 class Task(ABC):
@@ -42,6 +42,10 @@ class Task(ABC):
     @abstractmethod
     def samples(self, cases: Sequence[Any], device: torch.device) -> Samples:
         """Return what is to be learned from `cases`."""
+
+    @abstractmethod
+    def describe(self, data: SiteData) -> dict[str, str]:
+        """Return, for a person who checks it, what a site's data are like, by heading."""
 
     @abstractmethod
     def complaint(self, network: nn.Module, samples: Samples) -> str | None:
