@@ -27,11 +27,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from fedcl import arrays, learner, simulation
-from fedcl.client import new_network
+from fedcl import arrays, hospital, learner, simulation
 from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.grids import RayGrid
+from fedcl.hospital import new_network
 from fedcl.scores import SCORES, case_scores
 from fedcl.seeding import seeded, torch_rng
 from strategies.base import segmentation_loss
@@ -110,10 +110,8 @@ def against_bare_loop(rounds: int, repeats: int) -> None:
         between = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             # Each hospital reads its data once per process; here once per run.
-            from fedcl import client
-
-            client._data.cache_clear()
-            client._slices.cache_clear()
+            hospital._data.cache_clear()
+            hospital._slices.cache_clear()
             results = simulation.simulate(values, Path(folder) / "run")
         ended = time.perf_counter()
         assert results["weights_sha256"] == alone, "the two did not do the same"
