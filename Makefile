@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup simulate test check clean
+.PHONY: setup simulate test check golden clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
+	@echo "installing into .venv: some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt "torch==2.13.0"
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
@@ -23,6 +24,9 @@ check: setup      ## style and types
 
 test: check       ## ARGS="-k ted" selects
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+golden: setup     ## write the values that test_golden_run holds every strategy to
+	cd tests && ../$(BIN)/python -c "import test_runs; test_runs.write_golden()"
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache

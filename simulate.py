@@ -54,7 +54,7 @@ def run(config: DictConfig) -> None:
         return
     out = Console()
     out.print(report(outcome))
-    out.print(f"run folder: {folder}", soft_wrap=True)
+    out.print(f"run folder: {folder.resolve()}", soft_wrap=True)
     if config.tracking.enabled:
         command = simulation.how_to_open_mlflow(config.tracking.uri)
         out.print(f"MLflow:     {command}", soft_wrap=True)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
@@ -13,22 +14,31 @@ from fedcl.config import Config
 from fedcl.errors import FedclError
 from fedcl.plugins import name_of
 
+EXAMPLES = "e.g. fedcl compare outputs/2026-01-31/12-00-00 --out outputs/report"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(prog="fedcl", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"fedcl {version('fedcl')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("inspect", help="check a scenario's data and say what it holds")
+    about = "check a scenario's data and say what it holds, without training"
+    command = commands.add_parser("inspect", help=about, description=about)
     command.add_argument("overrides", nargs="*", help="as for simulate.py: scenario=NAME ...")
     command.set_defaults(run=inspect)
-    command = commands.add_parser("compare", help="runs to tables, tests and a report")
-    command.add_argument("sources", nargs="+", metavar="RUN_OR_EXPERIMENT")
+    about = "write table.csv, table.md, table.tex and report.html from finished runs"
+    command = commands.add_parser("compare", help=about, description=about, epilog=EXAMPLES)
+    command.add_argument(
+        "sources", nargs="+", metavar="RUN_OR_EXPERIMENT",
+        help="folders of runs or of sweeps, or names of MLflow experiments",
+    )  # fmt: skip
     command.add_argument("--out", type=Path, required=True, help="folder to write into")
     command.add_argument("--uri", default="sqlite:///mlflow.db", help="where MLflow keeps them")
     command.add_argument("--reference", help="test against it; default ted, else the best")
     command.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE", help="take such runs alone"
-    )
+        "--where", action="append", default=[], metavar="KEY=VALUE",
+        help="take only runs with this setting, e.g. timeline.rounds=8; may be repeated",
+    )  # fmt: skip
     command.add_argument("--strict", action="store_true", help="refuse runs not completed")
     command.add_argument("--mix", action="store_true", help="compare what differs all the same")
     command.set_defaults(run=compare)

@@ -15,7 +15,16 @@ from rich.table import Table
 from fedcl.arrays import write_atomically
 from fedcl.errors import ConfigError
 from fedcl.progress import console
-from fedcl.runs import Collection, Group, chosen, collect, differences, group, is_folder
+from fedcl.runs import (
+    Collection,
+    Group,
+    chosen,
+    collect,
+    differences,
+    example,
+    group,
+    is_folder,
+)
 from fedcl.statistics import Line, table
 
 
@@ -28,12 +37,14 @@ class Column:
         title: for readers.
         text: a line's cell; empty where the figure is not defined.
         help: what it says.
+        short: whether it is among those that the report shows first.
     """
 
     name: str
     title: str
     text: Callable[[Line], str]
     help: str
+    short: bool = False
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
@@ -59,20 +70,22 @@ _HELP = {
     "std_site": ("std of sites", "standard deviation between the sites of the last row"),
 }
 COLUMNS = [
-    Column("strategy", "strategy", lambda line: line.name, "the method"),
-    Column("runs", "runs", lambda line: str(line.runs), "completed runs"),
+    Column("strategy", "strategy", lambda line: line.name, "the method", short=True),
+    Column("runs", "runs", lambda line: str(line.runs), "completed runs", short=True),
     Column("seeds", "seeds", lambda line: str(line.seeds), "different seeds among them"),
     Column("orders", "orders", lambda line: str(line.orders), "orders of arrival among them"),
 ]
 for _figure, (_title, _help) in _HELP.items():
+    _short = _figure in ("avg", "bwt", "worst_site")
+    _spread = "sample standard deviation over runs (seeds and orders)"
     COLUMNS += [
-        Column(_figure, _title, _mean(_figure), _help),
-        Column(f"{_figure}_std", f"± {_title}", _std(_figure), "standard deviation over runs"),
+        Column(_figure, _title, _mean(_figure), _help, _short),
+        Column(f"{_figure}_std", f"± {_title}", _std(_figure), _spread, _figure == "avg"),
     ]
 COLUMNS += [
     Column(
         "avg_low", "AVG from", lambda line: _number(line.interval[0] if line.interval else None),
-        "95 % bootstrap interval of AVG, over seeds and test cases",
+        "95 % interval of AVG over seeds (Student's t)",
     ),
     Column(
         "avg_high", "AVG to", lambda line: _number(line.interval[1] if line.interval else None),
@@ -80,26 +93,26 @@ COLUMNS += [
     ),
     Column(
         "closed", "closed", lambda line: _number(line.closed),
-        "share of the distance in AVG from finetune to joint",
+        "share of the distance in AVG from finetune to joint", short=True,
     ),
     *(
         Column(
             name, title,
             lambda line, i=i: _number(line.difference[i] if line.difference else None),  # type: ignore[misc]
-            text,
+            text, short=True,
         )
         for i, (name, title, text) in enumerate(
             (
                 ("difference", "difference", "AVG less the reference's, over shared runs"),
-                ("difference_low", "from", "95 % bootstrap interval of the difference"),
-                ("difference_high", "to", "its upper end"),
+                ("difference_low", "95 % from", "95 % interval of the difference, over seeds"),
+                ("difference_high", "95 % to", "its upper end"),
             )
         )
     ),
     Column(
         "p_holm", "p (Holm)", lambda line: _number(line.p, ".3g"),
         "Wilcoxon signed-rank test over test cases against the reference, corrected; it takes "
-        "the trained models as given",
+        "the trained models as given", short=True,
     ),
     Column("bytes", "bytes sent", lambda line: f"{line.bytes:.0f}", "both ways, mean over runs"),
     Column("stored", "slices kept", lambda line: f"{line.stored:g}", "training data kept at sites"),
@@ -143,6 +156,9 @@ def compare(
         notes.append(f"there is no 'ted' among the runs: tests are against the best, {against}")
     with console.status("testing"):
         lines = table(groups, against)
+    lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
+    if lacking:
+        notes.append(f"no {' and no '.join(lacking)}: RAVG or closed cannot be given")
     seeds = {seed for one in groups for seed, _ in one.blocks}
     if len(seeds) < 2:
         notes.append(f"one seed only ({next(iter(seeds))}): no intervals and no p-values")
@@ -180,7 +196,7 @@ def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], l
         more = f"; and {len(apart) - 3} more" if len(apart) > 3 else ""
         raise ConfigError(
             f"compare: these runs should not be compared, they differ in {'; '.join(apart[:3])}"
-            f"{more}; --where KEY=VALUE takes some of them, --mix compares them all the same"
+            f"{more}; take some of them ({example(found.runs)}), or --mix them all the same"
         )
     groups, notes = group(found.runs)
     notes += [f"left out: {reason}" for reason in found.left_out]
@@ -240,7 +256,8 @@ def latex(lines: Sequence[Line], reference: str) -> str:
             *body[1:],
             r"\bottomrule",
             r"\end{tabular}",
-            f"% p: Wilcoxon signed-rank over test cases against {_escape(reference)}, Holm",
+            "% interval: Student's t over seeds",
+            f"% p: Wilcoxon signed-rank over test patients against {_escape(reference)}, Holm",
             "",
         ]
     )
@@ -261,7 +278,8 @@ _LATEX = {
 def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the short table, as mean ± standard deviation."""
     titles = [_HELP[name][0] if name in _HELP else "closed" for name in PAPER]
-    header = ["strategy", "runs", *titles, f"p ({reference})", "MB sent", "slices kept", "s"]
+    header = ["strategy", "runs", *titles, f"AVG - {reference} [95 %]", f"p ({reference})"]
+    header += ["MB sent", "slices kept", "s"]
 
     def cell(line: Line, name: str) -> str:
         if name == "closed":
@@ -277,6 +295,9 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
             line.name,
             str(line.runs),
             *(cell(line, name) for name in PAPER),
+            dash
+            if line.difference is None
+            else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*line.difference),
             dash if line.p is None else f"{line.p:.1e}" if line.p < 0.001 else f"{line.p:.3f}",
             f"{line.bytes / 1e6:.1f}",
             f"{line.stored:g}",
@@ -289,8 +310,8 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
 
 def _print(lines: Sequence[Line], reference: str, notes: Sequence[str]) -> None:
     header, rows = _paper(lines, reference, "-")
-    shown = ["strategy", "runs", "AVG", "closed", "BWT", "worst site", f"p ({reference})"]
-    view = Table(*(Shown(escape(title), overflow="fold") for title in shown))
+    shown = ["strategy", "AVG", "closed", "BWT", f"AVG - {reference} [95 %]", f"p ({reference})"]
+    view = Table(*(Shown(escape(title), no_wrap=title != "strategy") for title in shown))
     for row in rows:
         cells = dict(zip(header, row, strict=True))
         view.add_row(*(escape(cells[title]) for title in shown))

@@ -30,6 +30,12 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
 def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
     """Shorten what Hydra says of `overrides`, and add the key that was probably meant."""
     text = " ".join(str(error).split()).partition(" Config search path:")[0]
+    if type(error).__name__ in ("LexerNoViableAltException", "OverrideParseException"):
+        what = text.partition(": ")[2].partition(" See https")[0]
+        return (
+            f"{what}: not understood; quote a value with special characters once for the shell "
+            "and once for Hydra: \"key='value'\""
+        )
     override = re.match(r"Could not override '(.+?)'", text)
     if override is None:
         return text

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 # Okabe & Ito's colours can be told apart without colour vision; so can the line styles.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
+SCORES = {"dice": "Dice", "psnr": "PSNR (dB)"}
+"""How the scores that runs are judged by are written."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def _matrix(results: dict[str, Any]) -> Figure:
             )  # fmt: skip
     axes.set_xticks(range(len(sites)), sites)
     axes.set_yticks(range(len(rows)), [f"stage {n}" for n in range(1, len(rows) + 1)])
-    axes.set_title(f"{results['strategy']}: {results['score']} per site (bold: trained)", size=10)
-    figure.colorbar(image, ax=axes, label=results["score"])
+    axes.set_title(f"{_run(results)} (bold: trained)", size=10)
+    figure.colorbar(image, ax=axes, label=SCORES[results["score"]])
     return figure
 
 
@@ -77,8 +79,8 @@ def _curves(results: dict[str, Any]) -> Figure:
         axes.plot(stages[first:], column[first:], marker="o", label=site, **style)
     axes.set_xticks(stages)
     axes.set_xlabel("stage (faint: before the site arrived)")
-    axes.set_ylabel(results["score"])
-    axes.set_title(f"{results['strategy']}: what is remembered", size=10)
+    axes.set_ylabel(SCORES[results["score"]])
+    axes.set_title(_run(results), size=10)
     axes.grid(alpha=0.3)
     axes.legend(title="site", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -103,6 +105,11 @@ def _overlays(overlays: Sequence[Overlay]) -> Figure:
         axes.set_title(overlay.title, size=7)
     figure.suptitle("test cases: label (blue, solid) and prediction (orange, dashed)", size=9)
     return figure
+
+
+def _run(results: dict[str, Any]) -> str:
+    """Return which run it is."""
+    return f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -26,7 +26,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedcl.errors import ConfigError, RunError
+from fedcl.errors import ConfigError, FedclError, RunError
 
 log = logging.getLogger("fedcl")
 
@@ -55,6 +55,13 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
         return app(message, context)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not isinstance(error, FedclError):  # a bug: say where
+            ours = [
+                frame
+                for frame in traceback.extract_tb(error.__traceback__)
+                if "site-packages" not in frame.filename
+            ]
+            reason += f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})"
         return Message(Error(RAISED, f"{reason}\n{traceback.format_exc()}"), reply_to=message)
 
 

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from fedcl.compare import COLUMNS
-from fedcl.figures import COLOURS
+from fedcl.figures import COLOURS, SCORES
 from fedcl.runs import METHOD, Group, Run
 from fedcl.statistics import Line, cases
 
@@ -48,7 +48,7 @@ def report(
     return environment.get_template("report.html").render(
         plotly=get_plotlyjs(),
         scenario=first["scenario"],
-        score={"dice": "Dice", "psnr": "PSNR"}.get(first.get("score", ""), "score"),
+        score=SCORES.get(first.get("score", ""), "score"),
         reference=reference,
         notes=notes,
         columns=COLUMNS,
@@ -114,7 +114,7 @@ def _curves(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Fig
             x = [t for t, values in zip(stages, known, strict=True) if values]
             values = [v for v in known if v]
             mean = [fmean(v) for v in values]
-            spread = [pstdev(v) for v in values]
+            spread = [_spread(v) for v in values]
             common: dict[str, Any] = {"legendgroup": group.name, "row": 1, "col": column}
             figure.add_scatter(
                 x=x + x[::-1],
@@ -123,6 +123,7 @@ def _curves(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Fig
                 fill="toself",
                 fillcolor=look["color"],
                 opacity=0.12,
+                mode="lines",
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
@@ -157,19 +158,23 @@ def _series(run: Run, only_first: bool) -> list[float | None]:
 def _sites(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Figure:
     """The last row site by site, and how fair it is."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("last row, by site", "fairness"))
-    for group in groups:
+    every = sorted({site for group in groups for site in group.runs[0].results["sites"]})
+    for number, group in enumerate(groups):
+        aside = 0.6 * ((number + 0.5) / len(groups) - 0.5)  # else whiskers hide one another
         per_site: dict[str, list[float]] = {}
         for run in group.runs:
             for site, value in zip(run.results["sites"], run.results["matrix"][-1], strict=True):
                 if value is not None:
                     per_site.setdefault(site, []).append(value)
-        names = sorted(per_site)
+        names = [site for site in every if site in per_site]
         marker = _marker(looks[group.name], 9)
         common: dict[str, Any] = {"legendgroup": group.name, "name": group.name, "row": 1}
         figure.add_scatter(
-            x=names,
+            x=[every.index(site) + aside for site in names],
             y=[fmean(per_site[site]) for site in names],
-            error_y={"type": "data", "array": [pstdev(per_site[site]) for site in names]},
+            text=names,
+            hovertemplate="%{text}: %{y:.4f}",
+            error_y={"type": "data", "array": [_spread(per_site[site]) for site in names]},
             mode="markers",
             marker=marker,
             col=1,
@@ -186,7 +191,8 @@ def _sites(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Figu
                 col=2,
                 **common,
             )
-    figure.update_xaxes(title="site", type="category", row=1, col=1)
+    ticks = list(range(len(every)))
+    figure.update_xaxes(title="site", tickvals=ticks, ticktext=every, row=1, col=1)
     figure.update_xaxes(title="standard deviation between sites", row=1, col=2)
     figure.update_yaxes(title="score", row=1, col=1)
     figure.update_yaxes(title="worst site", row=1, col=2)
@@ -215,6 +221,11 @@ def _costs(lines: Sequence[Line], looks: dict[str, dict[str, str]]) -> go.Figure
     return _sized(figure, 420)
 
 
+def _spread(values: Sequence[float]) -> float:
+    """Return the sample standard deviation, as in the table; 0 for one value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
 def _sized(figure: go.Figure, height: int) -> go.Figure:
     return figure.update_layout(
         template="plotly_white",
@@ -225,7 +236,7 @@ def _sized(figure: go.Figure, height: int) -> go.Figure:
 
 
 def _matrices(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
-    """Return, per order of arrival, the sites and every method's mean matrix."""
+    """Return, per order of arrival, the sites, and per method the mean matrix and who trained."""
     orders: dict[str, dict[str, Any]] = {}
     for group in groups:
         for order in sorted({run.order for run in group.runs}):
@@ -236,7 +247,8 @@ def _matrices(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
                 for rows in cells
             ]
             entry = orders.setdefault(order, {"sites": runs[0]["sites"], "methods": {}})
-            entry["methods"][group.name] = mean
+            trained = [[site in stage for site in runs[0]["sites"]] for stage in runs[0]["stages"]]
+            entry["methods"][group.name] = {"mean": mean, "trained": trained}
     return orders
 
 
@@ -256,6 +268,6 @@ def _cases(groups: Sequence[Group]) -> dict[str, Any]:
 def _settings(groups: Sequence[Group]) -> dict[str, dict[str, str]]:
     """Return the settings in which methods differ: per key, each method's value."""
     parts = {group.name: group.runs[0].part(METHOD) for group in groups}
-    keys = sorted({key for part in parts.values() for key in part})
+    keys = sorted({key for part in parts.values() for key in part} - {"strategy.name"})
     table = {key: {name: str(part.get(key, "")) for name, part in parts.items()} for key in keys}
     return {key: row for key, row in table.items() if len(set(row.values())) > 1}

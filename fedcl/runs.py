@@ -3,6 +3,7 @@
 import json
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,17 +118,30 @@ def collect(sources: Sequence[str], uri: str) -> Collection:
 
 
 def chosen(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
-    """Return the runs whose settings are as `where` says, each "key=value".
+    """Return the runs whose settings are as `where` says, each "key=value" as for simulate.py.
 
     Raises:
-        ConfigError: no run has such a key.
+        ConfigError: no run has such a key, or none the value.
     """
     kept = list(runs)
-    for wish in where:
-        key, _, value = wish.partition("=")
-        if runs and not any(key in run.config for run in runs):
+    for wish in where if kept else ():
+        key, equals, text = wish.partition("=")
+        if not equals:
+            raise ConfigError(f"compare --where: give KEY=VALUE, got {wish!r}")
+        if key in ("scenario", "strategy", "model", "aggregation"):
+            key += ".name"
+        there = sorted({str(run.config[key]) for run in kept if key in run.config})
+        if not there:
             raise ConfigError(f"compare --where: no run has the setting {key!r}")
-        kept = [run for run in kept if str(run.config.get(key)).lower() == value.lower()]
+        try:
+            value = _plain(yaml.safe_load(text))
+        except yaml.YAMLError:
+            value = text
+        kept = [run for run in kept if run.config.get(key) == value]
+        if not kept:
+            raise ConfigError(
+                f"compare --where: no run has {key}={text}; there are {', '.join(there)}"
+            )
     return kept
 
 
@@ -172,6 +186,15 @@ def differences(runs: Sequence[Run]) -> list[str]:
         if len(values) > 1:
             said.append(f"data of site {site}, seed {seed}: {', '.join(values.values())}")
     return said
+
+
+def example(runs: Sequence[Run]) -> str:
+    """Return how to choose, of runs that differ, those like most of them."""
+    for key, _ in _apart(runs):
+        values = Counter(json.dumps(run.config[key]) for run in runs if key in run.config)
+        if values:
+            return f"--where '{key}={values.most_common(1)[0][0]}'"
+    return "--where KEY=VALUE"
 
 
 def shared(*groups: Group) -> set[tuple[int, str]]:

@@ -66,7 +66,9 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, 
     """
     stored = folder / "config.yaml"
     if not stored.is_file():
-        raise ConfigError(f"run.resume: {folder} holds no run (there is no config.yaml)")
+        inside = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+        hint = f"; a sweep is resumed run by run, here {', '.join(inside)}" if inside else ""
+        raise ConfigError(f"run.resume: {folder} holds no run (there is no config.yaml){hint}")
     try:
         values = dict(yaml.safe_load(stored.read_text()))
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 import simulate
+from fedcl.field import Field
+from fedcl.plugins import STRATEGY
 
 ROOT = Path(__file__).parents[1]
 SUNNYBROOK = ROOT.parent / "shared" / "data" / "sunnybrook"
@@ -27,6 +29,27 @@ TINY = [
     "learner.epochs=1",
 ]
 """Six hospitals, three stages of two rounds: the real thing in about a second."""
+
+TINY_FIELD = [
+    "scenario=cine_domain",
+    "model=siren",
+    "engine=inprocess",
+    "tracking.enabled=false",
+    "scenario.size=16",
+    "model.width=24",
+    "timeline.rounds=2",
+    "learner.batch_size=128",
+    "learner.steps=40",
+]
+"""The same for neural fields: twelve frames of 16 x 16 pixels, in three stages."""
+
+NEEDS = {"fedbn": ["model.norm=batch"], "field_server_distillation": ["strategy.steps=20"]}
+"""What a method cannot do without, or is too slow without."""
+
+
+def base(strategy: str) -> list[str]:
+    """Return the smallest experiment for a strategy, by what its formulas are about."""
+    return TINY_FIELD if STRATEGY.find(strategy).needs is Field else TINY
 
 
 @pytest.fixture

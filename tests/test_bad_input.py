@@ -59,6 +59,7 @@ def site(root: Path, name: str, patients: int = 3) -> Path:
         (["tracking.enabled=true", "tracking.uri=nosuch://x"], ["tracking.uri: MLflow", "nosuch"]),
         (["run.resume=/nowhere/at/all"], ["run.resume: /nowhere/at/all holds no run"]),
         (["engine=3"], ["Config group override"]),
+        (["scenario=folder", "scenario.patient=^(.+)$"], ["scenario.patient=", "quote a value"]),
     ],
 )
 def test_bad_configuration(cli, tmp_path: Path, capsys, overrides: list[str], said: list[str]):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import re
 import shutil
 import socket
 import time
@@ -21,7 +23,7 @@ import simulate
 from fedcl.cli import main
 from fedcl.compare import latex, markdown
 from fedcl.errors import ConfigError
-from fedcl.runs import Group, Run, differences, group
+from fedcl.runs import Group, Run, chosen, differences, group
 from fedcl.statistics import cases, interval, paired, patients, ravg, signed_rank, table
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
@@ -122,7 +124,8 @@ def test_the_difference_is_that_of_the_averages_with_its_interval():
     lines = {line.name: line for line in table([many("ted", 0.1), many("lwf", 0.05)], "ted")}
     value, low, high = lines["lwf"].difference
     assert value == pytest.approx(lines["lwf"].mean["avg"] - lines["ted"].mean["avg"])
-    assert low < value < high < 0
+    assert low < value < high
+    assert value == pytest.approx((low + high) / 2)
 
 
 def test_closed_is_the_share_of_the_way_from_finetune_to_joint():
@@ -138,13 +141,43 @@ def test_one_seed_gives_no_interval_and_no_p():
         assert (line.interval, line.p, line.std["avg"]) == (None, None, None)
 
 
-def test_interval_covers_the_mean_and_comes_out_the_same_again():
-    scores = cases(many("ted", 0.0, 3).runs)
-    low, high = interval(scores)
-    assert low < np.mean(list(scores.values())) < high
-    assert (low, high) == interval(scores)
-    constant = dict.fromkeys(scores, 0.5)
-    assert interval(constant) == pytest.approx((0.5, 0.5))
+def test_the_interval_is_students_over_seeds():
+    # Seeds' averages .5, .6 and .7: s = .1, and t(.975; 2) = 4.302653.
+    scores = {
+        (s, site, "p"): 0.5 + s / 10 + d for s in range(3) for site, d in (("A", -0.1), ("B", 0.1))
+    }
+    reach = 4.302653 * 0.1 / math.sqrt(3)
+    assert interval(scores) == pytest.approx((0.6 - reach, 0.6 + reach), rel=1e-6)
+    assert interval(dict.fromkeys(scores, 0.5)) == pytest.approx((0.5, 0.5))
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        truth = 0.7 + rng.normal(0, 0.03, 3)  # of three seeds
+        scores = {
+            (s, site, str(c)): float(rng.normal(truth[s], 0.05))
+            for s in range(3)
+            for site in "AB"
+            for c in range(5)
+        }
+        low, high = interval(scores)
+        covered += low < 0.7 < high
+    assert 0.92 < covered / 400 < 0.98
+
+
+def test_where_takes_values_as_the_command_line_does():
+    runs = [run(seed=s, **{"strategy.kd": 1, "learner.lr": [0.002, 0.001]}) for s in (0, 1)]
+    for wish in ("strategy.kd=1.0", "learner.lr=[0.002,0.001]", "strategy=ted"):
+        assert chosen(runs, [wish]) == runs
+    for wish, said in {
+        "strategy.kd=2": "no run has strategy.kd=2; there are 1",
+        "strategy.kd": "give KEY=VALUE",
+        "strategy.nu=1": "no run has the setting 'strategy.nu'",
+    }.items():
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            chosen(runs, [wish])
 
 
 def test_variants_of_a_strategy_are_named_by_what_differs():

@@ -14,7 +14,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", MODEL.available())
+@pytest.mark.parametrize("name", SMALL)
 def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str):
     model = MODEL.make({"name": name, **SMALL[name]})
     network = model.build(2, 3).eval()
@@ -59,7 +59,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("strategy", ["plop", "tkrl"])
-@pytest.mark.parametrize("model", MODEL.available())
+@pytest.mark.parametrize("model", BACKBONES)
 def test_methods_take_features_from_any_backbone(cli, tmp_path, model: str, strategy: str):
     overrides = [
         "engine=inprocess", "tracking.enabled=false", "scenario.size=32", "scenario.patients=4",
