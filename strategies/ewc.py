@@ -29,7 +29,7 @@ class EWC(Strategy):
         weight: weight of the penalty.
     """
 
-    weight: float = setting(0.1, low=0)
+    weight: float = setting(0.3, low=0)
 
     @property
     def teaching(self) -> Teacher:
