@@ -88,12 +88,15 @@ METHODS: dict[str, Method] = (
             ("strategy=ted",),
             tuple(
                 (
-                    f"strategy.weight.kd={w}",
-                    f"strategy.weight.ska={w}",
+                    f"strategy.weight.kd={kd}",
+                    f"strategy.weight.ska={ska}",
                     f"strategy.weight.akt={akt}",
                 )
-                for w in (0.25, 0.5, 1.0)
-                for akt in (0.1, 0.2, 0.4)
+                for kd, ska, akt in (
+                    *((w, w, akt) for w in (0.25, 0.5, 1.0) for akt in (0.1, 0.2, 0.4)),
+                    *((0.1, 0.25, 0.1), (0.1, 0.5, 0.1), (0.25, 0.25, 0.05)),
+                    *((0.25, 0.5, 0.1), (0.25, 1.0, 0.05), (0.5, 0.25, 0.1)),
+                )
             ),
         ),
         "lwf": Method(("strategy=lwf",), tried("kd", 0.5, 1, 2)),
@@ -135,7 +138,9 @@ METHODS: dict[str, Method] = (
     }
     | {
         "cauaug: DomAug alone": Method(
-            ("strategy=cauaug", "strategy.ana=false"), like="cauaug", part="ablation"
+            ("strategy=cauaug", "strategy.ana=false"),
+            tuple((f"strategy.kd={w}", f"strategy.dom={w}") for w in (0.3, 1, 2)),
+            part="ablation",
         ),
         "tkrl: PCD alone": Method(
             ("strategy=tkrl", "strategy.vma=0"), like="tkrl", part="ablation"
@@ -197,7 +202,7 @@ class Work:
         runs: dict[tuple[str, ...], list[tuple[Path, list[str]]]] = {}
         for values in METHODS[name].grid:
             for order, stages in self.bench.orders.items():
-                folder = self.folder / "tuning" / name / slug(in_words(values), order)
+                folder = self.folder / "tuning" / slug(name) / slug(in_words(values), order)
                 runs.setdefault(values, []).append(
                     (folder, self.overrides(name, self.bench.tuning or 0, stages, values))
                 )

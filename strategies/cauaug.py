@@ -44,8 +44,8 @@ class CauAug(Archiving):
         ana: whether A is used; without it A(x) = x.
     """
 
-    kd: float = setting(1.0, low=0)
-    dom: float = setting(1.0, low=0)
+    kd: float = setting(0.1, low=0)
+    dom: float = setting(0.1, low=0)
     ana: bool = True
 
     def objective(self, step: Step) -> dict[str, Tensor]:

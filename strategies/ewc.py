@@ -33,7 +33,7 @@ class EWC(Strategy):
 
     needs: ClassVar[type] = Segmentation
 
-    weight: float = setting(0.1, low=0)
+    weight: float = setting(0.3, low=0)
 
     @property
     def teaching(self) -> Teacher:

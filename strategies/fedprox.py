@@ -20,7 +20,7 @@ class FedProx(Strategy):
         mu: weight of the proximal term.
     """
 
-    mu: float = setting(0.01, low=0)
+    mu: float = setting(0.001, low=0)
 
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Add the proximal term."""

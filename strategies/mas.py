@@ -16,7 +16,7 @@ class MAS(EWC):
     over pixels); labels are not used. Averaged, scaled and summed as in `EWC`.
     """
 
-    weight: float = setting(0.1, low=0)
+    weight: float = setting(0.03, low=0)
 
     def sensitivity(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the squared norm of the logits, mean over pixels."""

@@ -16,8 +16,8 @@ TERMS = ("kd", "ska", "akt", "gugf")
 class Weight:
     """The weight of each part; `gugf` blends AKT's uncertainty: 0 none, 1 in full."""
 
-    kd: float = setting(0.5, low=0)
-    ska: float = setting(0.5, low=0)
+    kd: float = setting(0.25, low=0)
+    ska: float = setting(0.25, low=0)
     akt: float = setting(0.1, low=0)
     gugf: float = setting(1.0, low=0, high=1)
 
