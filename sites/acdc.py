@@ -37,11 +37,11 @@ class ACDC(FieldScenario):
     only: int | None = setting(None, low=0)
 
     def __post_init__(self) -> None:
-        """Check parts and masks."""
-        super().__post_init__()
+        """Check masks and parts."""
         for name in self.masks:
             if name not in LABELS:
                 raise ConfigError(f"scenario.masks: no {name!r}; there are {', '.join(LABELS)}")
+        super().__post_init__()
 
     def location(self, site: str) -> Path | None:
         """Return the folder of the site's patient; None where no root is set.

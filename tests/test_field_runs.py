@@ -1,0 +1,289 @@
+"""Whole runs of neural fields: what is kept, what is refused, real files, and export."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import SUNNYBROOK, TINY_FIELD, read
+
+from fedcl import arrays
+from fedcl.cli import main
+from fedcl.plugins import SCENARIO
+
+LONGER = ["learner.steps=150", "learner.lr=0.002", "timeline.rounds=1"]
+
+
+@pytest.fixture
+def fit(cli: Callable[..., int], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run a tiny field with overrides in tmp_path/run; returns its results."""
+
+    def run(*overrides: str) -> dict[str, Any]:
+        assert cli(*TINY_FIELD, f"run.dir={tmp_path / 'run'}", *overrides) == 0
+        return read(tmp_path / "run")
+
+    return run
+
+
+# --- domain expansion ------------------------------------------------------------------------
+
+
+def test_fine_tuning_forgets_early_frames_and_distillation_keeps_them(cli, tmp_path: Path):
+    last = {}
+    for strategy in ("finetune", "field_distillation"):
+        folder = tmp_path / strategy
+        assert cli(*TINY_FIELD, *LONGER, f"strategy={strategy}", f"run.dir={folder}") == 0
+        results = read(folder)
+        assert results["score"] == "psnr" and results["sites"] == ["early", "middle", "late"]
+        assert results["matrix"][0][1:] == [None, None], "what has not arrived has no place yet"
+        last[strategy] = results["matrix"][-1]
+    assert last["field_distillation"][0] > last["finetune"][0] + 5
+    assert len(read(tmp_path / "finetune")["cases"]["early"]) == 4
+
+
+@pytest.mark.parametrize("model", ["pe", "finer", "diner"])
+def test_every_model_runs(fit, model: str):
+    assert fit("strategy=field_distillation", f"model={model}", "model.width=16")["failures"] == []
+
+
+def test_the_table_of_diner_grows_with_what_arrives(fit, tmp_path: Path):
+    fit("strategy=field_distillation", "model=diner", "model.width=16")
+    rows = [
+        len(arrays.load_file(tmp_path / "run" / "checkpoint" / f"stage-{n}.safetensors")["table"])
+        for n in (1, 2, 3)
+    ]
+    assert rows == [4 * 256, 8 * 256, 12 * 256]
+
+
+def test_a_frozen_diner_leaves_old_rows_alone(fit, tmp_path: Path):
+    fit("strategy=field_distillation", "strategy.frozen=true", "strategy.weight=0", "model=diner",
+        "model.width=16")  # fmt: skip
+    first, last = (
+        arrays.load_file(tmp_path / "run" / "checkpoint" / f"stage-{n}.safetensors") for n in (1, 3)
+    )
+    np.testing.assert_array_equal(first["table"], last["table"][: 4 * 256])
+    np.testing.assert_array_equal(first["layers.0.weight"], last["layers.0.weight"])
+
+
+def test_a_bank_asks_the_first_field_about_the_first_frames(fit):
+    results = fit("strategy=field_distillation", "strategy.bank=true")
+    assert results["bytes"]["memory"] > 0 and results["failures"] == []
+
+
+def test_server_distillation_fits_one_volume_that_three_hospitals_hold(cli, tmp_path: Path):
+    scores = {}
+    for strategy in ("finetune", "field_server_distillation"):
+        folder = tmp_path / strategy
+        own = ["strategy.steps=150", "strategy.lr=0.002"] if strategy != "finetune" else []
+        assert cli(
+            *TINY_FIELD, *LONGER, "timeline.stages=[[early,middle,late]]", f"strategy={strategy}",
+            *own, f"run.dir={folder}",
+        ) == 0  # fmt: skip
+        results = read(folder)
+        scores[strategy] = results["metrics"]["avg"]
+        assert results["bytes"]["teacher"] == 0
+    assert scores["field_server_distillation"] > scores["finetune"] + 3
+
+
+def test_patients_of_their_own_keep_their_tables(fit):
+    results = fit(
+        "strategy=finetune", "model=diner", "model.width=16", "scenario.shared=false",
+        "timeline.stages=[[early,middle,late]]",
+    )  # fmt: skip
+    assert results["failures"] == []
+    assert results["bytes"]["up"] < 3 * 2 * 10_000, "no table leaves"
+
+
+# --- signal expansion ------------------------------------------------------------------------
+
+
+def test_the_mask_is_learned_and_the_image_kept(cli, tmp_path: Path):
+    base = [o for o in TINY_FIELD if not o.startswith("scenario=")]
+    kept = {}
+    for strategy in ("finetune", "field_distillation"):
+        folder = tmp_path / strategy
+        overrides = ["scenario=cine_signal", *base, *LONGER, f"strategy={strategy}"]
+        assert cli(*overrides, "learner.steps=300", f"run.dir={folder}") == 0
+        results = read(folder)
+        assert results["sites"] == ["image", "mask"]
+        assert results["matrix"][1][1] is None, "a mask has no PSNR"
+        kept[strategy] = results["matrix"][1][0]
+        dice = results["secondary"]["dice"]["matrix"]
+        assert dice[0] == [None, None] and dice[1][0] is None
+        assert dice[1][1] > 0.9
+        assert results["metrics"]["avg"] == pytest.approx(kept[strategy])
+    assert kept["field_distillation"] > kept["finetune"] + 5
+
+
+# --- real files ------------------------------------------------------------------------------
+
+
+def patient(root: Path, name: str = "patient001", frames: int = 4) -> Path:
+    """Write a patient in ACDC's layout: a square that shrinks, at 1.5 x 2 x 8 mm."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    signal = np.full((20, 16, 2, frames), 10.0, np.float32)
+    for t in range(frames):
+        signal[4 : 16 - 2 * t, 4:12, :, t] = 200
+    affine = np.diag([1.5, 2.0, 8.0, 1.0])
+    nib.save(nib.Nifti1Image(signal, affine), folder / f"{name}_4d.nii.gz")
+    (folder / "Info.cfg").write_text(f"ED: 1\nES: {frames}\nGroup: NOR\n")
+    for t in (0, frames - 1):
+        mask = (signal[..., t] > 100).astype(np.uint8) * 3
+        nib.save(nib.Nifti1Image(mask, affine), folder / f"{name}_frame{t + 1:02d}_gt.nii.gz")
+    return folder
+
+
+ACDC = {
+    "name": "acdc", "frames": 4, "slices": 1, "size": 16, "only": 0, "masks": ["lv"],
+    "patient": "patient001",
+    "parts": {"A": {"outputs": ["signal"]}, "B": {"frames": [3, 4], "outputs": ["lv"]}},
+}  # fmt: skip
+
+
+def test_acdc_axes_scale_masks_and_spacing(tmp_path: Path):
+    patient(tmp_path)
+    scenario = SCENARIO.make({**ACDC, "root": str(tmp_path)})
+    data = scenario.load("A", scenario.location("A"), 0)
+    assert [frame.name for frame in data.test] == [f"frame-{t:03d}" for t in range(4)]
+    first = data.test[0]
+    assert first.values.shape == (1, 1, 16, 16)
+    assert first.values.min() == 0 and first.values.max() == 1
+    assert first.spacing == pytest.approx((8.0, 2.0, 1.5 * 20 / 16))
+    wide = [float(frame.values[0, 0, 8].sum()) for frame in data.test]
+    assert wide == sorted(wide, reverse=True), "the square shrinks along a row"
+    (mask,) = scenario.load("B", scenario.location("B"), 0).test
+    assert mask.name == "frame-003" and set(mask.values.unique().tolist()) == {0.0, 1.0}
+
+
+def break_time(folder: Path) -> None:
+    file = folder / "patient001_4d.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 2), np.float32), np.eye(4)), file)
+
+
+def break_mask(folder: Path) -> None:
+    (folder / "patient001_frame04_gt.nii.gz").unlink()
+
+
+def break_mask_shape(folder: Path) -> None:
+    file = folder / "patient001_frame04_gt.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 2), np.uint8), np.eye(4)), file)
+
+
+def break_info(folder: Path) -> None:
+    (folder / "Info.cfg").write_text("ED: 1\n")
+
+
+def break_file(folder: Path) -> None:
+    file = folder / "patient001_4d.nii.gz"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "overrides", "said"),
+    [
+        (break_time, [], ["site early", "no time axis"]),
+        (break_mask, [], ["patient001_frame04_gt.nii.gz", "cannot be read"]),
+        (break_mask_shape, [], ["frame04_gt", "(2, 8, 8)", "(2, 16, 20)"]),
+        (break_info, [], ["Info.cfg", "ED and ES"]),
+        (break_file, [], ["patient001_4d.nii.gz", "cannot be read"]),
+        (None, ["scenario.frames=5"], ["(4, 1, 16, 16)", "(5, 1, 16, 16)", "scenario.frames"]),
+        (None, ["scenario.only=7"], ["2 slices", "scenario.only"]),
+        (None, ["scenario.parts.middle.frames=[1,4]"], ["no masks of frames [1, 2]"]),
+        (
+            None,
+            ["scenario.parts.early.frames=[2,9]"],
+            ["scenario.parts.early.frames", "planned extent"],
+        ),
+        (
+            None,
+            ["scenario.parts.early.outputs=[signl]"],
+            ["scenario.parts.early.outputs", "signal, lv"],
+        ),
+        (None, ["scenario.masks=[liver]"], ["no 'liver'", "rv, myo, lv"]),
+        (None, ["strategy=lwf"], ["strategy: lwf is not for", "scenario acdc"]),
+        (None, ["model=unet"], ["model: unet is not for", "scenario acdc"]),
+        (None, ["scenario.patient=../x"], ["scenario.patient"]),
+    ],
+)
+def test_bad_input_is_one_line(
+    cli, tmp_path: Path, capsys, damage: Callable[[Path], None] | None, overrides: list[str],
+    said: list[str],
+):  # fmt: skip
+    folder = patient(tmp_path)
+    if damage is not None:
+        damage(folder)
+    base = [o for o in TINY_FIELD if not o.startswith(("scenario=", "model.width"))]
+    given = [
+        "scenario=acdc", *base, f"scenario.root={tmp_path}", "scenario.frames=4", "scenario.only=0",
+        "scenario.masks=[lv]", "scenario.parts.early.frames=[]", "~scenario.parts.late",
+        "scenario.parts.middle.frames=[3,4]", "scenario.parts.middle.outputs=[lv]",
+        "strategy=field_distillation", *overrides,
+    ]  # fmt: skip
+    run = tmp_path / "run"
+    assert cli(*given, f"run.dir={run}") == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("fedcl:")]
+    assert all(words in line for words in said), line
+    assert not run.exists()
+
+
+@pytest.mark.skipif(not SUNNYBROOK.exists(), reason="../shared/data/sunnybrook is not there")
+def test_a_slice_of_sunnybrook_and_its_mask(cli, tmp_path: Path):
+    base = [o for o in TINY_FIELD if not o.startswith("scenario=")]
+    overrides = ["scenario=folder_signal", *base, f"scenario.root={SUNNYBROOK}", "scenario.size=32"]
+    folder = tmp_path / "run"
+    assert cli(*overrides, "strategy=field_distillation", f"run.dir={folder}") == 0
+    results = read(folder)
+    assert results["sites"] == ["image", "mask"] and results["failures"] == []
+
+
+def test_inspect_tells_of_fields(capsys):
+    assert main(["inspect", "scenario=cine_signal", "model=siren", "strategy=finetune"]) == 0
+    said = capsys.readouterr().out
+    assert "pool" in said and "4096" in said
+
+
+# --- export ----------------------------------------------------------------------------------
+
+
+def test_a_field_is_exported_at_the_planned_and_at_another_resolution(fit, tmp_path: Path):
+    fit("strategy=finetune")
+    run, file = str(tmp_path / "run"), tmp_path / "x" / "field.nii.gz"
+    assert main(["export", run, "--out", str(file), "--spacing", "8", "2", "1.5"]) == 0
+    image = nib.load(file)
+    assert image.shape == (16, 16, 1, 12)
+    assert image.header.get_zooms()[:3] == pytest.approx((1.5, 2.0, 8.0))
+    shape = ["--shape", "23", "1", "31", "31"]
+    other = tmp_path / "finer.nii"
+    assert main(["export", run, "--out", str(other), *shape, "--spacing", "8", "2", "1.5"]) == 0
+    finer = nib.load(other)
+    assert finer.shape == (31, 31, 1, 23)
+    assert finer.header.get_zooms()[:2] == pytest.approx((0.75, 1.0))
+    np.testing.assert_allclose(finer.get_fdata()[::2, ::2, :, ::2], image.get_fdata(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--output", "pool"], "no 'pool'"),
+        (["--stage", "9"], "the run has 3 stages"),
+        (["--shape", "12", "2", "16", "16"], "has no coordinate"),
+    ],
+)
+def test_what_cannot_be_exported(fit, tmp_path: Path, capsys, arguments: list[str], said: str):
+    fit("strategy=finetune")
+    out = tmp_path / "field.nii"
+    assert main(["export", str(tmp_path / "run"), "--out", str(out), *arguments]) == 2
+    assert said in capsys.readouterr().err and not out.exists()
+
+
+def test_diner_has_no_value_between_the_points_of_its_grid(fit, tmp_path: Path, capsys):
+    fit("strategy=finetune", "model=diner", "model.width=16")
+    out = tmp_path / "field.nii"
+    shape = ["--shape", "12", "1", "31", "31"]
+    assert main(["export", str(tmp_path / "run"), "--out", str(out), *shape]) == 1
+    assert "between the points of the grid" in capsys.readouterr().err
+    assert torch.is_grad_enabled() and not out.exists()
