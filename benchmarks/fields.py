@@ -1,13 +1,20 @@
-"""What neural fields cost and keep: `python -m benchmarks.fields`.
+"""What neural fields keep, and what they cost: `python -m benchmarks.fields`.
 
-Part `speed` compares milliseconds per step with a plain PyTorch loop of the same mathematics
-(alternating, median of several), without and with distillation. The other parts run what
-`RESULTS-fields.md` shows; a run that is complete is not repeated.
+It runs what has not been run yet, however often it is stopped, and writes its section of
+`benchmarks/RESULTS.md`. `--lanes 2` runs so many at a time, `--report` only writes, `--speed`
+compares milliseconds per step with a plain PyTorch loop of the same mathematics (alternating,
+median of several) and nothing else.
 """
 
 import argparse
+import os
 import statistics
 import time
+from collections.abc import Iterable, Sequence
+from os.path import relpath
+from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
@@ -15,6 +22,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.running import (
+    ROOT,
+    SUNNYBROOK,
+    Planned,
+    completed,
+    run_all,
+    write_section,
+)
 from fedcl import learner
 from fedcl.config import Learner
 from fedcl.field import Field
@@ -103,10 +118,169 @@ def plain(
         optimiser.step()
 
 
+SEEDS = (0, 1)
+SIGNALS = {
+    "phantom": ["scenario=cine_signal"],
+    "sunnybrook": ["scenario=folder_signal", f"scenario.root={relpath(SUNNYBROOK, ROOT)}"],
+}
+LOCAL = 300  # steps of every hospital in all, however many the rounds
+FEDERATED = {
+    "central": ([1], ["strategy=finetune", "timeline.centralised=true"]),
+    "FedAvg": ([1, 3, 10, 30, 60], ["strategy=finetune"]),
+    "server distillation": ([1, 3, 10], ["strategy=field_server_distillation"]),
+}
+
+
+def domain(folder: Path) -> dict[tuple[str, str], list[Planned]]:
+    """Return the runs of domain expansion, by model and strategy."""
+    return {
+        (model, strategy): [
+            (
+                folder / "domain" / f"{model}-{strategy}-{seed}",
+                ["scenario=cine_domain", f"model={model}", *overrides, f"seed={seed}"],
+            )
+            for seed in SEEDS
+        ]
+        for model in MODELS
+        for strategy, overrides in {
+            "finetune": ["strategy=finetune"],
+            "field_distillation": ["strategy=field_distillation"],
+            "joint": ["strategy=joint", "timeline.centralised=true"],
+        }.items()
+    }
+
+
+def signal(folder: Path) -> dict[tuple[str, str, str], list[Planned]]:
+    """Return the runs of signal expansion, by data, model and strategy."""
+    return {
+        (data, model, strategy): [
+            (
+                folder / "signal" / f"{data}-{model}-{strategy}-{seed}",
+                [*overrides, f"model={model}", f"strategy={strategy}", f"seed={seed}"],
+            )
+            for seed in SEEDS
+        ]
+        for data, overrides in SIGNALS.items()
+        if data != "sunnybrook" or SUNNYBROOK.is_dir()
+        for model in MODELS
+        for strategy in ("finetune", "field_distillation")
+    }
+
+
+def federated(folder: Path) -> dict[tuple[str, int], list[Planned]]:
+    """Return the runs of one volume that three hospitals hold, by method and rounds."""
+    return {
+        (method, rounds): [
+            (
+                folder / "federated" / f"{method.replace(' ', '-')}-{rounds}-{seed}",
+                [
+                    "scenario=cine_domain",
+                    "model=siren",
+                    "timeline.stages=[[early,middle,late]]",
+                    *overrides,
+                    f"timeline.rounds={rounds}",
+                    f"learner.steps={LOCAL // rounds}",
+                    f"seed={seed}",
+                ],
+            )
+            for seed in SEEDS
+        ]
+        for method, (several, overrides) in FEDERATED.items()
+        for rounds in several
+    }
+
+
+def report(folder: Path, lines: list[str]) -> None:
+    """Add the tables of what is complete."""
+    rows = []
+    for (model, strategy), runs in domain(folder).items():
+        if found := all_of(runs):
+            first, own, last = (
+                [r["matrix"][t][s] for r in found] for t, s in ((-1, 0), (0, 0), (-1, -1))
+            )
+            frames = [v[-1] for r in found for c in r["cases"].values() for v in c.values()]
+            ssim = [r["secondary"]["ssim"]["matrix"][-1][0] for r in found]
+            rows.append([model, strategy, own, first, last, [min(frames)], ssim, seconds(found)])
+    lines += [
+        "### Frames over time",
+        "",
+        "Phantom, 12 frames of 64 x 64 in three stages of four.",
+        "",
+    ]
+    heads = ("model", "strategy", "first frames when learned", "at the end", "last frames")
+    lines += markdown([*heads, "worst frame", "SSIM of first", "s"], rows)
+    rows = []
+    for (data, model, strategy), runs in signal(folder).items():
+        if found := all_of(runs):
+            before, after = ([r["matrix"][t][0] for r in found] for t in (0, 1))
+            dice = [r["secondary"]["dice"]["matrix"][1][1] for r in found]
+            rows.append([data, model, strategy, before, after, dice])
+    lines += ["### First the image, then its mask", ""]
+    lines += markdown(["data", "model", "strategy", "image before", "image after", "Dice"], rows)
+    rows = []
+    for (method, rounds), runs in federated(folder).items():
+        if found := all_of(runs):
+            avg = [r["metrics"]["avg"] for r in found]
+            sent = [fmean((r["bytes"]["down"] + r["bytes"]["up"]) / 1e6 for r in found)]
+            rows.append([method, str(rounds), avg, sent])
+    lines += [
+        "### One volume, three hospitals",
+        "",
+        f"Each holds four frames and takes {LOCAL} steps in all (SIREN).",
+        "",
+    ]
+    lines += markdown(["method", "rounds", "PSNR", "MB sent"], rows)
+
+
+def all_of(runs: Iterable[Planned]) -> list[dict[str, Any]]:
+    """Return the results of all runs, or none if one is not complete."""
+    found = [completed(folder) for folder, _ in runs]
+    return [results for results in found if results] if None not in found else []
+
+
+def seconds(found: Iterable[dict[str, Any]]) -> list[float]:
+    """Return the mean seconds of training."""
+    return [fmean(results["seconds"]["train"] for results in found)]
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str | list[float]]]) -> list[str]:
+    """Return a table; numbers are means, with the range where there are several."""
+
+    def cell(value: str | list[float]) -> str:
+        if isinstance(value, str):
+            return value
+        digits = 3 if max(value) <= 1 else 1
+        spread = f" ({min(value):.{digits}f} to {max(value):.{digits}f})" if len(value) > 1 else ""
+        return f"{fmean(value):.{digits}f}{spread}"
+
+    body = [[cell(value) for value in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in ([*heads], ["---"] * len(heads), *body)] + [""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    speed(parser.parse_args().repeats)
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "fields")
+    parser.add_argument("--lanes", type=int, default=max(1, (os.cpu_count() or 2)))
+    parser.add_argument("--report", action="store_true", help="run nothing, only write")
+    parser.add_argument("--speed", action="store_true", help="only compare speeds")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs of the comparison")
+    given = parser.parse_args()
+    if given.speed:
+        speed(given.repeats)
+        return
+    if not given.report:
+        for what, plan in (("domain", domain), ("signal", signal), ("federated", federated)):
+            runs = [run for several in plan(given.out).values() for run in several]
+            run_all(runs, given.lanes, what)
+    lines = [
+        "# What neural fields keep",
+        "",
+        f"Written by `python -m benchmarks.fields`. PSNR in dB; mean over seeds "
+        f"{', '.join(map(str, SEEDS))} and range.",
+        "",
+    ]
+    report(given.out, lines)
+    write_section("fields", "\n".join(lines))
 
 
 if __name__ == "__main__":

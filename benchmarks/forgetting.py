@@ -8,11 +8,7 @@ whose patients are never reported; then every method runs with the seeds and ord
 
 import argparse
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os.path import relpath
 from pathlib import Path
@@ -20,16 +16,20 @@ from statistics import fmean
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
-from rich.progress import Progress
-
-from fedcl.checkpoint import read_results
+from benchmarks.running import (
+    ROOT,
+    SUNNYBROOK,
+    Planned,
+    completed,
+    run_all,
+    slug,
+    write_section,
+)
 from fedcl.compare import markdown
 from fedcl.errors import ConfigError
 from fedcl.runs import Group, read
 from fedcl.statistics import table
 
-ROOT = Path(__file__).parents[1]
-SUNNYBROOK = ROOT.parent / "shared" / "data" / "sunnybrook"
 REFERENCE = "ted"
 
 
@@ -197,9 +197,9 @@ class Work:
         every = METHODS if self.bench.tuning is not None else ON_SUNNYBROOK
         return [name for name in every if not self.only or name in self.only]
 
-    def tuning_runs(self, name: str) -> dict[tuple[str, ...], list[tuple[Path, list[str]]]]:
+    def tuning_runs(self, name: str) -> dict[tuple[str, ...], list[Planned]]:
         """Return, per value tried, folder and overrides of its runs."""
-        runs: dict[tuple[str, ...], list[tuple[Path, list[str]]]] = {}
+        runs: dict[tuple[str, ...], list[Planned]] = {}
         for values in METHODS[name].grid:
             for order, stages in self.bench.orders.items():
                 folder = self.folder / "tuning" / slug(name) / slug(in_words(values), order)
@@ -208,7 +208,7 @@ class Work:
                 )
         return runs
 
-    def reported_runs(self, name: str, values: Sequence[str]) -> list[tuple[Path, list[str]]]:
+    def reported_runs(self, name: str, values: Sequence[str]) -> list[Planned]:
         """Return folder and overrides of every run that is reported."""
         return [
             (
@@ -240,39 +240,15 @@ class Work:
             means[values] = fmean(score for score in scores if score is not None)
         return max(means, key=lambda values: means[values])
 
-    def run(self, runs: Iterable[tuple[Path, list[str]]], what: str) -> None:
-        """Run those that are not complete, `lanes` at a time; go on with those begun."""
-        todo = [(folder, overrides) for folder, overrides in runs if average(folder) is None]
-        with Progress() as progress, ThreadPoolExecutor(self.lanes) as pool:
-            bar = progress.add_task(f"{self.bench.name}, {what}", total=len(todo))
-            for _ in pool.map(lambda one: simulate(*one), todo):
-                progress.advance(bar)
+    def run(self, runs: Iterable[Planned], what: str) -> None:
+        """Run those that are not complete."""
+        run_all(runs, self.lanes, f"{self.bench.name}, {what}")
 
 
 def average(folder: Path) -> float | None:
     """Return the AVG of the run in `folder`, or None if it is not complete."""
-    results = read_results(folder)
-    if results is None or results["status"] != "completed":
-        return None
-    return float(results["metrics"]["avg"])
-
-
-def simulate(folder: Path, overrides: Sequence[str]) -> None:
-    """Run simulate.py as a user would, in a process of its own; no path of this machine is kept.
-
-    Raises:
-        RuntimeError: it failed; with what it said.
-    """
-    begun = (folder / "config.yaml").exists()
-    place = relpath(folder, ROOT)
-    own = [f"run.resume={place}"] if begun else [f"run.dir={place}", *overrides]
-    command = [sys.executable, str(ROOT / "simulate.py"), "engine=inprocess"]
-    if not begun:
-        command.append("tracking.enabled=false")
-    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, *own], cwd=ROOT, capture_output=True, text=True, env=quiet)
-    if done.returncode:
-        raise RuntimeError(f"{folder}: {done.stderr.strip()}")
+    results = completed(folder)
+    return None if results is None else float(results["metrics"]["avg"])
 
 
 def groups(work: Work, part: str) -> list[Group]:
@@ -331,11 +307,6 @@ def report(works: Sequence[Work], command: str) -> str:
     return "\n".join(lines)
 
 
-def slug(*words: str) -> str:
-    """Return words as the name of a folder that a command line takes unquoted."""
-    return re.sub(r"[^\w.+]+", "-", "-".join(words))
-
-
 def in_words(values: Sequence[str]) -> str:
     """Return a value that was tried, as "kd=0.5,ska=0.5"."""
     return ",".join(value.removeprefix("strategy.").removeprefix("weight.") for value in values)
@@ -390,7 +361,7 @@ def main() -> None:
                 assert values is not None, "tuned above"
                 work.run(work.reported_runs(name, values), name)
     text = report(works, "python -m benchmarks.forgetting")
-    (ROOT / "benchmarks" / "RESULTS.md").write_text(text)
+    write_section("forgetting", text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""What the benchmarks share: runs that are made once, and their place in RESULTS.md."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from fedcl.arrays import write_atomically
+from fedcl.checkpoint import read_results
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+SUNNYBROOK = ROOT.parent / "shared" / "data" / "sunnybrook"
+
+Planned = tuple[Path, list[str]]
+"""A run's folder and its overrides."""
+
+
+def completed(folder: Path) -> dict[str, Any] | None:
+    """Return the results of the run in `folder`, or None if it is not complete."""
+    results = read_results(folder)
+    return results if results is not None and results["status"] == "completed" else None
+
+
+def simulate(folder: Path, overrides: Sequence[str]) -> None:
+    """Run simulate.py as a user would, in a process of its own; no path of this machine is kept.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
+    """
+    begun = (folder / "config.yaml").exists()
+    place = relpath(folder, ROOT)
+    own = [f"run.resume={place}"] if begun else [f"run.dir={place}", *overrides]
+    command = [sys.executable, str(ROOT / "simulate.py"), "engine=inprocess"]
+    if not begun:
+        command.append("tracking.enabled=false")
+    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([*command, *own], cwd=ROOT, capture_output=True, text=True, env=quiet)
+    if done.returncode:
+        raise RuntimeError(f"{folder}: {done.stderr.strip()}")
+
+
+def run_all(runs: Iterable[Planned], lanes: int, what: str) -> None:
+    """Run those that are not complete, `lanes` at a time; go on with those begun."""
+    todo = [(folder, overrides) for folder, overrides in runs if completed(folder) is None]
+    if not todo:
+        return
+    with Progress() as progress, ThreadPoolExecutor(lanes) as pool:
+        bar = progress.add_task(what, total=len(todo))
+        for _ in pool.map(lambda one: simulate(*one), todo):
+            progress.advance(bar)
+
+
+def slug(*words: str) -> str:
+    """Return words as the name of a folder that a command line takes unquoted."""
+    return re.sub(r"[^\w.+]+", "-", "-".join(words))
+
+
+def write_section(name: str, text: str) -> None:
+    """Put `text` into RESULTS.md in place of what is there under this name, or at its end."""
+    old = RESULTS.read_text() if RESULTS.exists() else ""
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    new = f"{first}\n{text.strip()}\n{last}\n"
+    before, found, rest = old.partition(first)
+    after = rest.partition(last)[2].lstrip("\n") if found else ""
+    parts = [before.rstrip("\n"), new.rstrip("\n"), after.rstrip("\n")]
+    write_atomically(RESULTS, ("\n\n".join(part for part in parts if part) + "\n").encode())
