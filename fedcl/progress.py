@@ -17,6 +17,7 @@ from rich.text import Text
 
 from fedcl.checkpoint import State
 from fedcl.config import Config
+from fedcl.figures import SCORES
 from fedcl.messages import Hello
 from fedcl.stage import Round
 
@@ -105,7 +106,7 @@ def report(results: dict[str, Any]) -> Group:
         ]
         table.add_row(str(number), *cells)
     title = (
-        f"{results['score'].capitalize()} after each stage (* trained in it): "
+        f"{SCORES[results['score']]} after each stage (* trained in it): "
         f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
     )
     return Group(title, table, _figures(results["metrics"], results))
