@@ -278,8 +278,8 @@ def report(works: Sequence[Work], command: str) -> str:
         "segmented better, whereas AVG may be decided by a few very bad sites. Seconds are the "
         "sites' training, on a shared machine: orders of magnitude, no more.",
         "",
-        "`benchmarks/forgetting.tar.xz` holds what every run left: after `mkdir -p outputs; tar -xf "
-        "benchmarks/forgetting.tar.xz -C outputs` this file can be written anew (`--report`), and "
+        "`benchmarks/forgetting.tar.xz` holds what every run left: after `mkdir -p outputs; tar "
+        "-xf benchmarks/forgetting.tar.xz -C outputs` this can be written anew (`--report`), and "
         "`fedcl compare` takes the folders.",
         "",
     ]
