@@ -29,7 +29,7 @@ def slices(count: int = 10) -> Samples:
 
 
 def train(student: nn.Module, settings: Learner, **more: object) -> dict[str, float]:
-    arguments = {"strategy": FINETUNE, "lr": 0.01, "rng": torch_rng("train")} | more
+    arguments = {"strategy": FINETUNE, "lr": lambda share: 0.01, "rng": torch_rng("train")} | more
     return learner.train(Lesson(task=TASK, student=student), slices(), settings, **arguments)
 
 

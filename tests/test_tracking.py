@@ -33,7 +33,7 @@ def test_a_run_is_recorded(cli, tmp_path: Path, store: str):
     (run,) = runs(store, folder)
     results = read(folder)
     assert run.info.status == "FINISHED"
-    assert run.data.params["strategy.weight.ska"] == "0.5"
+    assert run.data.params["strategy.weight.ska"] == "0.25"
     assert run.data.params["timeline.rounds"] == "2"
     assert (run.data.tags["strategy"], run.data.tags["seed"]) == ("ted", "0")
     matrix = results["matrix"]
