@@ -310,8 +310,11 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
 
 def _print(lines: Sequence[Line], reference: str, notes: Sequence[str]) -> None:
     header, rows = _paper(lines, reference, "-")
-    shown = ["strategy", "AVG", "closed", "BWT", f"AVG - {reference} [95 %]", f"p ({reference})"]
-    view = Table(*(Shown(escape(title), no_wrap=title != "strategy") for title in shown))
+    name, *figures = ["strategy", "AVG", "closed", f"AVG - {reference} [95 %]", f"p ({reference})"]
+    shown = [name, *figures]
+    view = Table(Shown(name, overflow="fold", min_width=8))
+    for title in figures:
+        view.add_column(escape(title), no_wrap=True)
     for row in rows:
         cells = dict(zip(header, row, strict=True))
         view.add_row(*(escape(cells[title]) for title in shown))

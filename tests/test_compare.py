@@ -297,8 +297,10 @@ def test_an_experiment_and_its_folders_give_the_same_table(swept: Path, tmp_path
     assert (tmp_path / "a" / "table.csv").read_text() == (tmp_path / "c" / "table.csv").read_text()
 
 
-def test_the_table_holds_what_the_runs_say(swept: Path, tmp_path: Path):
+def test_the_table_holds_what_the_runs_say(swept: Path, tmp_path: Path, capsys):
     assert main(["compare", str(swept / "runs"), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert all(f"│ {name}" in said for name in ("finetune", "lwf", "ted")), "80 columns suffice"
     found = [read(path.parent) for path in (swept / "runs").glob("*/results.json")]
     for row in rows(tmp_path / "table.csv"):
         own = [r for r in found if r["strategy"] == row["strategy"]]
