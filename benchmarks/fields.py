@@ -98,10 +98,10 @@ def plain(
     task: Field, model: FieldModel, network: nn.Module, samples: Samples, past: Rehearsal | None
 ) -> None:
     """Do the same, and nothing else."""
-    groups = [
-        {"params": [parameter], "factor": model.rate(name)}
-        for name, parameter in network.named_parameters()
-    ]
+    table = [p for name, p in network.named_parameters() if name == "table"]
+    others = [p for name, p in network.named_parameters() if name != "table"]
+    groups = [{"params": others, "factor": 1.0}]
+    groups += [{"params": table, "factor": model.rate("table")}] * bool(table)
     optimiser = torch.optim.Adam(groups, lr=5e-4, fused=True)
     rng = torch_rng("speed")
     for number in range(STEPS):

@@ -17,7 +17,7 @@ from fedcl.hospitals import Ledger
 
 log = logging.getLogger("fedcl")
 
-FORMAT = 2
+FORMAT = 3
 """Of a snapshot and of what sites keep; another one cannot be read."""
 
 ARRAYS = ("weights", "teacher", "memory", "momentum")

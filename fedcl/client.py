@@ -37,15 +37,15 @@ def hello(message: Message, context: Context) -> Message:
     except FedclError as error:
         return Message(Hello(site, error=str(error)).pack(), reply_to=message)
     every = [hospital.data(name) for name in hospital.places]
-    samples = hospital.samples(list(hospital.places))
+    samples = [hospital.samples([name]) for name in hospital.places]
     about = Hello(
         site,
         digest="".join(data.digest() for data in every),
         train=sum(len(data.train) for data in every),
         val=sum(len(data.val) for data in every),
         test=sum(len(data.test) for data in every),
-        samples=len(samples),
-        shape=list(samples.inputs.shape[1:]),
+        samples=sum(map(len, samples)),
+        shape=list(samples[0].inputs.shape[1:]),
     )
     return Message(about.pack(), reply_to=message)
 

@@ -167,7 +167,9 @@ class Hospital:
         """Return the strategy's own module as it was kept, or new."""
         job, name = self.job, next(iter(self.places))
         with seeded("auxiliary", job.seed):
-            module = job.strategy.auxiliary(*_widths(self.text, name, self.places[name]))
+            module = job.strategy.auxiliary(
+                *_widths(self.text, name, self.places[name], learner.device_of(job.learner))
+            )
         if module is None:
             return None
         own = arrays.under("auxiliary/", state)
@@ -308,11 +310,13 @@ def _local(text: str, site: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=64)
-def _widths(text: str, site: str, path: Path | None) -> tuple[tuple[int, ...], int]:
+def _widths(
+    text: str, site: str, path: Path | None, device: torch.device
+) -> tuple[tuple[int, ...], int]:
     """Return the channels of the model's features, and those of a sample."""
     job = Job.from_json(text)
     scenario = json.dumps(describe(job.scenario))
-    inputs = _samples(scenario, ((site, path),), job.seed, torch.device("cpu")).inputs[:1]
+    inputs = _samples(scenario, ((site, path),), job.seed, device).inputs[:1].cpu()
     with torch.no_grad():
         _, features = watch(new_network(job, [site]).eval(), job.model.scales, inputs)
     return tuple(feature.shape[1] for feature in features), inputs.shape[1]

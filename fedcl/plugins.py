@@ -26,7 +26,9 @@ class Kind:
     def available(self) -> list[str]:
         """Return the names there are."""
         path = importlib.import_module(self.package).__path__
-        return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("base"))
+        return sorted(
+            m.name for m in pkgutil.iter_modules(path) if m.name.partition("_")[0] != "base"
+        )
 
     def find(self, name: str) -> type:
         """Return the class that the module `name` defines.

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from fedcl.errors import RunError
 
-AXES = ("frames", "slices", "rows", "columns")
-
 
 @dataclass(frozen=True)
 class Space:
@@ -42,7 +40,7 @@ class Space:
             positions: int64, shape (N,).
 
         Returns:
-            float32, shape (N, number of `axes`), in the order of `AXES`.
+            float32, shape (N, number of `axes`).
         """
         index = torch.unravel_index(positions, self.shape)
         scaled = [index[a].double() * (2 / (self.shape[a] - 1)) - 1 for a in self.axes]

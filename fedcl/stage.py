@@ -162,7 +162,6 @@ class Stage(FlowerStrategy):
                 updates={site: update.arrays for site, update in updates.items()},
                 teacher=self.state.teacher if self.number else {},
                 stages=self.config.timeline.stages[: self.number + 1],
-                share=(round_ - 1) % self.config.timeline.rounds / self.config.timeline.rounds,
                 rng=torch_rng("refine", self.config.job.seed, self.number, round_),
             )
         )

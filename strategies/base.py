@@ -92,7 +92,6 @@ class Gathered:
         updates: what each of them sent, in site order.
         teacher: the global weights at the end of the previous stage; none in the first.
         stages: the sites that arrived in each stage so far.
-        share: the share of the stage that is over.
         rng: source of randomness.
     """
 
@@ -102,7 +101,6 @@ class Gathered:
     updates: Mapping[str, Arrays]
     teacher: Arrays
     stages: Sequence[Sequence[str]]
-    share: float
     rng: torch.Generator
 
 
