@@ -10,11 +10,11 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
@@ -22,23 +22,29 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks import field_figures
 from benchmarks.running import (
     ROOT,
     SUNNYBROOK,
     Planned,
     completed,
     run_all,
+    slug,
     write_section,
 )
 from fedcl import learner
-from fedcl.config import Learner
-from fedcl.field import Field
+from fedcl.composition import compose
+from fedcl.config import Config, Learner
+from fedcl.field import Field, extremes
 from fedcl.models.base import FieldModel
 from fedcl.plugins import MODEL, STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.space import Part, Space
 from fedcl.step import Lesson, Rehearsal
 from sites.base import Samples
+from sites.base_field import Volume
+
+K = TypeVar("K")
 
 MODELS = ("pe", "siren", "finer", "diner")
 SHAPE = (12, 1, 64, 64)
@@ -119,15 +125,19 @@ def plain(
 
 
 SEEDS = (0, 1)
+DOCS = ROOT / "docs"
+ENDS = ("first", "last", "worst")
 SIGNALS = {
     "phantom": ["scenario=cine_signal"],
     "sunnybrook": ["scenario=folder_signal", f"scenario.root={relpath(SUNNYBROOK, ROOT)}"],
 }
 LOCAL = 300  # steps of every hospital in all, however many the rounds
-FEDERATED = {
-    "central": ([1], ["strategy=finetune", "timeline.centralised=true"]),
-    "FedAvg": ([1, 3, 10, 30, 60], ["strategy=finetune"]),
-    "server distillation": ([1, 3, 10], ["strategy=field_server_distillation"]),
+POOL = ["strategy=finetune", "timeline.centralised=true"]
+FEDERATED = {  # method: rounds, steps in all per trainer, overrides
+    "pooled, 300 steps": ([1], LOCAL, POOL),
+    "pooled, 900 steps": ([1], 3 * LOCAL, POOL),  # as many as the hospitals take together
+    "FedAvg": ([1, 3, 10, 30, 60], LOCAL, ["strategy=finetune"]),
+    "server distillation": ([1, 3, 10], LOCAL, ["strategy=field_server_distillation"]),
 }
 
 
@@ -172,70 +182,101 @@ def federated(folder: Path) -> dict[tuple[str, int], list[Planned]]:
     return {
         (method, rounds): [
             (
-                folder / "federated" / f"{method.replace(' ', '-')}-{rounds}-{seed}",
+                folder / "federated" / slug(method, str(rounds), str(seed)),
                 [
                     "scenario=cine_domain",
                     "model=siren",
                     "timeline.stages=[[early,middle,late]]",
                     *overrides,
                     f"timeline.rounds={rounds}",
-                    f"learner.steps={LOCAL // rounds}",
+                    f"learner.steps={steps // rounds}",
                     f"seed={seed}",
                 ],
             )
             for seed in SEEDS
         ]
-        for method, (several, overrides) in FEDERATED.items()
+        for method, (several, steps, overrides) in FEDERATED.items()
         for rounds in several
     }
 
 
 def report(folder: Path, lines: list[str]) -> None:
     """Add the tables of what is complete."""
-    rows = []
-    for (model, strategy), runs in domain(folder).items():
-        if found := all_of(runs):
-            first, own, last = (
-                [r["matrix"][t][s] for r in found] for t, s in ((-1, 0), (0, 0), (-1, -1))
-            )
-            frames = [v[-1] for r in found for c in r["cases"].values() for v in c.values()]
-            ssim = [r["secondary"]["ssim"]["matrix"][-1][0] for r in found]
-            rows.append([model, strategy, own, first, last, [min(frames)], ssim, seconds(found)])
+    rows, single = [], []
+    for (model, strategy), found in complete(domain(folder)).items():
+        own, first, last = (
+            [r["matrix"][t][s] for r in found] for t, s in ((0, 0), (-1, 0), (-1, -1))
+        )
+        rows.append([model, strategy, own, first, last, seconds(found)])
+        ends = [extremes(results) for results in found]
+        scores = [[end[word][n] for end in ends] for word in ends[0] for n in (1, 2)]
+        single.append([model, strategy, *scores])
     lines += [
         "### Frames over time",
         "",
-        "Phantom, 12 frames of 64 x 64 in three stages of four.",
+        "Phantom, 12 frames of 64 x 64 in three stages of four; PSNR, mean over a stage's frames.",
+        "`joint` is pooled and cumulative: the same steps per stage, over all frames seen.",
         "",
     ]
-    heads = ("model", "strategy", "first frames when learned", "at the end", "last frames")
-    lines += markdown([*heads, "worst frame", "SSIM of first", "s"], rows)
+    heads = ("model", "strategy", "first frames when learned", "at the end", "last frames", "s")
+    lines += markdown(heads, rows)
+    lines += ["Single frames at the end:", ""]
+    heads = ("model", "strategy", *(f"{w} {s}" for w in ENDS for s in ("PSNR", "SSIM")))
+    lines += markdown(heads, single)
     rows = []
-    for (data, model, strategy), runs in signal(folder).items():
-        if found := all_of(runs):
-            before, after = ([r["matrix"][t][0] for r in found] for t in (0, 1))
-            dice = [r["secondary"]["dice"]["matrix"][1][1] for r in found]
-            rows.append([data, model, strategy, before, after, dice])
+    for (data, model, strategy), found in complete(signal(folder)).items():
+        before, after = ([r["matrix"][t][0] for r in found] for t in (0, 1))
+        dice = [r["secondary"]["dice"]["matrix"][1][1] for r in found]
+        rows.append([data, model, strategy, before, after, dice])
     lines += ["### First the image, then its mask", ""]
     lines += markdown(["data", "model", "strategy", "image before", "image after", "Dice"], rows)
     rows = []
-    for (method, rounds), runs in federated(folder).items():
-        if found := all_of(runs):
-            avg = [r["metrics"]["avg"] for r in found]
-            sent = [fmean((r["bytes"]["down"] + r["bytes"]["up"]) / 1e6 for r in found)]
-            rows.append([method, str(rounds), avg, sent])
+    for (method, rounds), found in complete(federated(folder)).items():
+        avg = [r["metrics"]["avg"] for r in found]
+        sent = [fmean(field_figures.megabytes(r) for r in found)]
+        rows.append([method, str(rounds), avg, sent, seconds(found)])
     lines += [
         "### One volume, three hospitals",
         "",
-        f"Each holds four frames and takes {LOCAL} steps in all (SIREN).",
+        f"Each holds four frames and takes {LOCAL} steps in all (SIREN), however many the rounds.",
+        "The server of server distillation takes 300 more per round.",
         "",
     ]
-    lines += markdown(["method", "rounds", "PSNR", "MB sent"], rows)
+    lines += markdown(["method", "rounds", "PSNR", "MB sent", "s"], rows)
 
 
-def all_of(runs: Iterable[Planned]) -> list[dict[str, Any]]:
-    """Return the results of all runs, or none if one is not complete."""
-    found = [completed(folder) for folder, _ in runs]
-    return [results for results in found if results] if None not in found else []
+def draw(folder: Path) -> None:
+    """Draw into `docs/` what is complete, of the phantom alone; fields need their weights."""
+    frames, masks = domain(folder), signal(folder)
+    phantom = {key[1:]: runs[0][0] for key, runs in masks.items() if key[0] == "phantom"}
+    if found := whole(federated(folder)):
+        field_figures.federation(found, DOCS / "fields_federated.png")
+    if found := whole(frames):
+        field_figures.curves(found, DOCS / "fields_curves.png")
+        runs = {key: planned[0][0] for key, planned in frames.items()}
+        if all((run / "checkpoint").is_dir() for run in runs.values()):
+            field_figures.reconstructions(runs, heart("cine_domain"), DOCS / "fields_domain.png")
+    if whole(masks) and all((run / "checkpoint").is_dir() for run in phantom.values()):
+        field_figures.masks(phantom, heart("cine_signal"), DOCS / "fields_signal.png")
+
+
+def heart(scenario: str) -> Volume:
+    """Return what was learned with the first seed."""
+    config = Config.parse(compose([f"scenario={scenario}", "model=siren", "strategy=finetune"]))
+    volume: Volume = config.job.scenario.volume("", None, SEEDS[0])
+    return volume
+
+
+def whole(plan: Mapping[K, Sequence[Planned]]) -> dict[K, list[dict[str, Any]]]:
+    """Return the results of a plan, or none where part of it was not run."""
+    found = complete(plan)
+    return found if found.keys() == plan.keys() else {}
+
+
+def complete(plan: Mapping[K, Sequence[Planned]]) -> dict[K, list[dict[str, Any]]]:
+    """Return the results of what was run with every seed."""
+    found = {key: [completed(folder) for folder, _ in runs] for key, runs in plan.items()}
+    return {key: [r for r in several if r] for key, several in found.items() if None not in several}
 
 
 def seconds(found: Iterable[dict[str, Any]]) -> list[float]:
@@ -281,6 +322,7 @@ def main() -> None:
     ]
     report(given.out, lines)
     write_section("fields", "\n".join(lines))
+    draw(given.out)
 
 
 if __name__ == "__main__":

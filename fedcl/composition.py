@@ -44,6 +44,8 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         keys = _keys(_compose(groups))
     except Exception:  # the groups themselves are wrong: the default ones have keys as well
         keys = _keys(_compose([]))
+    if override[1] in keys:
+        return f"{override[1]}: one of its entries is new; add it by +{override[1]}.NAME=VALUE"
     return f"{override[1]}: no such key{closest(override[1], keys)}"
 
 

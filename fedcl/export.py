@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import yaml
+from torch import nn
 
 from fedcl import arrays
 from fedcl.checkpoint import read_results
@@ -41,27 +42,11 @@ def export(
     Raises:
         ConfigError: the folder holds no such run, or the field has no value there.
     """
-    results = read_results(run)
-    if results is None or results["status"] != "completed":
-        raise ConfigError(f"export: {run} holds no completed run")
-    config = Config.parse(yaml.safe_load((run / "config.yaml").read_text()))
-    job, task, stages = config.job, config.job.scenario.task, config.timeline.stages
-    if not isinstance(task, Field):
-        raise ConfigError(f"export: {run} is no run of a field (scenario {name_of(job.scenario)})")
     if not out.name.endswith((".nii", ".nii.gz")):
         raise ConfigError(f"export --out: {out} must end in .nii or .nii.gz")
-    last = stage or len(stages)
-    if not 1 <= last <= len(stages):
-        raise ConfigError(f"export --stage: {last}; the run has {len(stages)} stages")
-    names = list(task.names)
-    network = new_network(job, config.timeline.seen(last - 1)).eval()
-    weights = arrays.load_file(run / "checkpoint" / f"stage-{last}.safetensors")
-    if job.local(network):
-        raise ConfigError(f"export: the sites of {run} keep part of their fields to themselves")
-    arrays.into_network(network, weights)
-    known = task.room(config.timeline.seen(last - 1)).outputs
-    if output not in names[:known]:
-        raise ConfigError(f"export --output: no {output!r}; there are {', '.join(names[:known])}")
+    task, network, known = fitted(run, stage)
+    if output not in known:
+        raise ConfigError(f"export --output: no {output!r}; there are {', '.join(known)}")
     wanted = shape or task.space.shape
     for points, planned in zip(wanted, task.space.shape, strict=True):
         if points < 1 or (planned == 1 and points != 1):
@@ -71,7 +56,7 @@ def export(
             )
     axes = [torch.linspace(-1, 1, wanted[axis]) for axis in task.space.axes]
     inputs = torch.cartesian_prod(*axes).view(-1, len(axes))
-    values = task.answers(network, inputs)[:, names.index(output)]
+    values = task.answers(network, inputs)[:, known.index(output)]
     volume = values.numpy().reshape(wanted)
     before, after = task.space.shape[1:], wanted[1:]
     steps = [
@@ -82,3 +67,32 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, out)
     return tuple(volume.T.shape)
+
+
+def fitted(run: Path, stage: int | None = None) -> tuple[Field, nn.Module, list[str]]:
+    """Return a run's task, its field after a stage, and the names of the field's outputs.
+
+    Args:
+        run: folder of a completed run.
+        stage: counted from 1; None for the last.
+
+    Raises:
+        ConfigError: the folder holds no such run.
+    """
+    results = read_results(run)
+    if results is None or results["status"] != "completed":
+        raise ConfigError(f"export: {run} holds no completed run")
+    config = Config.parse(yaml.safe_load((run / "config.yaml").read_text()))
+    job, task, stages = config.job, config.job.scenario.task, config.timeline.stages
+    if not isinstance(task, Field):
+        raise ConfigError(f"export: {run} is no run of a field (scenario {name_of(job.scenario)})")
+    last = stage or len(stages)
+    if not 1 <= last <= len(stages):
+        raise ConfigError(f"export --stage: {last}; the run has {len(stages)} stages")
+    seen = config.timeline.seen(last - 1)
+    network = new_network(job, seen).eval()
+    if job.local(network):
+        raise ConfigError(f"export: the sites of {run} keep part of their fields to themselves")
+    weights = arrays.load_file(run / "checkpoint" / f"stage-{last}.safetensors")
+    arrays.into_network(network, weights)
+    return task, network, list(task.names[: task.room(seen).outputs])

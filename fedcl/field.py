@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from monai.metrics import SSIMMetric
@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from fedcl.models.base import FieldModel
 from fedcl.scores import dice
 from fedcl.space import Part, Room, Space
-from fedcl.task import Task
+from fedcl.task import Picture, Task
 from sites.base import Samples, SiteData
 
 WINDOW = 11  # pixels, of SSIM; less in smaller images
+WRITTEN = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}", "dice": "Dice {:.3f}"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ class Field(Task):
     scores: ClassVar[tuple[str, ...]] = ("psnr", "ssim", "dice")
     foresight: ClassVar[bool] = False
     chunk: ClassVar[int] = 2**16
+    legend: ClassVar[str] = (
+        "what is there, the field, five times the error; masks: true (blue, solid) and the "
+        "field's (orange, dashed)"
+    )
+    privacy: ClassVar[str] = (
+        "a field's weights are a picture of the patient: whoever receives them has the image"
+    )
 
     space: Space
     parts: Mapping[str, Part]
@@ -148,18 +156,29 @@ class Field(Task):
         return len(self.room(sites).positions())
 
     def predict(self, network: nn.Module, case: Frame, device: torch.device, amp: bool) -> Tensor:
-        """Return the frame's values as the field has them, shape (outputs, D, H, W)."""
+        """Return all that the field says of the frame's points, shape (outputs, D, H, W)."""
         inputs = self.space.coordinates(case.positions.flatten()).to(device)
-        values = self.answers(network, inputs, amp)[:, list(case.outputs)]
-        return values.T.reshape(case.values.shape).cpu()
+        values = self.answers(network, inputs, amp)
+        return values.T.reshape(-1, *case.positions.shape).cpu()
 
-    def picture(self, case: Frame, prediction: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
-        """Return truth, field and five times the error of the first output's middle slice."""
-        middle = case.values.shape[1] // 2
-        true, got = case.values[0, middle], prediction[0, middle]
-        panels = torch.cat([true, got, 5 * (true - got).abs()], dim=1).clamp(0, 1)
-        none = torch.zeros_like(panels)
-        return f"{case.name}: {psnr(got, true):.1f} dB", panels, none, none
+    def picture(self, case: Frame, prediction: Tensor) -> Picture:
+        """Return the middle slice: truth, field and error side by side, masks on the field.
+
+        Where the site does not know the signal, there is the field alone.
+        """
+        middle = case.positions.shape[0] // 2
+        signal, *masks = prediction[:, middle]
+        true = dict(zip(case.outputs, case.values[:, middle], strict=True))
+        none = torch.zeros_like(signal)
+        label = torch.stack([none, *(true[o] for o in true if o > 0)]).amax(dim=0) > 0.5
+        found = torch.stack([none, *(masks[o - 1] for o in true if o > 0)]).amax(dim=0) > 0.5
+        scores = self.score(prediction, case, self.names_of(case.outputs))
+        title = f"{case.name}: " + ", ".join(WRITTEN[name].format(scores[name]) for name in scores)
+        if 0 not in true:
+            return Picture(title, signal.clamp(0, 1), label, found)
+        panels = torch.cat([true[0], signal, 5 * (true[0] - signal).abs()], dim=1).clamp(0, 1)
+        label, found = (torch.cat([none, mask, none], dim=1) for mask in (label, found))
+        return Picture(title, panels, label, found)
 
     def drawn(self, cases: Sequence[Frame]) -> Sequence[Frame]:
         """Return the first and the last frame."""
@@ -168,7 +187,8 @@ class Field(Task):
     def score(self, prediction: Tensor, case: Frame, names: Sequence[str]) -> dict[str, float]:
         """Return PSNR and SSIM of the signal, Dice of the masks, where the frame has them."""
         found: dict[str, list[float]] = {}
-        for output, got, true in zip(case.outputs, prediction, case.values, strict=True):
+        for output, true in zip(case.outputs, case.values, strict=True):
+            got = prediction[output]
             if self.names[output] == "signal":
                 found.setdefault("psnr", []).append(psnr(got, true))
                 found.setdefault("ssim", []).append(ssim(got, true))
@@ -181,12 +201,37 @@ class Field(Task):
 
     def scored(self, site: str) -> tuple[str, ...]:
         """Return the scores that the outputs known to `site` have."""
-        signal, *masks = (o in self.parts[site].outputs for o in range(len(self.names)))
-        return ("psnr", "ssim") * signal + ("dice",) * any(masks)
+        return self.names_of(self.parts[site].outputs)
+
+    def names_of(self, outputs: Sequence[int]) -> tuple[str, ...]:
+        """Return the scores that frames with these outputs have."""
+        return ("psnr", "ssim") * (0 in outputs) + ("dice",) * any(outputs)
 
     def local(self, network: nn.Module) -> set[str]:
         """Return the arrays about one volume alone, where sites do not share theirs."""
         return set() if self.shared else {"table", "latent"} & set(network.state_dict())
+
+
+def extremes(results: Mapping[str, Any]) -> dict[str, tuple[str, float, float]]:
+    """Return how well the first, the last and the worst frame are kept at the end of a run.
+
+    Args:
+        results: of a run that has finished a stage, as in results.json.
+
+    Returns:
+        Per word the frame, "SITE/FRAME", its PSNR and its SSIM; empty if none has a signal.
+    """
+    ssims = results["secondary"]["ssim"]["cases"]
+    frames = [
+        (f"{site}/{name}", values[-1], ssims[site][name][-1])
+        for site in results["sites"]
+        for name, values in results["cases"][site].items()
+        if values[-1] is not None
+    ]
+    if not frames:
+        return {}
+    worst = min(frames, key=lambda frame: frame[1])
+    return {"first": frames[0], "last": frames[-1], "worst": worst}
 
 
 def psnr(values: Tensor, truth: Tensor) -> float:

@@ -1,7 +1,6 @@
-"""The pictures of a run: matrix, curves of remembering, segmentations."""
+"""The pictures of a run: matrix, curves of remembering, test cases, frames of a field."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fedcl.task import Picture
+
 # Okabe & Ito's colours can be told apart without colour vision; so can the line styles.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
@@ -17,22 +18,29 @@ SCORES = {"dice": "Dice", "psnr": "PSNR (dB)"}
 """How the scores that runs are judged by are written."""
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """A test slice, what is there and what the model finds; all of shape (H, W)."""
+def draw(
+    results: dict[str, Any], pictures: Sequence[Picture], legend: str, folder: Path
+) -> list[Path]:
+    """Write the figures of a run.
 
-    title: str
-    image: np.ndarray
-    label: np.ndarray
-    prediction: np.ndarray
+    Args:
+        results: as in results.json.
+        pictures: of test cases.
+        legend: what they show.
+        folder: gets `matrix.png`, `forgetting.png`, `overlays.png` and, of a field,
+            `frames.png`.
 
-
-def draw(results: dict[str, Any], overlays: Sequence[Overlay], folder: Path) -> list[Path]:
-    """Write `matrix.png`, `forgetting.png` and, where there are any, `overlays.png`."""
+    Returns:
+        The files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"matrix": _matrix(results), "forgetting": _curves(results)}
-    if overlays:
-        figures["overlays"] = _overlays(overlays)
+    figures = {
+        "matrix": _matrix(results),
+        "forgetting": _curves(results),
+        "overlays": _overlays(pictures, legend),
+    }
+    if results["score"] == "psnr":
+        figures["frames"] = _frames(results)
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
@@ -86,24 +94,49 @@ def _curves(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def _overlays(overlays: Sequence[Overlay]) -> Figure:
-    """Test slices with the outlines of label and prediction."""
-    columns = min(6, len(overlays))
-    rows = -(-len(overlays) // columns)
-    figure = Figure(figsize=(2.0 * columns, 2.2 * rows + 0.5), dpi=130, layout="constrained")
+def _frames(results: dict[str, Any]) -> Figure:
+    """PSNR and SSIM of every frame after every stage, frames in order of arrival."""
+    figure = Figure(figsize=(9.0, 3.6), dpi=130, layout="constrained")
+    scores = (("PSNR (dB)", results["cases"]), ("SSIM", results["secondary"]["ssim"]["cases"]))
+    for axes, (name, cases) in zip(figure.subplots(1, 2), scores, strict=True):
+        frames = [values for site in results["sites"] for values in cases[site].values()]
+        for stage in range(len(results["matrix"])):
+            series = [np.nan if f[stage] is None else f[stage] for f in frames]
+            style = STYLES[stage % len(STYLES)]
+            axes.plot(
+                range(1, len(frames) + 1), series, label=str(stage + 1), marker=".",
+                color=COLOURS[stage % len(COLOURS)], linestyle=style,
+            )  # fmt: skip
+        axes.set_xlabel("frame, in order of arrival")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+    axes.legend(title="after stage", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(_run(results), size=10)
+    return figure
+
+
+def _overlays(pictures: Sequence[Picture], legend: str) -> Figure:
+    """Test cases with the outlines of label and prediction."""
+    height, width = pictures[0].image.shape
+    across = width / height
+    columns = min(max(1, round(6 / across)), len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(
+        figsize=(2.0 * columns * across, 2.2 * rows + 0.5), dpi=130, layout="constrained"
+    )
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, overlay in zip(grid.flat, overlays, strict=False):
-        axes.imshow(overlay.image, cmap="gray")
+    for axes, picture in zip(grid.flat, pictures, strict=False):
+        axes.imshow(picture.image.numpy(), cmap="gray")
         for mask, colour, style in (
-            (overlay.label, "#56B4E9", "solid"),
-            (overlay.prediction, "#E69F00", "dashed"),
+            (picture.label.numpy(), "#56B4E9", "solid"),
+            (picture.prediction.numpy(), "#E69F00", "dashed"),
         ):
             if mask.any() and not mask.all():
                 axes.contour(mask > 0, [0.5], colors=colour, linestyles=style, linewidths=1.2)
-        axes.set_title(overlay.title, size=7)
-    figure.suptitle("test cases: label (blue, solid) and prediction (orange, dashed)", size=9)
+        axes.set_title(picture.title, size=7)
+    figure.suptitle(f"test cases: {legend}", size=9, wrap=True)
     return figure
 
 

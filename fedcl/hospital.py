@@ -295,7 +295,11 @@ def _samples(
 
 @lru_cache(maxsize=2)
 def _network(text: str, sites: tuple[str, ...]) -> nn.Module:
-    return new_network(Job.from_json(text), sites)
+    job = Job.from_json(text)
+    network = new_network(job, sites)
+    if job.learner.compile:
+        network.compile()
+    return network
 
 
 @lru_cache(maxsize=2)

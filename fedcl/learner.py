@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -85,7 +87,7 @@ def train(
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
             terms = strategy.objective(step)
         optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:
             nn.utils.clip_grad_norm_(trained.parameters(), learner.clip)
         optimiser.step()

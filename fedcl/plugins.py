@@ -1,7 +1,7 @@
-"""Find a strategy, scenario, model or aggregation by its name, in a fixed set of packages.
+"""Find a strategy, scenario, model, ... by its name, in a fixed set of packages.
 
-A name is that of a module in `strategies`, `sites`, `fedcl.models` or `fedcl.aggregations`;
-nothing else can be asked for, so neither a message nor a checkpoint can name code of its own.
+A name is that of a module in one of the packages below (`SCENARIO` to `PRIVACY`); nothing
+else can be asked for, so neither a message nor a checkpoint can name code of its own.
 """
 
 import importlib
@@ -73,6 +73,7 @@ SCENARIO = Kind("scenario", "sites", "Scenario")
 STRATEGY = Kind("strategy", "strategies", "Strategy")
 MODEL = Kind("model", "fedcl.models", "Model")
 AGGREGATION = Kind("aggregation", "fedcl.aggregations", "Aggregation")
+PRIVACY = Kind("privacy", "fedcl.privacy", "Privacy")
 
 
 def name_of(plugin: object) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from fedcl.checkpoint import State
 from fedcl.config import Config
+from fedcl.field import extremes
 from fedcl.figures import SCORES
 from fedcl.messages import Hello
 from fedcl.stage import Round
@@ -109,7 +110,19 @@ def report(results: dict[str, Any]) -> Group:
         f"{SCORES[results['score']]} after each stage (* trained in it): "
         f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
     )
-    return Group(title, table, _figures(results["metrics"], results))
+    lines = [_figures(results["metrics"], results)]
+    if results["score"] == "psnr":
+        lines += [
+            f"{word} frame {number_(psnr)} dB, SSIM {number_(ssim)} ({frame})"
+            for word, (frame, psnr, ssim) in extremes(results).items()
+        ]
+    unscored = [s for s, v in zip(sites, results["matrix"][-1], strict=True) if v is None]
+    for score, other in results["secondary"].items():
+        ends = dict(zip(sites, other["matrix"][-1], strict=True))
+        known = [f"{site} {number_(ends[site])}" for site in unscored if ends[site] is not None]
+        if known:
+            lines.append(f"{SCORES.get(score, score)} at the end: {', '.join(known)}")
+    return Group(title, table, *lines)
 
 
 def _figures(metrics: dict[str, float | None], results: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedcl.models.base import ImageModel
 from fedcl.scores import SEGMENTATION, case_scores
-from fedcl.task import Task
+from fedcl.task import Picture, Task
 from sites.base import Case, Samples, SiteData
 
 segmentation_loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
@@ -35,6 +35,10 @@ class Segmentation(Task):
     term: ClassVar[str] = "seg"
     scores: ClassVar[tuple[str, ...]] = tuple(SEGMENTATION)
     chunk: ClassVar[int] = 64
+    legend: ClassVar[str] = "label (blue, solid) and prediction (orange, dashed)"
+    privacy: ClassVar[str] = (
+        "no image leaves a site; weights, case names, scores and what the strategy reports do"
+    )
 
     channels: int
     classes: int
@@ -94,10 +98,10 @@ class Segmentation(Task):
         """Return the class of every voxel, shape (D, H, W)."""
         return self.answers(network, case.images.to(device), amp).max(1).indices.cpu()
 
-    def picture(self, case: Case, prediction: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
+    def picture(self, case: Case, prediction: Tensor) -> Picture:
         """Return the middle slice."""
         middle = len(case.images) // 2
-        return case.name, case.images[middle, 0], case.labels[middle], prediction[middle]
+        return Picture(case.name, case.images[middle, 0], case.labels[middle], prediction[middle])
 
     def score(self, prediction: Tensor, case: Case, names: Sequence[str]) -> dict[str, float]:
         """Return the scores of a patient; see `fedcl.scores`."""

@@ -83,6 +83,7 @@ class Server:
 
         Raises:
             DataError: a site cannot take part, or its data are not those of the run resumed.
+            ConfigError: what sites are to send cannot be protected.
         """
         sites = self.config.timeline.sites
         met = self.hospitals.meet(sites + self.config.timeline.trainers([]))
@@ -95,6 +96,11 @@ class Server:
         self.cases = {site: hello.test for site, hello in about.items()}
         self.shape = about[sites[0]].shape
         forms = self.config.job.strategy.forms
+        self.config.privacy.check_sent(
+            self.config.job.strategy,
+            self.state.weights.keys() - self.local,
+            bool(forms(self.network, self.shape)),
+        )
         for site in sites:
             if forms(self.network, about[site].shape) != forms(self.network, self.shape):
                 raise DataError(
@@ -312,7 +318,23 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
             for score in scores[1:]
         },
         "data_sha256": state.digests,
+        "privacy": {
+            "name": name_of(config.privacy),
+            "leaves": task.privacy,
+            **config.privacy.spent(_rounds(config, state)),
+        },
     }
+
+
+def _rounds(config: Config, state: State) -> dict[str, int]:
+    """Return in how many rounds each site was asked to train."""
+    timeline, strategy = config.timeline, config.job.strategy
+    asked = dict.fromkeys(timeline.sites, 0)
+    for stage in range(len(timeline.stages)):
+        for site in strategy.cohort(timeline, stage):
+            done = state.round - stage * timeline.rounds
+            asked[site] += min(max(done, 0), timeline.rounds)
+    return asked
 
 
 def matrix(rows: Sequence[Scores], sites: Sequence[str], score: str) -> list[list[float | None]]:

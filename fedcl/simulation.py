@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from fedcl import arrays, learner
 from fedcl.checkpoint import Checkpoint, State, lock, read_results
 from fedcl.config import Config
 from fedcl.errors import ConfigError, FedclError
-from fedcl.figures import Overlay, draw
+from fedcl.figures import draw
 from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
 from fedcl.hospital import Hospital
 from fedcl.progress import Display, console
 from fedcl.server import Server, Watcher, results
+from fedcl.task import Picture
 from fedcl.timeline import POOL
 
 APP = "fedcl.client:app"
@@ -111,7 +113,8 @@ def _run(
                 server.run(about, started)
                 draw(
                     results(config, server.state),
-                    _overlays(config, server.state, nodes),
+                    _pictures(config, server.state, nodes),
+                    config.job.scenario.task.legend,
                     folder / "figures",
                 )
                 status = "completed"
@@ -206,7 +209,7 @@ def _logging(path: Path) -> Iterator[None]:
         file.close()
 
 
-def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> list[Overlay]:
+def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> list[Picture]:
     """Draw test cases of each site, in this process.
 
     Images are read here, by whoever runs the simulation; no message can carry them.
@@ -214,7 +217,7 @@ def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
     text, task = config.job.to_json(), config.job.scenario.task
     settings = config.job.learner
     device = learner.device_of(settings)
-    overlays = []
+    pictures = []
     for site in config.timeline.sites:
         hospital = Hospital.of(nodes[site], text)
         weights, _ = arrays.split(state.weights, hospital.local)
@@ -223,10 +226,9 @@ def _overlays(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
         )
         for case in task.drawn(hospital.data(site).test):
             prediction = task.predict(network, case, device, settings.amp)
-            title, *pictures = task.picture(case, prediction)
-            image, label, outline = (picture.numpy() for picture in pictures)
-            overlays.append(Overlay(f"{site}: {title}", image, label, outline))
-    return overlays
+            picture = task.picture(case, prediction)
+            pictures.append(replace(picture, title=f"{site}: {picture.title}"))
+    return pictures
 
 
 def exit_line(error: FedclError, folder: Path) -> str:

@@ -150,9 +150,12 @@ class Stage(FlowerStrategy):
         self.state.note_trained([site for site in self.learning if site in delivered])
         self.losses = {site: update.losses for site, update in updates.items()}
         rule = self.config.aggregation
-        joined = rule.join(
+        joined = self.config.privacy.join(
+            rule,
             [update.arrays for update in updates.values()],
             [update.samples for update in updates.values()],
+            reference,
+            round_,
         )
         refined = self.strategy.refine(
             Gathered(

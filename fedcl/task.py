@@ -3,12 +3,29 @@
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sites.base import Samples, SiteData
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test case as it is drawn: an image and the masks outlined on it, of shape (H, W).
+
+    Attributes:
+        title: which case it is.
+        image: its grey values.
+        label, prediction: what is there and what was found; above 0 inside of a mask.
+    """
+
+    title: str
+    image: Tensor
+    label: Tensor
+    prediction: Tensor
 
 
 class Task(ABC):
@@ -21,6 +38,8 @@ class Task(ABC):
         scores: what a case may be scored by; by the first, runs are judged.
         foresight: whether a site can be evaluated before it arrives.
         chunk: samples per forward pass without gradient.
+        legend: what pictures of cases show.
+        privacy: what leaves a site, in one sentence; written into every run's results.
     """
 
     words: ClassVar[str]
@@ -29,6 +48,8 @@ class Task(ABC):
     scores: ClassVar[tuple[str, ...]]
     foresight: ClassVar[bool] = True
     chunk: ClassVar[int]
+    legend: ClassVar[str]
+    privacy: ClassVar[str]
 
     @abstractmethod
     def build(self, model: Any, sites: Sequence[str]) -> nn.Module:
@@ -72,8 +93,8 @@ class Task(ABC):
         """Return those of the scores `names` that `case` can have."""
 
     @abstractmethod
-    def picture(self, case: Any, prediction: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
-        """Return title, picture, and the true and the predicted mask to outline, shapes (H, W)."""
+    def picture(self, case: Any, prediction: Tensor) -> Picture:
+        """Return how `case` and what `predict` made of it are drawn."""
 
     def drawn(self, cases: Sequence[Any]) -> Sequence[Any]:
         """Return which of a site's test cases are drawn."""

@@ -68,9 +68,10 @@ class FieldScenario(Scenario):
     shared: bool = True
 
     def __post_init__(self) -> None:
-        """Check that every part lies within the planned extent."""
-        for site, piece in self.parts.items():
-            self._part(site, piece)
+        """Check that every part lies within the planned extent, and one knows the signal."""
+        parts = [self._part(site, piece) for site, piece in self.parts.items()]
+        if parts and not any(0 in part.outputs for part in parts):
+            raise ConfigError("scenario.parts: no site's outputs have the signal; give it to one")
 
     @abstractmethod
     def volume(self, site: str, path: Path | None, seed: int) -> Volume:

@@ -111,10 +111,12 @@ class Strategy:
     Attributes:
         needs: the kind of task that the method's formulas are about.
         sends_teacher: whether hospitals get the teacher; otherwise the server alone has it.
+        reads_updates: whether the server needs every site's own update, not their mean alone.
     """
 
     needs: ClassVar[type] = Task
     sends_teacher: ClassVar[bool] = True
+    reads_updates: ClassVar[bool] = False
 
     # --- at the server ---------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class FieldServerDistillation(Distilling):
 
     needs: ClassVar[type] = Field
     sends_teacher: ClassVar[bool] = False
+    reads_updates: ClassVar[bool] = True
 
     steps: int = setting(300, low=1)
     batch_size: int = setting(1024, low=1)

@@ -9,7 +9,7 @@ from torch import nn
 
 from fedcl import arrays
 from fedcl.errors import RunError
-from fedcl.field import Field, Frame, psnr, ssim
+from fedcl.field import Field, Frame, extremes, psnr, ssim
 from fedcl.plugins import MODEL, STRATEGY
 from fedcl.seeding import seeded
 from fedcl.space import Part, Room, Space
@@ -225,7 +225,37 @@ def test_a_mask_is_scored_by_dice_and_a_signal_by_psnr_and_ssim():
     frame = Frame("f", (1,), true, torch.arange(15).view(1, 3, 5))
     got = true.clone()
     got[..., 1:3] = torch.tensor([0.4, 0.6])
-    assert task.score(got, frame, ["dice"]) == pytest.approx({"dice": 2 * 3 / (6 + 6)})
+    said = torch.cat([torch.full_like(got, 0.3), got])  # whatever the field says of the signal
+    assert task.score(said, frame, ["dice"]) == pytest.approx({"dice": 2 * 3 / (6 + 6)})
+
+
+def test_a_picture_has_truth_field_and_error_and_masks_where_they_belong():
+    task = field("signal", "mask", A=Part((0, 4), (0, 1), (0, 1)), B=Part((0, 4), (0, 1), (1,)))
+    values = torch.stack([torch.full((1, 8, 8), 0.5), torch.zeros(1, 8, 8)])
+    values[1, :, :4] = 1
+    said = torch.stack([torch.full((1, 8, 8), 0.6), torch.ones(1, 8, 8)])
+    both = task.picture(Frame("f", (0, 1), values, torch.arange(64).view(1, 8, 8)), said)
+    assert both.title.startswith("f: 20.0 dB, SSIM ") and both.title.endswith("Dice 0.667")
+    expected = torch.tensor([0.5] * 8 + [0.6] * 8 + [0.5] * 8)  # 5 x 0.1 in the last panel
+    assert torch.allclose(both.image, expected.expand(8, 24))
+    assert both.label[:4, 8:16].all() and both.label.sum() == 32
+    assert both.prediction[:, 8:16].all() and both.prediction.sum() == 64
+    mask = task.picture(Frame("g", (1,), values[1:], torch.arange(64).view(1, 8, 8)), said)
+    assert mask.title == "g: Dice 0.667"
+    assert torch.equal(mask.image, said[0, 0])  # the field's own signal: nothing else is known
+    assert mask.label.sum() == 32 and mask.prediction.all()
+
+
+def test_the_first_the_last_and_the_worst_frame_are_told():
+    cases = {"A": {"f0": [50.0, 40.0], "f1": [51.0, 30.0]}, "mask": {}, "B": {"f2": [None, 45.0]}}
+    ssims = {"A": {"f0": [1.0, 0.9], "f1": [1.0, 0.8]}, "mask": {}, "B": {"f2": [None, 0.95]}}
+    results = {"sites": list(cases), "cases": cases, "secondary": {"ssim": {"cases": ssims}}}
+    assert extremes(results) == {
+        "first": ("A/f0", 40.0, 0.9),
+        "last": ("B/f2", 45.0, 0.95),
+        "worst": ("A/f1", 30.0, 0.8),
+    }
+    assert extremes(results | {"cases": {"A": {}, "mask": {}, "B": {}}}) == {}
 
 
 # --- distillation ----------------------------------------------------------------------------

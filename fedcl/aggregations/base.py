@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
@@ -17,7 +18,12 @@ class Aggregation(ABC):
     """A rule that joins updates; a subclass's fields are its settings.
 
     It is given only updates that are finite and of the model's shape, in site order.
+
+    Attributes:
+        averages: whether it joins by the mean, whatever the updates are.
     """
+
+    averages: ClassVar[bool] = False
 
     @property
     def least(self) -> int:
