@@ -18,11 +18,11 @@ from fedcl.plugins import STRATEGY, describe
 from fedcl.progress import console
 from fedcl.settings import flat
 
-METHOD = ("strategy", "aggregation", "timeline.centralised")
+METHOD = ("strategy", "aggregation", "privacy", "timeline.centralised")
 """What a method is made of; runs that differ in it are compared."""
 FREE = ("seed", "timeline.stages", "scenario.seed", "scenario.stages", "scenario.root")
 """What may differ between runs of one method: repetitions, and where the data lie."""
-IGNORED = ("engine", "tracking", "run", "learner.threads", "learner.device")
+IGNORED = ("engine", "tracking", "run", *(f"learner.{k}" for k in ("threads", "device", "compile")))
 """What does not change what is learned."""
 
 
@@ -128,7 +128,7 @@ def chosen(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
         key, equals, text = wish.partition("=")
         if not equals:
             raise ConfigError(f"compare --where: give KEY=VALUE, got {wish!r}")
-        if key in ("scenario", "strategy", "model", "aggregation"):
+        if key in ("scenario", "strategy", "model", "aggregation", "privacy"):
             key += ".name"
         there = sorted({str(run.config[key]) for run in kept if key in run.config})
         if not there:
@@ -148,9 +148,9 @@ def chosen(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
 def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Return the runs by method, and notes on those that repeat another.
 
-    A method is a strategy with its settings, an aggregation, whether it is centralised, and
-    whatever else runs differ in that are mixed. Where one strategy comes in several
-    variants, the one with default settings has the plain name, the others say theirs.
+    A method is a strategy with its settings, an aggregation, a privacy, whether it is
+    centralised, and whatever else runs differ in that are mixed. Where one strategy comes in
+    several variants, the one with default settings has the plain name, the others say theirs.
     """
     mixed = {key for key, _ in _apart(runs)}
     variants: dict[str, list[Run]] = {}
@@ -272,6 +272,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """Return the configuration of a run, with what its version did not know yet."""
     values = dict(yaml.safe_load((folder / "config.yaml").read_text()))
     values.setdefault("aggregation", {"name": "fedavg"})
+    values.setdefault("privacy", {"name": "none"})
     values["timeline"] = {"centralised": False} | values["timeline"]
     return values
 
@@ -377,7 +378,11 @@ def _names(variants: Sequence[tuple[Run, dict[str, Any]]]) -> list[str]:
 
 def _default(strategy: str, key: str) -> Any:
     """Return what a setting of a method is if nobody sets it, as far as it is known."""
-    known: dict[str, Any] = {"aggregation.name": "fedavg", "timeline.centralised": False}
+    known: dict[str, Any] = {
+        "aggregation.name": "fedavg",
+        "privacy.name": "none",
+        "timeline.centralised": False,
+    }
     if key.startswith("strategy.") and strategy in STRATEGY.available():
         defaults = describe(STRATEGY.make({"name": strategy}))
         known |= {f"strategy.{name}": value for name, value in flat(defaults)}

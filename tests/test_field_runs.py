@@ -1,5 +1,6 @@
 """Whole runs of neural fields: what is kept, what is refused, real files, and export."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,15 @@ import pytest
 import torch
 from conftest import SUNNYBROOK, TINY_FIELD, read
 
-from fedcl import arrays
+from fedcl import arrays, learner
 from fedcl.cli import main
-from fedcl.plugins import SCENARIO
+from fedcl.config import Learner
+from fedcl.field import Field
+from fedcl.plugins import MODEL, SCENARIO, STRATEGY
+from fedcl.seeding import seeded, torch_rng
+from fedcl.space import Part, Space
+from fedcl.step import Lesson, Rehearsal
+from sites.base import Samples
 
 LONGER = ["learner.steps=150", "learner.lr=0.002", "timeline.rounds=1"]
 
@@ -95,6 +102,69 @@ def test_patients_of_their_own_keep_their_tables(fit):
     )  # fmt: skip
     assert results["failures"] == []
     assert results["bytes"]["up"] < 3 * 2 * 10_000, "no table leaves"
+
+
+def test_patients_of_their_own_keep_their_latents(fit, tmp_path: Path):
+    results = fit(
+        "strategy=finetune", "model.latent=3", "scenario.shared=false",
+        "timeline.stages=[[early,middle,late]]",
+    )  # fmt: skip
+    checkpoint = tmp_path / "run" / "checkpoint"
+    initial = torch.zeros(3)
+    kept = []
+    for site in results["sites"]:
+        *_, file = sorted((checkpoint / "sites" / site).glob("*.safetensors"))
+        kept.append(torch.from_numpy(arrays.load_file(file)["weights/latent"]))
+    assert all(not torch.equal(latent, initial) for latent in kept)
+    assert not torch.equal(kept[0], kept[1]) and not torch.equal(kept[1], kept[2])
+    sent = arrays.load_file(checkpoint / "stage-1.safetensors")["latent"]
+    assert np.array_equal(sent, initial), "the global model has nobody's latent"
+    assert results["metrics"]["avg"] > 15
+
+
+def test_a_volume_of_slices_can_be_split_over_hospitals(fit):
+    results = fit(
+        "strategy=finetune", "scenario.slices=4", "scenario.frames=3", "learner.steps=100",
+        "scenario.parts.early={frames:[],slices:[0,2]}",
+        "scenario.parts.middle={frames:[],slices:[2,3]}",
+        "scenario.parts.late={frames:[],slices:[3,4]}",
+        "timeline.stages=[[early,middle],[late]]",
+    )  # fmt: skip
+    assert {site: len(cases) for site, cases in results["cases"].items()} == dict.fromkeys(
+        results["sites"], 3
+    )
+    assert min(value for value in results["matrix"][-1]) > 10
+
+
+def test_a_step_touches_its_batch_and_never_the_whole_grid():
+    """256 x 256 x 30 points: nothing allocated in a step is as large as a coordinate of all."""
+    task = Field(Space((30, 1, 256, 256)), {"A": Part((0, 30), (0, 1), (0,))}, ("signal",))
+    points = torch.arange(task.space.size)
+    samples = Samples(task.space.coordinates(points), torch.zeros(len(points), 1))
+    with seeded("grid"):
+        network = task.build(MODEL.make({"name": "siren", "width": 16}), ["A"])
+    rehearsal = Rehearsal(samples, aligned=False, ratio=1.0)
+    lesson = Lesson(task=task, student=network, teacher=torch.nn.Identity(), past=rehearsal)
+    strategy = STRATEGY.make({"name": "field_distillation"})
+    settings = Learner(steps=3, batch_size=1024, amp=False)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        learner.train(lesson, samples, settings, strategy, lambda share: 1e-3, torch_rng("grid"))
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert 1024 * 16 * 4 <= largest < len(points) * 4
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_field_learns_the_same(cli, tmp_path: Path):
+    said = []
+    for compiled in ("false", "true"):
+        folder = tmp_path / compiled
+        stages = "timeline.stages=[[early]]"
+        overrides = [*TINY_FIELD, stages, "strategy=finetune", f"learner.compile={compiled}"]
+        assert cli(*overrides, f"run.dir={folder}") == 0
+        said.append(arrays.load_file(folder / "checkpoint" / "stage-1.safetensors"))
+    assert said[0].keys() == said[1].keys()
+    for key in said[0]:
+        np.testing.assert_allclose(said[0][key], said[1][key], atol=1e-3)
 
 
 # --- signal expansion ------------------------------------------------------------------------

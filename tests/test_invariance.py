@@ -104,6 +104,30 @@ def test_two_workers_give_the_bits_of_one_process_for_every_method(tmp_path: Pat
         assert run(config, grid, tmp_path / name) == expected, name
 
 
+FIELDS = {
+    "rows": ["model=diner", "model.width=8"],
+    "outputs": ["scenario=cine_signal", "model=finer"],
+    "latents": [
+        "scenario.shared=false", "model.latent=3", "timeline.stages=[[early,middle],[late]]",
+    ],
+    "bank": ["model=pe", "strategy.bank=true"],
+    "average": ["strategy.teacher.refresh=ema"],
+    "volume": ["scenario.slices=3"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", FIELDS.values(), ids=FIELDS)
+def test_fields_that_grow_go_on_to_the_same_bits(overrides: list[str], tmp_path: Path, grids: Any):
+    overrides = [*base("field_distillation"), "strategy=field_distillation", *overrides]
+    config, expected = reference(overrides, tmp_path / "whole", grids)
+    grid = grids(config, tmp_path / "run", "inprocess")
+    for stop in (2, 3):  # before and after it grew
+        with pytest.raises(KeyboardInterrupt):
+            run(config, grid, tmp_path / "run", stop)
+    got = run(config, grid, tmp_path / "run")
+    assert (got["weights_sha256"], got["cases"]) == (expected["weights_sha256"], expected["cases"])
+
+
 @pytest.mark.parametrize("name", ["joint", "ewc", "replay", "tkrl", "souvenir"])
 def test_a_centralised_run_can_be_interrupted_too(name: str, tmp_path: Path, grids: Any):
     overrides = [*TINY, f"strategy={name}", "timeline.centralised=true"]
