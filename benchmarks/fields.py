@@ -200,6 +200,44 @@ def federated(folder: Path) -> dict[tuple[str, int], list[Planned]]:
     }
 
 
+TOGETHER = ["timeline.stages=[[early,middle,late]]", "timeline.rounds=20", "learner.steps=100"]
+FIXED = ["model=diner", "strategy=field_distillation", "strategy.frozen=true", "strategy.weight=0"]
+OWN = {
+    "DINER, one volume over time, network fixed after stage 1": FIXED,
+    "DINER, a patient per site over time, network fixed after stage 1": [
+        *FIXED,
+        "scenario.shared=false",
+    ],
+    "DINER, a patient per site at once, network averaged": [
+        "model=diner",
+        "strategy=finetune",
+        "scenario.shared=false",
+        *TOGETHER,
+    ],
+    "SIREN, a patient per site at once, 16 numbers of latent": [
+        "model=siren",
+        "model.latent=16",
+        "strategy=finetune",
+        "scenario.shared=false",
+        *TOGETHER,
+    ],
+}
+
+
+def own(folder: Path) -> dict[str, list[Planned]]:
+    """Return the runs in which something stays at each site, or does not change."""
+    return {
+        what: [
+            (
+                folder / "own" / f"{number}-{seed}",
+                ["scenario=cine_domain", *overrides, f"seed={seed}"],
+            )
+            for seed in SEEDS
+        ]
+        for number, (what, overrides) in enumerate(OWN.items())
+    }
+
+
 def report(folder: Path, lines: list[str]) -> None:
     """Add the tables of what is complete."""
     rows, single = [], []
@@ -243,6 +281,17 @@ def report(folder: Path, lines: list[str]) -> None:
         "",
     ]
     lines += markdown(["method", "rounds", "PSNR", "MB sent", "s"], rows)
+    rows = []
+    for what, found in complete(own(folder)).items():
+        rows.append([what, *([r["matrix"][-1][site] for r in found] for site in range(3))])
+    lines += [
+        "### Tables and latents",
+        "",
+        "A DINER whose network is fixed learns rows of its table alone, which is close to a",
+        "look-up table: nothing is forgotten, and only rows are learned. PSNR at the end.",
+        "",
+    ]
+    lines += markdown(["what", "early", "middle", "late"], rows)
 
 
 def draw(folder: Path) -> None:
@@ -310,9 +359,14 @@ def main() -> None:
         speed(given.repeats)
         return
     if not given.report:
-        for what, plan in (("domain", domain), ("signal", signal), ("federated", federated)):
-            runs = [run for several in plan(given.out).values() for run in several]
-            run_all(runs, given.lanes, what)
+        plans: dict[str, Mapping[Any, Sequence[Planned]]] = {
+            "frames": domain(given.out),
+            "masks": signal(given.out),
+            "federation": federated(given.out),
+            "tables": own(given.out),
+        }
+        for what, plan in plans.items():
+            run_all([run for several in plan.values() for run in several], given.lanes, what)
     lines = [
         "# What neural fields keep",
         "",

@@ -159,6 +159,8 @@ def compare(
     lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
     if lacking:
         notes.append(f"no {' and no '.join(lacking)}: RAVG or closed cannot be given")
+    if groups[0].runs[0].results.get("score") == "psnr":
+        notes.append("cases are frames, not patients: p says nothing about other volumes")
     seeds = {seed for one in groups for seed, _ in one.blocks}
     if len(seeds) < 2:
         notes.append(f"one seed only ({next(iter(seeds))}): no intervals and no p-values")
@@ -310,14 +312,19 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
 
 def _print(lines: Sequence[Line], reference: str, notes: Sequence[str]) -> None:
     header, rows = _paper(lines, reference, "-")
-    name, *figures = ["strategy", "AVG", "closed", f"AVG - {reference} [95 %]", f"p ({reference})"]
-    shown = [name, *figures]
-    view = Table(Shown(name, overflow="fold", min_width=8))
-    for title in figures:
+    shown = {  # in a heading, a long reference would leave no room
+        "AVG": "AVG",
+        "closed": "closed",
+        "difference [95 %]": f"AVG - {reference} [95 %]",
+        "p": f"p ({reference})",
+    }
+    caption = escape(f"difference in AVG from, and p against: {reference}")
+    view = Table(Shown("strategy", overflow="fold", min_width=8), caption=caption)
+    for title in shown:
         view.add_column(escape(title), no_wrap=True)
     for row in rows:
         cells = dict(zip(header, row, strict=True))
-        view.add_row(*(escape(cells[title]) for title in shown))
+        view.add_row(*(escape(cells[title]) for title in ("strategy", *shown.values())))
     console.print(view)
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
