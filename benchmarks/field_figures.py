@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 from torch import Tensor
 
 from fedcl.export import fitted
@@ -88,13 +89,14 @@ def curves(found: Mapping[tuple[str, str], Results], out: Path) -> None:
                 )  # fmt: skip
         frames.set_title(model)
         frames.set_xlabel("frame")
+        frames.set_xticks(range(1, len(kept[0]) + 1))
         stages.set_xlabel("stage")
         stages.set_xticks(range(1, len(mean) + 1))
         for axes in (frames, stages):
             axes.grid(alpha=0.3)
     grid[0, 0].set_ylabel("PSNR at the end (dB)")
     grid[1, 0].set_ylabel("PSNR of the first frames (dB)")
-    grid[0, -1].legend()
+    figure.legend(*frames.get_legend_handles_labels(), loc="outside upper center", ncols=len(WORDS))
     _save(figure, out)
 
 
@@ -116,6 +118,9 @@ def federation(found: Mapping[tuple[str, int], Results], out: Path) -> None:
     by_rounds.set_ylabel("PSNR (dB)")
     for axes, name in ((by_rounds, "rounds"), (by_bytes, "MB sent")):
         axes.set_xscale("log")
+        axes.set_xticks([1, 3, 10, 30, 60])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
     by_bytes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -52,11 +52,11 @@ STEPS, BATCH = 200, 1024
 
 
 def speed(repeats: int) -> None:
-    """Print milliseconds per step and ratios."""
+    """Measure milliseconds per step and ratios; write them into RESULTS.md."""
     torch.set_num_threads(1)
     old, new = Part((0, 4), (0, 1), (0,)), Part((4, 8), (0, 1), (0,))
     task = Field(Space(SHAPE), {"old": old, "new": new}, ("signal",))
-    print("model   plain ms   fedcl/plain   distilled/fitted   distilled plain/fitted plain")
+    rows: list[list[str | list[float]]] = []
     for name in MODELS:
         model: FieldModel = MODEL.make({"name": name})
         inputs = task.space.coordinates(new.positions(task.space))
@@ -78,11 +78,24 @@ def speed(repeats: int) -> None:
             pairs = zip(times[one], times[other], strict=True)
             return statistics.median(a / b for a, b in pairs)
 
-        print(
-            f"{name:6}  {statistics.median(times['plain']):8.2f}   {ratio('fedcl', 'plain'):11.3f}"
-            f"   {ratio('fedcl, distilled', 'fedcl'):16.3f}"
-            f"   {ratio('plain, distilled', 'plain'):16.3f}"
+        milliseconds = statistics.median(times["plain"])
+        ratios = (
+            ratio("fedcl", "plain"),
+            ratio("fedcl, distilled", "fedcl"),
+            ratio("plain, distilled", "plain"),
         )
+        rows.append([name, f"{milliseconds:.2f}", *(f"{value:.3f}" for value in ratios)])
+    heads = ["model", "plain ms", "fedcl / plain", "distilled / fitted", "the same, both plain"]
+    text = [
+        "# What a step of a field costs",
+        "",
+        f"Written by `python -m benchmarks.fields --speed`: median of {repeats} alternating runs",
+        f"of {STEPS} steps, {BATCH} coordinates, one thread.",
+        "",
+        *markdown(heads, rows),
+    ]
+    print("\n".join(text))
+    write_section("field speed", "\n".join(text))
 
 
 def ours(
@@ -136,6 +149,7 @@ POOL = ["strategy=finetune", "timeline.centralised=true"]
 FEDERATED = {  # method: rounds, steps in all per trainer, overrides
     "pooled, 300 steps": ([1], LOCAL, POOL),
     "pooled, 900 steps": ([1], 3 * LOCAL, POOL),  # as many as the hospitals take together
+    "pooled, 2700 steps": ([1], 9 * LOCAL, POOL),  # and the server in three rounds
     "FedAvg": ([1, 3, 10, 30, 60], LOCAL, ["strategy=finetune"]),
     "server distillation": ([1, 3, 10], LOCAL, ["strategy=field_server_distillation"]),
 }
@@ -242,10 +256,10 @@ def report(folder: Path, lines: list[str]) -> None:
     """Add the tables of what is complete."""
     rows, single = [], []
     for (model, strategy), found in complete(domain(folder)).items():
-        own, first, last = (
+        learned, first, last = (
             [r["matrix"][t][s] for r in found] for t, s in ((0, 0), (-1, 0), (-1, -1))
         )
-        rows.append([model, strategy, own, first, last, seconds(found)])
+        rows.append([model, strategy, learned, first, last, seconds(found)])
         ends = [extremes(results) for results in found]
         scores = [[end[word][n] for end in ends] for word in ends[0] for n in (1, 2)]
         single.append([model, strategy, *scores])
@@ -277,7 +291,7 @@ def report(folder: Path, lines: list[str]) -> None:
         "### One volume, three hospitals",
         "",
         f"Each holds four frames and takes {LOCAL} steps in all (SIREN), however many the rounds.",
-        "The server of server distillation takes 300 more per round.",
+        "The server of server distillation takes 600 more per round.",
         "",
     ]
     lines += markdown(["method", "rounds", "PSNR", "MB sent", "s"], rows)
@@ -339,7 +353,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str | list[float]]]) 
     def cell(value: str | list[float]) -> str:
         if isinstance(value, str):
             return value
-        digits = 3 if max(value) <= 1 else 1
+        digits = 3 if max(value) < 1.001 else 1
         spread = f" ({min(value):.{digits}f} to {max(value):.{digits}f})" if len(value) > 1 else ""
         return f"{fmean(value):.{digits}f}{spread}"
 

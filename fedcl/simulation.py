@@ -106,7 +106,9 @@ def _run(
 
             tracker = Tracker(config.tracking.uri, folder)
             watchers.append(tracker)
-        arrays.write_atomically(folder / "config.yaml", yaml.safe_dump(dict(values)).encode())
+        # In the order given: sites may arrive in the order in which they are listed.
+        text = yaml.safe_dump(dict(values), sort_keys=False)
+        arrays.write_atomically(folder / "config.yaml", text.encode())
         with _logging(folder / "log.txt"):
             reason = None
             try:

@@ -34,7 +34,7 @@ class FieldServerDistillation(Distilling):
     sends_teacher: ClassVar[bool] = False
     reads_updates: ClassVar[bool] = True
 
-    steps: int = setting(300, low=1)
+    steps: int = setting(600, low=1)
     batch_size: int = setting(1024, low=1)
     lr: float = setting(5e-4, above=0, high=1)
 

@@ -9,12 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import SUNNYBROOK, TINY_FIELD, read
 
 from fedcl import arrays, learner
 from fedcl.cli import main
-from fedcl.config import Learner
-from fedcl.field import Field
+from fedcl.config import Config, Learner
+from fedcl.field import Field, psnr
 from fedcl.plugins import MODEL, SCENARIO, STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.space import Part, Space
@@ -348,6 +349,25 @@ def test_what_cannot_be_exported(fit, tmp_path: Path, capsys, arguments: list[st
     out = tmp_path / "field.nii"
     assert main(["export", str(tmp_path / "run"), "--out", str(out), *arguments]) == 2
     assert said in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("model", ["siren", "diner"])
+def test_an_exported_field_is_the_one_that_was_scored(fit, tmp_path: Path, model: str):
+    results = fit("strategy=finetune", f"model={model}", "model.width=16")
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "f.nii")]) == 0
+    exported = torch.from_numpy(nib.load(tmp_path / "f.nii").get_fdata().T.astype(np.float32))
+    truth = SCENARIO.make({"name": "cine_domain", "size": 16}).volume("", None, 0).signal
+    told = [values[-1] for cases in results["cases"].values() for values in cases.values()]
+    frames = zip(exported, truth, strict=True)
+    again = [psnr(got, torch.from_numpy(true)) for got, true in frames]
+    assert again == pytest.approx(told, abs=1e-3)
+
+
+def test_sites_arrive_in_the_same_order_when_a_run_is_read_again(fit, tmp_path: Path):
+    results = fit("strategy=finetune", "learner.steps=1")
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert [list(stage) for stage in Config.parse(stored).timeline.stages] == results["arrivals"]
+    assert results["arrivals"] == [["early"], ["middle"], ["late"]]
 
 
 def test_diner_has_no_value_between_the_points_of_its_grid(fit, tmp_path: Path, capsys):
