@@ -108,7 +108,10 @@ def federation(found: Mapping[tuple[str, int], Results], out: Path) -> None:
         runs = {rounds: results for (m, rounds), results in found.items() if m == method}
         avg = [fmean(r["metrics"]["avg"] for r in results) for results in runs.values()]
         sent = [fmean(megabytes(r) for r in results) for results in runs.values()]
-        style: dict[str, Any] = {"color": COLOURS[number], "linestyle": STYLES[number]}
+        style: dict[str, Any] = {
+            "color": COLOURS[number],
+            "linestyle": STYLES[number % len(STYLES)],
+        }
         if len(runs) == 1:
             for axes in (by_rounds, by_bytes):
                 axes.axhline(avg[0], label=method, **style)

@@ -4,30 +4,19 @@ An image and its mask share their name; the extension may differ. Read are PNG, 
 and PPM pictures (one slice each) and NIfTI files (a slice, or a volume of several).
 """
 
-import gzip
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai import transforms as mt
-from monai.data import NibabelReader, PILReader
-from PIL import Image
 
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
 from sites.base import Case, PatientScenario
+from sites.base_files import EXTENSIONS, bad, natural, read_pair
 
-NIFTI = (".nii", ".nii.gz")
-EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", *NIFTI)
-# Content decides how a picture is decoded, and Pillow knows far more formats than these.
-FORMATS = ("PNG", "TIFF", "JPEG", "PPM")
-GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-LIMIT = 1e15  # far above any intensity, yet its square fits float32
 LAYOUT = "give the folder that holds one folder per site, each with images/ and masks/"
 
 
@@ -114,7 +103,7 @@ class Folder(PatientScenario):
         if lone := sorted(images.keys() ^ masks.keys()):
             file = (images | masks)[lone[0]]
             other = "masks" if lone[0] in images else "images"
-            raise _bad(site, file, f"no file of this name in {other} ({len(lone)} such in all)")
+            raise bad(site, file, f"no file of this name in {other} ({len(lone)} such in all)")
 
         spatial = (self.size, self.size)
         normalise = mt.NormalizeIntensity if self.normalise == "zscore" else mt.ScaleIntensity
@@ -128,8 +117,17 @@ class Folder(PatientScenario):
         )
         cases = []
         for name, stems in self._patients(site, images).items():
-            pairs = [self._pair(site, images[stem], masks[stem]) for stem in stems]
-            slices = torch.cat([prepare(image).as_tensor() for image, _, _ in pairs])
+            pairs = [
+                read_pair(site, images[stem], masks[stem], self.labels, self.size) for stem in stems
+            ]
+            # Counted from its minimum, a constant slice is exactly 0 and stays so when resized;
+            # otherwise rounding would leave a pattern that normalising blows up.
+            slices = torch.cat(
+                [
+                    prepare(image - image.min((1, 2), keepdims=True)).as_tensor()
+                    for image, _, _ in pairs
+                ]
+            )
             labels = torch.cat([encode(mask).as_tensor() for _, mask, _ in pairs])
             cases.append(Case(name, slices[:, None], labels.to(torch.uint8), pairs[0][2]))
         return cases
@@ -138,7 +136,7 @@ class Folder(PatientScenario):
         """Return the file names of each patient, in order."""
         patients: dict[str, list[str]] = {}
         odd = []
-        for stem in sorted(images, key=_natural):
+        for stem in sorted(images, key=natural):
             match = re.search(self.patient, stem)
             if name := match and match[min(1, match.re.groups)]:
                 patients.setdefault(name, []).append(stem)
@@ -146,56 +144,15 @@ class Folder(PatientScenario):
                 odd.append(stem)
         if odd:
             what = f"scenario.patient {self.patient!r} finds no patient in this name"
-            error = _bad(site, images[odd[0]], f"{what} ({len(odd)} of {len(images)} names)")
+            error = bad(site, images[odd[0]], f"{what} ({len(odd)} of {len(images)} names)")
             # Where no name fits at all, the expression is at fault rather than the data.
             raise error if patients else ConfigError(str(error))
         return patients
-
-    def _pair(
-        self, site: str, image_file: Path, mask_file: Path
-    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-        """Return image and mask, both (D, rows, columns), and the spacing after resizing."""
-        image, affine = _read(site, image_file, is_mask=False)
-        mask, mask_affine = _read(site, mask_file, is_mask=True)
-        if image.shape != mask.shape:
-            sizes = f"mask {mask.shape}, image {image.shape}"
-            raise _bad(site, mask_file, f"shapes (slices, rows, columns) differ: {sizes}")
-        if affine is not None and mask_affine is not None:
-            axes, mask_axes = ("".join(nib.aff2axcodes(a)) for a in (affine, mask_affine))
-            if axes != mask_axes:
-                what = f"mask {mask_axes}, image {axes}"
-                raise _bad(site, mask_file, f"orientations in the headers differ: {what}")
-        wrong = np.unique(mask[~np.isin(mask, self.labels)])
-        if wrong.size:
-            values = ", ".join(f"{value:g}" for value in wrong[:8]) + ", ..." * (wrong.size > 8)
-            what = f"mask values {values} are not in scenario.labels {self.labels}"
-            raise _bad(site, mask_file, what)
-        image = image.astype(np.float32)
-        if not (np.abs(image) < LIMIT).all():
-            raise _bad(site, image_file, f"pixel values that are not finite, or over {LIMIT:g}")
-        # Counted from its minimum, a constant slice is exactly 0 and stays so when resized;
-        # otherwise rounding would leave a pattern that normalising blows up.
-        image -= image.min((1, 2), keepdims=True)
-        if affine is None:
-            return image, mask, (1.0, 1.0, 1.0)
-        across, down, along = map(float, nib.affines.voxel_sizes(affine))
-        rows, columns = (old / self.size for old in image.shape[1:])
-        return image, mask, (along, down * rows, across * columns)
-
-
-def _bad(site: str, file: Path, what: str) -> DataError:
-    return DataError(f"site {site}: {file.parent.name}/{file.name}: {what}")
 
 
 def _check_name(site: str) -> None:
     if site in ("", ".", "..") or any(sign in site for sign in "/\\\0"):
         raise DataError(f"site {site!r}: a site is named like its folder, without a path")
-
-
-def _natural(stem: str) -> tuple[list[str | int], str]:
-    """Return a sorting key that puts slice 2 before slice 10."""
-    parts = re.split(r"(\d+)", stem)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], stem
 
 
 def _files(site: str, folder: Path) -> dict[str, Path]:
@@ -211,49 +168,9 @@ def _files(site: str, folder: Path) -> dict[str, Path]:
             continue
         stem = path.name[: -len(extension)]
         if stem in files:
-            raise _bad(site, path, f"same name as {files[stem].name}; keep one")
+            raise bad(site, path, f"same name as {files[stem].name}; keep one")
         files[stem] = path
     if not files:
         read = " ".join(EXTENSIONS)
         raise DataError(f"site {site}: folder {folder}: no file to read; read are {read}")
     return files
-
-
-def _read(site: str, file: Path, is_mask: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the values (slices, rows, columns) and, for NIfTI, the affine matrix (4, 4)."""
-    nifti = file.name.lower().endswith(NIFTI)
-    reader: Any = NibabelReader(squeeze_non_spatial_dims=True)
-    if not nifti:
-        reader = PILReader(partial(_grey, is_mask=is_mask), formats=FORMATS)
-    try:
-        # Decoders stop at the last pixel; a file cut short after it shows only here.
-        if file.name.lower().endswith(".gz"):
-            with gzip.open(file) as stream:
-                while stream.read(1 << 20):
-                    pass
-        elif not nifti:
-            with Image.open(file, formats=FORMATS) as picture:
-                picture.verify()
-        array, meta = reader.get_data(reader.read(file))
-        affine = meta.get("affine")
-        if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "iuf":
-            raise ValueError(f"no slice or volume of numbers: {array.dtype} {array.shape}")
-        if affine is not None and not abs(np.linalg.det(affine)) > 0:  # zero or NaN
-            raise ValueError("the header gives no valid spacing")
-    except Exception as error:  # damaged files make the decoders raise almost anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _bad(site, file, f"cannot be read: {reason}") from error
-    values = array.T  # both readers index (column, row, slice)
-    return values if values.ndim == 3 else values[None], affine
-
-
-def _grey(image: Image.Image, is_mask: bool) -> Image.Image:
-    """Return `image` with one channel; a mask with a coloured palette keeps its indices."""
-    if getattr(image, "n_frames", 1) > 1:
-        raise ValueError("several pictures in one file")
-    image.load()
-    if image.mode == "P" and is_mask:
-        palette = np.array(image.getpalette()).reshape(-1, 3)
-        if (palette != palette[:, :1]).any():
-            return image
-    return image if image.mode in GREY else image.convert("L")
