@@ -8,135 +8,31 @@ median of several) and nothing else.
 
 import argparse
 import os
-import statistics
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-import fedcl  # noqa: F401  isort: skip  (sets the environment)
-
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-from benchmarks import field_figures
+from benchmarks import field_figures, field_speed
 from benchmarks.running import (
     ROOT,
     SUNNYBROOK,
     Planned,
     completed,
+    markdown,
     run_all,
     slug,
     write_section,
 )
-from fedcl import learner
 from fedcl.composition import compose
-from fedcl.config import Config, Learner
-from fedcl.field import Field, extremes
-from fedcl.models.base import FieldModel
-from fedcl.plugins import MODEL, STRATEGY
-from fedcl.seeding import seeded, torch_rng
-from fedcl.space import Part, Space
-from fedcl.step import Lesson, Rehearsal
-from sites.base import Samples
+from fedcl.config import Config
+from fedcl.field import extremes
 from sites.base_field import Volume
 
 K = TypeVar("K")
 
 MODELS = ("pe", "siren", "finer", "diner")
-SHAPE = (12, 1, 64, 64)
-STEPS, BATCH = 200, 1024
-
-
-def speed(repeats: int) -> None:
-    """Measure milliseconds per step and ratios; write them into RESULTS.md."""
-    torch.set_num_threads(1)
-    old, new = Part((0, 4), (0, 1), (0,)), Part((4, 8), (0, 1), (0,))
-    task = Field(Space(SHAPE), {"old": old, "new": new}, ("signal",))
-    rows: list[list[str | list[float]]] = []
-    for name in MODELS:
-        model: FieldModel = MODEL.make({"name": name})
-        inputs = task.space.coordinates(new.positions(task.space))
-        samples = Samples(inputs, torch.rand(len(inputs), 1))
-        past = task.past(["old"], lambda at: torch.rand(len(at), 1), torch.device("cpu"))
-        taught = Rehearsal(past, aligned=False, ratio=1.0)
-        times: dict[str, list[float]] = {}
-        for _ in range(repeats):
-            for kind in ("plain", "fedcl", "plain, distilled", "fedcl, distilled"):
-                with seeded("speed"):
-                    network = task.build(model, ["old", "new"]).train()
-                rehearsal = taught if "distilled" in kind else None
-                work = plain if "plain" in kind else ours
-                began = time.perf_counter()
-                work(task, model, network, samples, rehearsal)
-                times.setdefault(kind, []).append((time.perf_counter() - began) / STEPS * 1e3)
-
-        def ratio(one: str, other: str, times: dict[str, list[float]] = times) -> float:
-            pairs = zip(times[one], times[other], strict=True)
-            return statistics.median(a / b for a, b in pairs)
-
-        milliseconds = statistics.median(times["plain"])
-        ratios = (
-            ratio("fedcl", "plain"),
-            ratio("fedcl, distilled", "fedcl"),
-            ratio("plain, distilled", "plain"),
-        )
-        rows.append([name, f"{milliseconds:.2f}", *(f"{value:.3f}" for value in ratios)])
-    heads = ["model", "plain ms", "fedcl / plain", "distilled / fitted", "the same, both plain"]
-    text = [
-        "# What a step of a field costs",
-        "",
-        f"Written by `python -m benchmarks.fields --speed`: median of {repeats} alternating runs",
-        f"of {STEPS} steps, {BATCH} coordinates, one thread.",
-        "",
-        *markdown(heads, rows),
-    ]
-    print("\n".join(text))
-    write_section("field speed", "\n".join(text))
-
-
-def ours(
-    task: Field, model: FieldModel, network: nn.Module, samples: Samples, past: Rehearsal | None
-) -> None:
-    """Train as a hospital does."""
-    teacher = nn.Identity() if past is not None else None
-    learner.train(
-        Lesson(task=task, student=network, teacher=teacher, past=past, rate=model.rate),
-        samples,
-        Learner(steps=STEPS, batch_size=BATCH, decay=0.1, amp=False),
-        STRATEGY.make({"name": "field_distillation"}),
-        lambda share: 5e-4 * 0.1**share,
-        torch_rng("speed"),
-    )
-
-
-def plain(
-    task: Field, model: FieldModel, network: nn.Module, samples: Samples, past: Rehearsal | None
-) -> None:
-    """Do the same, and nothing else."""
-    table = [p for name, p in network.named_parameters() if name == "table"]
-    others = [p for name, p in network.named_parameters() if name != "table"]
-    groups = [{"params": others, "factor": 1.0}]
-    groups += [{"params": table, "factor": model.rate("table")}] * bool(table)
-    optimiser = torch.optim.Adam(groups, lr=5e-4, fused=True)
-    rng = torch_rng("speed")
-    for number in range(STEPS):
-        for group in optimiser.param_groups:
-            group["lr"] = group["factor"] * 5e-4 * 0.1 ** (number / STEPS)
-        index = torch.randint(len(samples), (BATCH,), generator=rng)
-        loss = F.mse_loss(network(samples.inputs[index]), samples.targets[index])
-        if past is not None:
-            index = torch.randint(len(past.samples), (BATCH,), generator=rng)
-            outputs = network(past.samples.inputs[index])
-            loss = loss + past.ratio * F.mse_loss(outputs, past.samples.targets[index])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-
 SEEDS = (0, 1)
 DOCS = ROOT / "docs"
 ENDS = ("first", "last", "worst")
@@ -347,20 +243,6 @@ def seconds(found: Iterable[dict[str, Any]]) -> list[float]:
     return [fmean(results["seconds"]["train"] for results in found)]
 
 
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str | list[float]]]) -> list[str]:
-    """Return a table; numbers are means, with the range where there are several."""
-
-    def cell(value: str | list[float]) -> str:
-        if isinstance(value, str):
-            return value
-        digits = 3 if max(value) < 1.001 else 1
-        spread = f" ({min(value):.{digits}f} to {max(value):.{digits}f})" if len(value) > 1 else ""
-        return f"{fmean(value):.{digits}f}{spread}"
-
-    body = [[cell(value) for value in row] for row in rows]
-    return ["| " + " | ".join(row) + " |" for row in ([*heads], ["---"] * len(heads), *body)] + [""]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "fields")
@@ -370,17 +252,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="pairs of the comparison")
     given = parser.parse_args()
     if given.speed:
-        speed(given.repeats)
+        field_speed.measure(MODELS, given.repeats)
         return
+    plans: dict[str, Mapping[Any, Sequence[Planned]]] = {
+        "frames": domain(given.out),
+        "masks": signal(given.out),
+        "federation": federated(given.out),
+        "tables": own(given.out),
+    }
     if not given.report:
-        plans: dict[str, Mapping[Any, Sequence[Planned]]] = {
-            "frames": domain(given.out),
-            "masks": signal(given.out),
-            "federation": federated(given.out),
-            "tables": own(given.out),
-        }
         for what, plan in plans.items():
             run_all([run for several in plan.values() for run in several], given.lanes, what)
+    if not any(complete(plan) for plan in plans.values()):
+        raise SystemExit(f"fields: nothing is complete in {given.out}")
     lines = [
         "# What neural fields keep",
         "",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os.path import relpath
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.progress import Progress
@@ -72,3 +73,17 @@ def write_section(name: str, text: str) -> None:
     after = rest.partition(last)[2].lstrip("\n") if found else ""
     parts = [before.rstrip("\n"), new.rstrip("\n"), after.rstrip("\n")]
     write_atomically(RESULTS, ("\n\n".join(part for part in parts if part) + "\n").encode())
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str | list[float]]]) -> list[str]:
+    """Return a table; numbers are means, with the range where there are several."""
+
+    def cell(value: str | list[float]) -> str:
+        if isinstance(value, str):
+            return value
+        digits = 3 if max(map(abs, value)) < 1.001 else 1
+        spread = f" ({min(value):.{digits}f} to {max(value):.{digits}f})" if len(value) > 1 else ""
+        return f"{fmean(value):.{digits}f}{spread}"
+
+    body = [[cell(value) for value in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in ([*heads], ["---"] * len(heads), *body)] + [""]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -46,6 +47,8 @@ class State:
         digests: digest of each site's data.
         ledger: costs and failures so far.
         tracking_run: the MLflow run.
+        secret: what noise is drawn from that nobody else may know; a round repeated after a
+            crash has the same again.
     """
 
     weights: Arrays
@@ -62,6 +65,7 @@ class State:
     digests: dict[str, str] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     tracking_run: str | None = None
+    secret: int = field(default_factory=lambda: secrets.randbits(62))
 
     @property
     def stage(self) -> int:

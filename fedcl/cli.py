@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--strict", action="store_true", help="refuse runs not completed")
     command.add_argument("--mix", action="store_true", help="compare what differs all the same")
     command.set_defaults(run=compare)
-    about = "write a fitted field as a NIfTI volume, at any resolution"
+    about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
     command.add_argument("--out", type=Path, required=True, help="file, .nii or .nii.gz")
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--stage", type=int, help="after which stage, from 1; default: the last")
     command.add_argument(
         "--spacing", type=float, nargs=3, default=[1.0, 1.0, 1.0],
-        metavar=("SLICE", "ROW", "COLUMN"), help="of the planned grid, in mm",
+        metavar=("SLICE", "ROW", "COLUMN"),
+        help="of the planned grid, in mm, as `fedcl inspect` gives it under voxel; default: 1 1 1",
     )  # fmt: skip
     command.set_defaults(run=export)
     given = parser.parse_args(arguments)
@@ -103,7 +104,10 @@ def inspect(given: argparse.Namespace) -> None:
             told = job.scenario.task.describe(data)
             rows.append({"site": site, "stage": str(number), **counts, **told})
     title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
-    table = Table(*rows[0], title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*row.values())
+    lines = [[*rows[0]], *([*row.values()] for row in rows)]
+    if len(rows) + 1 < len(rows[0]):  # few sites: one column each, which fits more terminals
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    table = Table(*lines[0], title=title, title_justify="left")
+    for line in lines[1:]:
+        table.add_row(*line)
     Console().print(table)

@@ -159,7 +159,7 @@ def compare(
     lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
     if lacking:
         notes.append(f"no {' and no '.join(lacking)}: RAVG or closed cannot be given")
-    if groups[0].runs[0].results.get("score") == "psnr":
+    if groups[0].runs[0].results.get("case") == "frame":
         notes.append("cases are frames, not patients: p says nothing about other volumes")
     seeds = {seed for one in groups for seed, _ in one.blocks}
     if len(seeds) < 2:

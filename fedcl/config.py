@@ -183,23 +183,24 @@ class Job:
             kind.make(values[kind.key]) for kind in (SCENARIO, STRATEGY, MODEL)
         )
         task: Task = scenario.task
-        for key, plugin, fits in (
-            ("model", model, isinstance(model, task.models)),
-            ("strategy", strategy, isinstance(task, strategy.needs)),
+        for kind, plugin, fits in (
+            (MODEL, model, lambda one: issubclass(one, task.models)),
+            (STRATEGY, strategy, lambda one: issubclass(type(task), one.needs)),
         ):
-            if not fits:
+            if not fits(type(plugin)):
+                there = [name for name in kind.available() if fits(kind.find(name))]
                 raise ConfigError(
-                    f"{key}: {name_of(plugin)} is not for {task.words}, which scenario "
-                    f"{name_of(scenario)} holds"
+                    f"{kind.key}: {name_of(plugin)} is not for {task.words}, which scenario "
+                    f"{name_of(scenario)} holds; there are: {', '.join(there)}"
                 )
-        strategy.check(task)
-        return cls(
-            scenario=scenario,
-            strategy=strategy,
-            model=model,
-            learner=parse(Learner, values.get("learner") or {}, "learner"),
-            seed=seed,
-        )
+        strategy.check(task, model)
+        learner = parse(Learner, values.get("learner") or {}, "learner")
+        if learner.keep == "best" and not task.held_out:
+            raise ConfigError(
+                f"learner.keep: {task.words} has no cases to validate on but those it is trained "
+                "on; take learner.keep=last"
+            )
+        return cls(scenario=scenario, strategy=strategy, model=model, learner=learner, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The command `fedcl export`: a fitted field as a NIfTI volume, at any resolution."""
 
+import math
 from pathlib import Path
 
 import nibabel as nib
@@ -11,10 +12,12 @@ from torch import nn
 from fedcl import arrays
 from fedcl.checkpoint import read_results
 from fedcl.config import Config
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, RunError
 from fedcl.field import Field
 from fedcl.hospital import new_network
 from fedcl.plugins import name_of
+
+LONGEST = 2**15 - 1  # points along an axis that NIfTI can count
 
 
 def export(
@@ -47,16 +50,23 @@ def export(
     task, network, known = fitted(run, stage)
     if output not in known:
         raise ConfigError(f"export --output: no {output!r}; there are {', '.join(known)}")
+    if not all(0 < distance < math.inf for distance in spacing):
+        raise ConfigError(f"export --spacing: {spacing}; give three distances in mm")
     wanted = shape or task.space.shape
     for points, planned in zip(wanted, task.space.shape, strict=True):
-        if points < 1 or (planned == 1 and points != 1):
+        if not 1 <= points <= LONGEST or (planned == 1 and points != 1):
             raise ConfigError(
-                f"export --shape: {wanted}; the planned extent is {task.space.shape}, and an axis "
-                "of length 1 has no coordinate"
+                f"export --shape: {wanted}; the planned extent is {task.space.shape}, an axis of "
+                f"length 1 has no coordinate, and none may be longer than {LONGEST}"
             )
     axes = [torch.linspace(-1, 1, wanted[axis]) for axis in task.space.axes]
     inputs = torch.cartesian_prod(*axes).view(-1, len(axes))
-    values = task.answers(network, inputs)[:, known.index(output)]
+    try:
+        values = task.answers(network, inputs)[:, known.index(output)]
+    except RunError as error:
+        raise ConfigError(
+            f"export --shape: {wanted}: {error}; leave it out, for the planned {task.space.shape}"
+        ) from None
     volume = values.numpy().reshape(wanted)
     before, after = task.space.shape[1:], wanted[1:]
     steps = [
@@ -64,8 +74,11 @@ def export(
         for distance, planned, now in zip(spacing, before, after, strict=True)
     ]
     image = nib.Nifti1Image(volume.T.astype(np.float32), np.diag([*steps[::-1], 1.0]))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(image, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, out)
+    except OSError as error:
+        raise ConfigError(f"export --out: {out}: {error.strerror}") from None
     return tuple(volume.T.shape)
 
 
@@ -82,11 +95,15 @@ def fitted(run: Path, stage: int | None = None) -> tuple[Field, nn.Module, list[
     results = read_results(run)
     if results is None or results["status"] != "completed":
         raise ConfigError(f"export: {run} holds no completed run")
-    config = Config.parse(yaml.safe_load((run / "config.yaml").read_text()))
+    try:
+        config = Config.parse(yaml.safe_load((run / "config.yaml").read_text()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"export: {run / 'config.yaml'} cannot be read ({reason})") from None
     job, task, stages = config.job, config.job.scenario.task, config.timeline.stages
     if not isinstance(task, Field):
         raise ConfigError(f"export: {run} is no run of a field (scenario {name_of(job.scenario)})")
-    last = stage or len(stages)
+    last = len(stages) if stage is None else stage
     if not 1 <= last <= len(stages):
         raise ConfigError(f"export --stage: {last}; the run has {len(stages)} stages")
     seen = config.timeline.seen(last - 1)

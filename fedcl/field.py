@@ -1,7 +1,7 @@
 """Fitting neural fields: networks from coordinates to the values found there."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
@@ -11,10 +11,10 @@ from monai.metrics import SSIMMetric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedcl.models.base import FieldModel
+from fedcl.models.base import OWN, FieldModel
 from fedcl.scores import dice
 from fedcl.space import Part, Room, Space
-from fedcl.task import Picture, Task
+from fedcl.task import Picture, Task, Voice
 from sites.base import Samples, SiteData
 
 WINDOW = 11  # pixels, of SSIM; less in smaller images
@@ -63,12 +63,14 @@ class Field(Task):
     term: ClassVar[str] = "fit"
     scores: ClassVar[tuple[str, ...]] = ("psnr", "ssim", "dice")
     foresight: ClassVar[bool] = False
+    held_out: ClassVar[bool] = False
     chunk: ClassVar[int] = 2**16
+    case: ClassVar[str] = "frame"
     legend: ClassVar[str] = (
         "what is there, the field, five times the error; masks: true (blue, solid) and the "
         "field's (orange, dashed)"
     )
-    privacy: ClassVar[str] = (
+    leaves: ClassVar[str] = (
         "a field's weights are a picture of the patient: whoever receives them has the image"
     )
 
@@ -138,18 +140,34 @@ class Field(Task):
         return outputs
 
     def past(
-        self, sites: Sequence[str], answers: Callable[[Tensor], Tensor], device: torch.device
-    ) -> Samples:
-        """Return the points of `sites`, each once, with answers for the outputs they know."""
+        self, voices: Sequence[Voice], device: torch.device, own: Sequence[str] = ()
+    ) -> Samples | None:
+        """Return the sites' points, each once, with answers for the outputs they know.
+
+        None where there are none, or where every site has a volume of its own, whose coordinates
+        are not those of others.
+        """
+        known = [self._known(sites) & ~self._known(own) for _, sites in voices]
+        points = torch.stack(known).any(dim=0).any(dim=1).nonzero().squeeze(1)
+        if not self.shared or not len(points):
+            return None
+        inputs = self.space.coordinates(points).to(device)
+        targets = torch.full((len(points), len(self.names)), math.nan, device=device)
+        for (answers, _), there in zip(voices, known, strict=True):
+            asked = there[points].any(dim=1).to(device)
+            given = answers(inputs[asked])
+            width = given.shape[1]
+            told = there[points][:, :width].to(device)[asked]
+            targets[asked, :width] = torch.where(told, given, targets[asked, :width])
+        return Samples(inputs, targets)
+
+    def _known(self, sites: Sequence[str]) -> Tensor:
+        """Return which outputs `sites` know where, bool, shape (positions, outputs)."""
         known = torch.zeros(self.space.size, len(self.names), dtype=torch.bool)
         for part in (self.parts[site] for site in sites):
             for output in part.outputs:
                 known[part.positions(self.space), output] = True
-        points = known.any(dim=1).nonzero().squeeze(1)
-        inputs = self.space.coordinates(points).to(device)
-        given = answers(inputs)
-        there = known[points, : given.shape[1]].to(device)
-        return Samples(inputs, torch.where(there, given, math.nan))
+        return known
 
     def count(self, sites: Sequence[str]) -> int:
         """Return how many points `sites` hold, those of several once."""
@@ -209,7 +227,7 @@ class Field(Task):
 
     def local(self, network: nn.Module) -> set[str]:
         """Return the arrays about one volume alone, where sites do not share theirs."""
-        return set() if self.shared else {"table", "latent"} & set(network.state_dict())
+        return set() if self.shared else OWN & set(network.state_dict())
 
 
 def extremes(results: Mapping[str, Any]) -> dict[str, tuple[str, float, float]]:

@@ -39,7 +39,8 @@ def draw(
         "forgetting": _curves(results),
         "overlays": _overlays(pictures, legend),
     }
-    if results["score"] == "psnr":
+    frames = sum(map(len, results["cases"].values()))
+    if results.get("case") == "frame" and frames > 1:
         figures["frames"] = _frames(results)
     paths = []
     for name, figure in figures.items():
@@ -52,9 +53,9 @@ def _matrix(results: dict[str, Any]) -> Figure:
     """Heat map of the score of every site after every stage."""
     sites, rows = results["sites"], results["matrix"]
     values = np.array([[np.nan if v is None else v for v in row] for row in rows], float)
-    top = 1.0 if results["score"] == "dice" else float(np.nanmax(values))
+    top = 1.0 if results["score"] == "dice" else max(float(np.nanmax(values)), 1e-6)
     figure, axes = _figure(2.2 + 0.75 * len(sites), 1.6 + 0.55 * len(rows))
-    image = axes.imshow(values, vmin=0, vmax=top, cmap="viridis")
+    image = axes.imshow(values, vmin=min(0.0, float(np.nanmin(values))), vmax=top, cmap="viridis")
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             dark = value < 0.6 * top
@@ -107,7 +108,7 @@ def _frames(results: dict[str, Any]) -> Figure:
                 range(1, len(frames) + 1), series, label=str(stage + 1), marker=".",
                 color=COLOURS[stage % len(COLOURS)], linestyle=style,
             )  # fmt: skip
-        axes.set_xlabel("frame, in order of arrival")
+        axes.set_xlabel("frame, in order of arrival, from 1")
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
     axes.legend(title="after stage", loc="center left", bbox_to_anchor=(1, 0.5))
@@ -136,7 +137,7 @@ def _overlays(pictures: Sequence[Picture], legend: str) -> Figure:
             if mask.any() and not mask.all():
                 axes.contour(mask > 0, [0.5], colors=colour, linestyles=style, linewidths=1.2)
         axes.set_title(picture.title, size=7)
-    figure.suptitle(f"test cases: {legend}", size=9, wrap=True)
+    figure.suptitle(legend, size=9, wrap=True)
     return figure
 
 

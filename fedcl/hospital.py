@@ -19,7 +19,7 @@ from fedcl.messages import Call
 from fedcl.plugins import SCENARIO, describe
 from fedcl.seeding import seeded, torch_rng
 from fedcl.step import Rehearsal, watch
-from fedcl.task import Task
+from fedcl.task import Task, Voice
 from sites.base import Samples, SiteData
 
 Places = Mapping[str, Path | None]
@@ -203,24 +203,21 @@ class Hospital:
             samples: the site's own.
         """
         task, device = self.job.scenario.task, samples.inputs.device
-        *earlier, now = call.stages
+        *earlier, now = [[site for site in stage if site not in call.lost] for stage in call.stages]
         memory = arrays.from_record(call.memory) if call.memory is not None else {}
         bank = self.job.strategy.teachers(memory, len(earlier))
-        taught: list[tuple[nn.Module, list[str]]] = [(network, [s for c in earlier for s in c])]
-        if bank:
-            taught = []
-            for weights, sites in zip(bank, earlier, strict=True):
-                old = new_network(self.job, call.arrived).requires_grad_(False).eval().to(device)
-                arrays.into_network(old, arrays.grown(weights, arrays.of_network(old)))
-                taught.append((old, sites))
-        parts = [
-            task.past(sites, partial(task.answers, teacher), device) for teacher, sites in taught
-        ]
-        if None in parts:
+        before = [site for stage in earlier for site in stage]
+        voices: list[Voice] = [] if bank else [(partial(task.answers, network), before)]
+        for weights, sites in zip(bank, earlier, strict=False):
+            old = new_network(self.job, call.arrived).requires_grad_(False).eval().to(device)
+            arrays.into_network(old, arrays.grown(weights, arrays.of_network(old)))
+            voices.append((partial(task.answers, old), sites))
+        past = task.past(voices, device, call.learning)
+        if past is None:
             return None
-        old_samples = Samples.joined([part for part in parts if part is not None])
-        aligned = torch.equal(old_samples.inputs, samples.inputs)
-        return Rehearsal(old_samples, aligned, len(old_samples) / task.count(now))
+        aligned = torch.equal(past.inputs, samples.inputs)
+        grows = task.count([*before, *now]) > task.count(before)
+        return Rehearsal(past, aligned, len(past) / task.count(now) if grows else None)
 
     def on_device(self, record: ArrayRecord | None) -> dict[str, Tensor]:
         """Return the arrays of `record` as tensors."""

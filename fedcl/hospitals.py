@@ -29,8 +29,9 @@ class Ledger:
         bytes: arrays sent `down` to the sites (of which `teacher` and `memory`) and `up` to
             the server (of which `report`).
         seconds: `setup` until the first round; `train` and `evaluate`, the sites' own
-            computing, summed; `communicate`, the time of the exchanges in which no site
-            computed, if sites shared the workers evenly; `total`, wall time.
+            computing, summed (and the server's, where a strategy trains there); `communicate`,
+            the time of the exchanges in which no site computed, if sites shared the workers
+            evenly; `total`, wall time.
         failures: one entry per answer that was lost or refused.
     """
 

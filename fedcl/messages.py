@@ -53,6 +53,7 @@ class Call:
         memory: what the server remembers of earlier stages, if anything.
         arrived: the sites that have, in order of arrival.
         sizes: how many of them arrived in each stage so far.
+        lost: those of earlier stages that have never delivered anything.
         learning: the sites to train on in full: this one, or those of a pool.
         rehearsing: the sites to train on by what was kept of their samples.
         stage: counted from 0.
@@ -68,6 +69,7 @@ class Call:
     memory: ArrayRecord | None = None
     arrived: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     learning: list[str] = field(default_factory=list)
     rehearsing: list[str] = field(default_factory=list)
     stage: int = 0
@@ -108,6 +110,7 @@ class Call:
             memory=content.array_records.get("memory"),
             arrived=_names(call["arrived"]),
             sizes=[_int(size) for size in _list(call["sizes"])],
+            lost=_names(call["lost"]),
             learning=_names(call["learning"]),
             rehearsing=_names(call["rehearsing"]),
             stage=_int(call["stage"]),
@@ -162,9 +165,10 @@ class Hello:
             samples=_int(record["samples"]),
             shape=[_int(size) for size in _list(record["shape"])],
         )
-        counts = (hello.train, hello.val, hello.test, hello.samples)
-        if not hello.error and (min(counts) < 1 or max(counts) > 10**7):
-            raise ValueError(f"impossible numbers of cases or samples {counts}")
+        counts, samples = (hello.train, hello.val, hello.test), hello.samples
+        likely = all(1 <= count <= 10**7 for count in counts) and 1 <= samples <= 10**10
+        if not hello.error and not likely:
+            raise ValueError(f"impossible numbers of cases {counts} or samples {samples}")
         fits = 1 <= len(hello.shape) <= 4 and all(1 <= size <= 8192 for size in hello.shape)
         if not hello.error and not fits:
             raise ValueError(f"impossible shape of a sample {hello.shape}")

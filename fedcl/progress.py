@@ -111,17 +111,26 @@ def report(results: dict[str, Any]) -> Group:
         f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
     )
     lines = [_figures(results["metrics"], results)]
-    if results["score"] == "psnr":
+    if results.get("case") == "frame":
+        ends = extremes(results)
         lines += [
             f"{word} frame {number_(psnr)} dB, SSIM {number_(ssim)} ({frame})"
-            for word, (frame, psnr, ssim) in extremes(results).items()
+            for word, (frame, psnr, ssim) in ends.items()
+            if word == "first" or len(set(ends.values())) > 1
         ]
     unscored = [s for s, v in zip(sites, results["matrix"][-1], strict=True) if v is None]
     for score, other in results["secondary"].items():
-        ends = dict(zip(sites, other["matrix"][-1], strict=True))
-        known = [f"{site} {number_(ends[site])}" for site in unscored if ends[site] is not None]
+        row = dict(zip(sites, other["matrix"][-1], strict=True))
+        known = [f"{site} {number_(row[site])}" for site in unscored if row[site] is not None]
         if known:
             lines.append(f"{SCORES.get(score, score)} at the end: {', '.join(known)}")
+    guarantee = results.get("privacy", {})
+    if "epsilon" in guarantee:
+        worst = max(guarantee["epsilon"].values())
+        lines.append(
+            f"privacy {guarantee['name']}: epsilon at most {worst:.3g} at delta "
+            f"{guarantee['delta']:g} ({guarantee['neighbours']})"
+        )
     return Group(title, table, *lines)
 
 

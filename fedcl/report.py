@@ -49,6 +49,7 @@ def report(
         plotly=get_plotlyjs(),
         scenario=first["scenario"],
         score=SCORES.get(first.get("score", ""), "score"),
+        case=first.get("case", "patient"),
         reference=reference,
         notes=notes,
         columns=COLUMNS,

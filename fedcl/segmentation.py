@@ -35,8 +35,9 @@ class Segmentation(Task):
     term: ClassVar[str] = "seg"
     scores: ClassVar[tuple[str, ...]] = tuple(SEGMENTATION)
     chunk: ClassVar[int] = 64
-    legend: ClassVar[str] = "label (blue, solid) and prediction (orange, dashed)"
-    privacy: ClassVar[str] = (
+    case: ClassVar[str] = "patient"
+    legend: ClassVar[str] = "test cases: label (blue, solid) and prediction (orange, dashed)"
+    leaves: ClassVar[str] = (
         "no image leaves a site; weights, case names, scores and what the strategy reports do"
     )
 

@@ -70,8 +70,8 @@ class Server:
         local = config.job.local(self.network)
         if timeline.centralised and local:
             raise ConfigError(
-                f"timeline.centralised: {name_of(config.job.strategy)} keeps weights apart at "
-                "every hospital, which a pool has no use for"
+                f"timeline.centralised: every hospital keeps {', '.join(sorted(local)[:3])} to "
+                "itself, which a pool has no use for; change the strategy or scenario.shared"
             )
         self.local = frozenset(local)
         self.hospitals = Hospitals(
@@ -168,11 +168,15 @@ class Server:
 
     def _round_done(self, done: Round) -> None:
         log.info(
-            "stage %d, round %d: validation %s %s",
+            "stage %d, round %d: validation %s",
             done.stage + 1,
             done.number,
-            self.config.job.scenario.task.scores[0],
-            _in_words(done.validation),
+            _in_words(
+                {
+                    f"{site} {self.config.job.scenario.task.scored(site)[0]}": value
+                    for site, value in done.validation.items()
+                }
+            ),
         )
         for watcher in self.watchers:
             watcher.round_done(done, self.state)
@@ -300,6 +304,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "stages": trained,
         "sites": sites,
         "score": first,
+        "case": task.case,
         "matrix": matrices[first],
         "cases": cases(state.rows, sites, first),
         "metrics": summary(matrices[first], trained, sites, initial, seen) if state.rows else {},
@@ -320,7 +325,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "data_sha256": state.digests,
         "privacy": {
             "name": name_of(config.privacy),
-            "leaves": task.privacy,
+            "leaves": task.leaves,
             **config.privacy.spent(_rounds(config, state)),
         },
     }

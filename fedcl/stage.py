@@ -1,5 +1,6 @@
 """One stage of a run as a Flower strategy: its rounds, from the cohort to the average."""
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -70,6 +71,8 @@ class Stage(FlowerStrategy):
         self.parameters = {name for name, _ in network.named_parameters()}
         self.losses: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
+        known = {site for stage in state.trained for site in stage}
+        self.lost = [s for s in config.timeline.seen(self.number - 1) if s not in known]
         self._sent: dict[str, tuple[arrays.Arrays, ArrayRecord]] = {}
 
     def data(self) -> dict[str, Data]:
@@ -116,6 +119,7 @@ class Stage(FlowerStrategy):
             self._record("memory", self.state.memory if later else {}),
             self.data(),
             arrivals=self.config.timeline.stages[: self.number + 1],
+            lost=self.lost,
             stage=self.number,
             round=round_,
             rounds=self.config.timeline.rounds,
@@ -147,6 +151,7 @@ class Stage(FlowerStrategy):
         self.state.versions |= dict.fromkeys(kept, round_)
         self.state.stored |= {s: u.stored for s, u in updates.items() if u.stored}
         delivered = self.cohort if self.config.timeline.centralised else updates
+        heard = [site for stage in self.state.trained[self.number :] for site in stage]
         self.state.note_trained([site for site in self.learning if site in delivered])
         self.losses = {site: update.losses for site, update in updates.items()}
         rule = self.config.aggregation
@@ -155,19 +160,29 @@ class Stage(FlowerStrategy):
             [update.arrays for update in updates.values()],
             [update.samples for update in updates.values()],
             reference,
-            round_,
+            (self.state.secret, round_),
         )
+        started = time.perf_counter()
         refined = self.strategy.refine(
             Gathered(
                 task=self.config.job.scenario.task,
                 network=self.network,
                 joined=joined,
-                updates={site: update.arrays for site, update in updates.items()},
+                updates={
+                    site: update.arrays
+                    for site, update in updates.items()
+                    if self.strategy.reads_updates
+                },
                 teacher=self.state.teacher if self.number else {},
-                stages=self.config.timeline.stages[: self.number + 1],
+                earlier=self.config.timeline.seen(self.number - 1),
+                lost=self.lost,
+                before=reference,
+                heard=heard,
+                rate=self.config.job.model.rate,
                 rng=torch_rng("refine", self.config.job.seed, self.number, round_),
             )
         )
+        self.hospitals.ledger.seconds["train"] += time.perf_counter() - started
         moved, self.state.momentum = rule.move(
             reference, refined, self.parameters, self.state.momentum
         )

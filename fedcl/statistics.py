@@ -192,7 +192,7 @@ def _closed(groups: Mapping[str, Group], name: str) -> float | None:
         fmean(run.results["metrics"]["avg"] for run in group.runs if run.block in common)
         for group in three
     )
-    return (own - low) / (high - low) if high != low else None
+    return (own - low) / (high - low) if high > low else None  # else joint is no upper bound
 
 
 def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) -> None:

@@ -24,12 +24,13 @@ class Rehearsal:
     Attributes:
         samples: inputs and the teacher's answers.
         aligned: whether the inputs are those of the site's own samples, in the same order.
-        ratio: inputs of earlier sites per input of the sites that now arrive.
+        ratio: inputs of earlier sites per input of the sites that now arrive; None where these
+            bring no new inputs, only further outputs.
     """
 
     samples: Samples
     aligned: bool
-    ratio: float
+    ratio: float | None
 
 
 @dataclass(kw_only=True)

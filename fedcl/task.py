@@ -28,6 +28,10 @@ class Picture:
     prediction: Tensor
 
 
+Voice = tuple[Callable[[Tensor], Tensor], Sequence[str]]
+"""A network's answers to inputs, and the sites it answers for."""
+
+
 class Task(ABC):
     """All that differs between one kind of learning and another.
 
@@ -37,9 +41,11 @@ class Task(ABC):
         term: the name of the loss on a site's own samples.
         scores: what a case may be scored by; by the first, runs are judged.
         foresight: whether a site can be evaluated before it arrives.
+        held_out: whether validation cases are others than those trained on.
         chunk: samples per forward pass without gradient.
         legend: what pictures of cases show.
-        privacy: what leaves a site, in one sentence; written into every run's results.
+        leaves: what leaves a site, in one sentence; written into every run's results.
+        case: what a case is.
     """
 
     words: ClassVar[str]
@@ -47,9 +53,11 @@ class Task(ABC):
     term: ClassVar[str]
     scores: ClassVar[tuple[str, ...]]
     foresight: ClassVar[bool] = True
+    held_out: ClassVar[bool] = True
     chunk: ClassVar[int]
     legend: ClassVar[str]
-    privacy: ClassVar[str]
+    leaves: ClassVar[str]
+    case: ClassVar[str]
 
     @abstractmethod
     def build(self, model: Any, sites: Sequence[str]) -> nn.Module:
@@ -105,9 +113,15 @@ class Task(ABC):
         return self.scores
 
     def past(
-        self, sites: Sequence[str], answers: Callable[[Tensor], Tensor], device: torch.device
+        self, voices: Sequence[Voice], device: torch.device, own: Sequence[str] = ()
     ) -> Samples | None:
-        """Return inputs of other sites with answers, where they are known without their data."""
+        """Return inputs of other sites with answers, where they are known without their data.
+
+        Args:
+            voices: who answers for which sites; later ones where several could.
+            device: where to.
+            own: sites whose data are at hand: nothing is asked that these tell.
+        """
         return None
 
     def count(self, sites: Sequence[str]) -> int:

@@ -1,10 +1,13 @@
 """Who is present when."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
 from fedcl.errors import ConfigError
 
+NAME = r"[^/\\\[\]\x00-\x1f\x7f]{1,100}"
+"""What a site may be called: its state lies in a folder of that name."""
 POOL = "centre"
 """The pooled site's name."""
 
@@ -28,12 +31,18 @@ class Timeline:
     centralised: bool = False
 
     def __post_init__(self) -> None:
-        """Check that every stage has sites and every site arrives once."""
+        """Check that every stage has sites, by names fit for a folder, and each arrives once."""
         if not self.stages:
             raise ConfigError("timeline.stages: empty; list the sites of each stage")
         for number, stage in enumerate(self.stages, start=1):
             if not stage:
                 raise ConfigError(f"timeline.stages: stage {number} has no sites")
+        for site in self.sites:
+            if not re.fullmatch(NAME, site) or site.strip(". ") == "":
+                raise ConfigError(
+                    f"timeline.stages: {site!r} cannot name a site; take up to 100 letters, digits "
+                    "and signs other than / \\ [ ]"
+                )
         twice = [site for site, count in Counter(self.sites).items() if count > 1]
         if twice:
             raise ConfigError(f"timeline.stages: {', '.join(twice)} arrives more than once")

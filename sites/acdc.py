@@ -12,6 +12,7 @@ from monai.transforms import Resize
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
 from sites.base_field import FieldScenario, Volume
+from sites.base_files import LIMIT
 
 LABELS = {"rv": 1, "myo": 2, "lv": 3}
 TOP = 99.9  # percentile of the volume that becomes 1: single bright voxels do not darken it
@@ -53,20 +54,27 @@ class ACDC(FieldScenario):
             return None
         name = self.patient if self.shared else site
         if not name or Path(name).name != name or name.startswith("."):
-            raise ConfigError(f"scenario.patient: give the name of a folder in root, got {name!r}")
+            key = "scenario.patient" if self.shared else "scenario.parts"
+            raise ConfigError(f"{key}: give the name of a folder in root, got {name!r}")
         return Path(self.root).expanduser() / name
 
     def volume(self, site: str, path: Path | None, seed: int) -> Volume:
         """Read the patient in `path`; see `FieldScenario.volume`."""
         if path is None:
-            raise DataError(f"site {site}: no folder of its own is given and scenario.root unset")
+            raise DataError(
+                f"site {site}: give the folder of all patients as scenario.root or, at a "
+                "hospital, the patient's own"
+            )
+        if not Path(path).is_dir():
+            raise DataError(f"site {site}: {path} is no folder; change scenario.root or patient")
         found = sorted(Path(path).glob("*_4d.nii*"))
         if len(found) != 1:
             raise DataError(f"site {site}: {path} holds {len(found)} files *_4d.nii.gz, one needed")
         file = found[0]
         array, spacing = _read(site, file, 4)
         low, high = array.min(), np.percentile(array, TOP)
-        signal = ((array - low) / max(high - low, 1e-6)).clip(0, 1)
+        reach = (high - low) or (array.max() - low) or 1.0  # of a few bright voxels, or of none
+        signal = ((array - low) / reach).clip(0, 1).astype(np.float32)
         masks = {}
         if self.masks:
             masks = {name: np.full(array.shape, np.nan, np.float32) for name in self.masks}
@@ -132,7 +140,7 @@ def _read(site: str, file: Path, axes: int) -> tuple[np.ndarray[Any, Any], tuple
     if array.ndim != axes:
         said = "it has no time axis" if axes == 4 else "a frame's mask needs 3"
         raise DataError(f"site {site}: {file} has {array.ndim} axes, {said}")
-    if not array.size or not np.isfinite(array).all():
-        raise DataError(f"site {site}: {file} is empty or not finite")
+    if not array.size or not (np.abs(array) < LIMIT).all():
+        raise DataError(f"site {site}: {file} is empty, or has values not finite or over {LIMIT:g}")
     across, down, along = map(float, image.header.get_zooms()[:3])
     return array.T, (along, down, across)

@@ -69,7 +69,19 @@ class FieldScenario(Scenario):
 
     def __post_init__(self) -> None:
         """Check that every part lies within the planned extent, and one knows the signal."""
+        if len({"signal", *self.masks}) <= len(self.masks):
+            raise ConfigError(
+                f"scenario.masks: names must differ from one another and from signal, got "
+                f"{self.masks}"
+            )
         parts = [self._part(site, piece) for site, piece in self.parts.items()]
+        asked = {output for part in parts for output in part.outputs}
+        idle = [name for number, name in enumerate(self.masks, start=1) if number not in asked]
+        if parts and idle:
+            raise ConfigError(
+                f"scenario.masks: no site's outputs have {', '.join(idle)}; add it to the outputs "
+                "of one of scenario.parts, or leave it out"
+            )
         if parts and not any(0 in part.outputs for part in parts):
             raise ConfigError("scenario.parts: no site's outputs have the signal; give it to one")
 
@@ -119,15 +131,19 @@ class FieldScenario(Scenario):
         names = ["signal", *self.masks]
         lacking = [names[o] for o in part.outputs if o and names[o] not in volume.masks]
         if lacking:
-            raise DataError(f"site {site}: there is no mask {', '.join(lacking)}")
+            raise DataError(
+                f"site {site}: there is no mask {', '.join(lacking)}, but "
+                f"{', '.join(volume.masks) or 'none'}; change scenario.masks"
+            )
         outputs = [volume.masks[names[o]] if o else volume.signal for o in part.outputs]
         values = torch.from_numpy(np.stack(outputs).astype(np.float32))
         unknown = values[:, slice(*part.frames)].isnan().flatten(2).any(dim=2).any(dim=0)
         if unknown.any():
             missing = (part.frames[0] + unknown.nonzero().flatten()).tolist()
+            marked = (~values.isnan().flatten(2).any(dim=2).any(dim=0)).nonzero().flatten().tolist()
             raise DataError(
-                f"site {site}: there are no masks of frames {missing}; change "
-                f"scenario.parts.{site}.frames"
+                f"site {site}: there are no masks of frames {missing}, but of {marked} (counted "
+                f"from 0); change scenario.parts.{site}.frames"
             )
         positions = torch.arange(task.space.size).view(shape)
         window = slice(*part.slices)
@@ -154,19 +170,20 @@ class FieldScenario(Scenario):
             ("frames", piece.frames, self.frames),
             ("slices", piece.slices, self.slices),
         ):
-            first, end = asked or (0, planned)
+            first, end = asked if len(asked) == 2 else (0, planned)
             if len(asked) not in (0, 2) or not 0 <= first < end <= planned:
                 raise ConfigError(
-                    f"scenario.parts.{site}.{name}: {asked} lies outside of the planned extent "
-                    f"[0, {planned}]; give [first, last + 1]"
+                    f"scenario.parts.{site}.{name}: {asked} is no part of the planned extent "
+                    f"[0, {planned}]; give [first, last + 1], counted from 0, or change "
+                    f"scenario.{name}"
                 )
             ranges.append((first, end))
         names = ["signal", *self.masks]
         unknown = [name for name in piece.outputs if name not in names]
-        if unknown or not piece.outputs:
+        if unknown or not piece.outputs or len(set(piece.outputs)) < len(piece.outputs):
             raise ConfigError(
-                f"scenario.parts.{site}.outputs: {', '.join(unknown) or 'empty'}; there are "
-                f"{', '.join(names)}"
+                f"scenario.parts.{site}.outputs: give each of {', '.join(names)} at most once, "
+                f"got {piece.outputs}"
             )
         outputs = tuple(sorted(names.index(name) for name in piece.outputs))
         return Part(ranges[0], ranges[1], outputs)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from fedcl.errors import ConfigError
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
 from sites.base_field import FieldScenario, Volume
@@ -32,6 +33,12 @@ class CineDomain(FieldScenario):
     masks: list[str] = setting(factory=list)
     seed: int | None = setting(None, low=0)
     noise: float = setting(0.005, low=0, high=1)
+
+    def __post_init__(self) -> None:
+        """Check the masks."""
+        if not {*self.masks} <= {"pool"}:
+            raise ConfigError(f"scenario.masks: there is only pool, got {self.masks}")
+        super().__post_init__()
 
     def volume(self, site: str, path: Path | None, seed: int) -> Volume:
         """Make the volume of the patient; see `FieldScenario.volume`."""

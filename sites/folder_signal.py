@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcl.errors import DataError
+from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
 from sites.base_field import FieldScenario, Volume
 from sites.folder import Folder
@@ -31,6 +31,12 @@ class FolderSignal(FieldScenario):
     only: int | None = setting(None, low=0)
     masks: list[str] = setting(factory=lambda: ["organ"])
 
+    def __post_init__(self) -> None:
+        """Check that the one mask has one name."""
+        if len(self.masks) != 1:
+            raise ConfigError(f"scenario.masks: give one name, got {self.masks}")
+        super().__post_init__()
+
     @property
     def source(self) -> Folder:
         """The folder's own scenario."""
@@ -47,16 +53,25 @@ class FolderSignal(FieldScenario):
 
     def volume(self, site: str, path: Path | None, seed: int) -> Volume:
         """Read the slice; see `FieldScenario.volume`."""
+        if path is not None and not path.is_dir():
+            there = ", ".join(self.source.sites()) if self.root else "none"
+            raise DataError(f"site {site}: {path} is no folder; scenario.hospital may be {there}")
         cases = {case.name: case for case in self.source.cases(site, path)}
         name = self.patient or next(iter(cases))
         if name not in cases:
-            raise DataError(f"site {site}: no patient {name!r}; there are {', '.join(cases)}")
+            raise DataError(
+                f"site {site}: no patient {name!r}; there are {', '.join(cases)}; change "
+                "scenario.patient"
+            )
         case = cases[name]
         chosen = self.only
         if chosen is None:
             chosen = int((case.labels > 0).flatten(1).sum(dim=1).argmax())
         if chosen >= len(case.images):
-            raise DataError(f"site {site}: patient {name} has {len(case.images)} slices")
+            raise DataError(
+                f"site {site}: patient {name} has {len(case.images)} slices, scenario.only asks "
+                f"for number {chosen}, counted from 0"
+            )
         signal = case.images[chosen, 0].numpy()[None, None]
         mask = (case.labels[chosen] > 0).numpy().astype(np.float32)[None, None]
         return Volume(signal, {self.masks[0]: mask}, case.spacing)

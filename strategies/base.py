@@ -4,7 +4,7 @@ A strategy is one dataclass in one file: its fields are the settings of its YAML
 methods say what differs from federated fine-tuning, which is what this base class does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -89,9 +89,13 @@ class Gathered:
         task: what is learned.
         network: made for this stage, on the CPU; to be used at will.
         joined: the average of what the sites sent.
-        updates: what each of them sent, in site order.
+        updates: what each of them sent, in site order; empty unless it `reads_updates`.
         teacher: the global weights at the end of the previous stage; none in the first.
-        stages: the sites that arrived in each stage so far.
+        earlier: the sites that arrived in earlier stages.
+        lost: those of them that have never delivered anything.
+        before: the global weights that the round started from.
+        heard: the sites that had delivered in this stage before.
+        rate: the model's factor on a parameter's learning rate, by its name.
         rng: source of randomness.
     """
 
@@ -100,7 +104,11 @@ class Gathered:
     joined: Arrays
     updates: Mapping[str, Arrays]
     teacher: Arrays
-    stages: Sequence[Sequence[str]]
+    earlier: Sequence[str]
+    lost: Sequence[str]
+    before: Arrays
+    heard: Sequence[str]
+    rate: Callable[[str], float]
     rng: torch.Generator
 
 
@@ -137,8 +145,13 @@ class Strategy:
         """Which model teaches, or None for a method without a teacher."""
         return None
 
-    def check(self, task: Any) -> None:
-        """Raise `ConfigError` where the settings do not fit the task, one that it `needs`."""
+    def check(self, task: Any, model: Any) -> None:
+        """Raise `ConfigError` where the settings do not fit.
+
+        Args:
+            task: one that it `needs`.
+            model: one that fits the task.
+        """
 
     def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
         """Return what a `report` must be made of; nothing, and no site is asked for one.

@@ -1,17 +1,18 @@
 """Continual neural fields: the old field answers for the old coordinates."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from fedcl.arrays import of_network, under
 from fedcl.errors import ConfigError
 from fedcl.field import Field
+from fedcl.models.base import OWN, FieldModel
 from fedcl.settings import setting
 from strategies.base import Arrays, Distilling, Past, Step
 
-ALIGNED = 10.0  # weight of the old outputs where the new ones have the same coordinates
+SIGNAL = 10.0  # weight of the old outputs where new ones come, but no new coordinates
 
 
 @dataclass
@@ -23,39 +24,48 @@ class FieldDistillation(Distilling):
     kept: the teacher's are computed once per stage.
 
     Attributes:
-        weight: "auto" is the number of old coordinates per new one, or 10 where they are the
-            same; or a number.
+        weight: null is the number of old coordinates per new one, or 10 where none is new.
         bank: whether the field of every stage goes on answering for that stage's coordinates,
             so that errors do not add up from teacher to teacher.
-        frozen: whether all but tables and latents is fixed after the first stage.
+        frozen: whether all but tables and latents is fixed after the first stage; of a DINER
+            that leaves little more than a look-up table.
     """
 
     needs: ClassVar[type] = Field
 
-    weight: Any = "auto"
+    weight: float | None = setting(None, low=0, high=1e6)
     bank: bool = setting(False)
     frozen: bool = setting(False)
 
-    def __post_init__(self) -> None:
-        """Check the weight, which is a word or a number."""
-        number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
-        if self.weight != "auto" and not (number and 0 <= self.weight < 1e6):
+    def check(self, task: Field, model: FieldModel) -> None:
+        """Check that there is something to distil, and something to train.
+
+        Raises:
+            ConfigError: patients differ from site to site, or all that is to learn is fixed.
+        """
+        if not task.shared and self.weight != 0:
             raise ConfigError(
-                f"strategy.weight: must be auto or a number from 0, got {self.weight!r}"
+                "strategy.weight: with scenario.shared=false earlier coordinates are those of "
+                "other patients; give strategy.weight=0 or take strategy=finetune"
+            )
+        if self.frozen and (not model.own or len(task.names) > 1):
+            raise ConfigError(
+                "strategy.frozen: only tables and latents would be trained, and this model has "
+                "none or new outputs are to come; take model=diner and scenario.masks=[]"
             )
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return the term on old coordinates."""
         past = step.past
-        assert past is not None, "a field knows the coordinates of others"
+        if self.weight == 0 or past is None:  # all that is old is at hand as well
+            return {}
         if past.aligned and step.index is not None:
             index, outputs = step.index, step.outputs
         else:
             index = step.draw(len(past.samples))
             outputs = step.student(past.samples.inputs[index])
-        weight = self.weight
-        if weight == "auto":
-            weight = ALIGNED if past.aligned else past.ratio
+        automatic = SIGNAL if past.ratio is None else past.ratio
+        weight = automatic if self.weight is None else self.weight
         return {"old": weight * step.task.loss(outputs, past.samples.targets[index])}
 
     def remember(self, past: Past) -> Arrays:
@@ -73,4 +83,4 @@ class FieldDistillation(Distilling):
         """Return the weights of the network proper, once the first stage is over."""
         if not self.frozen or stage == 0:
             return set()
-        return {name for name, _ in network.named_parameters()} - {"table", "latent"}
+        return {name for name, _ in network.named_parameters()} - OWN

@@ -2,27 +2,29 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from fedcl import learner
 from fedcl.arrays import into_network, of_network
 from fedcl.config import Learner
+from fedcl.errors import ConfigError
 from fedcl.field import Field
 from fedcl.settings import setting
 from fedcl.step import Lesson
 from sites.base import Samples
-from strategies.base import Arrays, Distilling, Gathered, Strategy
+from strategies.base import Arrays, Gathered, Strategy, Teacher
 
 
 @dataclass
-class FieldServerDistillation(Distilling):
+class FieldServerDistillation(Strategy):
     """Coordinates are a public transfer set: they say where a field is, and nothing of what.
 
     After every round the server averages the hospitals' fields, which is poor where they have
     moved far apart, and fits the average to each of them on that hospital's own coordinates
-    and to the previous stage's field on earlier ones. It reads each hospital's update:
+    and to the previous stage's field on earlier ones; for a hospital that has missed the round,
+    the global field of the round before speaks. It reads each hospital's update:
     neither secure aggregation nor noise on updates can be had together with it.
 
     Attributes:
@@ -35,23 +37,43 @@ class FieldServerDistillation(Distilling):
     reads_updates: ClassVar[bool] = True
 
     steps: int = setting(600, low=1)
-    batch_size: int = setting(1024, low=1)
+    batch_size: int = setting(1024, low=1, high=2**20)
     lr: float = setting(5e-4, above=0, high=1)
+
+    @property
+    def teaching(self) -> Teacher:
+        """The global field at the end of the previous stage, at the server alone."""
+        return Teacher()
+
+    def check(self, task: Field, model: Any) -> None:
+        """Check that there is one volume.
+
+        Raises:
+            ConfigError: every site has its own.
+        """
+        if not task.shared:
+            raise ConfigError(
+                "strategy: field_server_distillation fits one field to all sites' volumes, which "
+                "must be parts of one; set scenario.shared=true or take strategy=finetune"
+            )
 
     def refine(self, gathered: Gathered) -> Arrays:
         """Return the average, fitted to the hospitals' fields and the previous global one."""
         task, network, parts = gathered.task, gathered.network, []
-        earlier = [site for stage in gathered.stages[:-1] for site in stage]
+        speak = {*gathered.updates, *gathered.lost}
         voices = [(weights, [site]) for site, weights in gathered.updates.items()]
-        for weights, sites in [*voices, (gathered.teacher, earlier)]:
+        voices.append((gathered.before, [s for s in gathered.heard if s not in speak]))
+        voices.append((gathered.teacher, [s for s in gathered.earlier if s not in speak]))
+        for weights, sites in voices:
             if sites:
                 into_network(network, weights)
-                parts.append(task.past(sites, partial(task.answers, network), torch.device("cpu")))
+                answers = partial(task.answers, network)
+                parts.append(task.past([(answers, sites)], torch.device("cpu")))
         into_network(network, gathered.joined)
         settings = Learner(
             steps=self.steps, batch_size=self.batch_size, lr=self.lr, decay=0.1, amp=False
         )
-        lesson = Lesson(task=task, student=network.requires_grad_(True))
+        lesson = Lesson(task=task, student=network.requires_grad_(True), rate=gathered.rate)
         rate = partial(settings.rate, 0)
         learner.train(lesson, Samples.joined(parts), settings, Strategy(), rate, gathered.rng)
         return of_network(network)

@@ -1,6 +1,7 @@
 """MiB: distillation that knows what "background" meant to whom."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class MiB(LwF):
         merged[:, self.added] = 0
         return merged
 
-    def check(self, task: Segmentation) -> None:
+    def check(self, task: Segmentation, model: Any) -> None:
         """See `Strategy.check`."""
         for key, listed in (("unlabelled", self.unlabelled), ("added", self.added)):
             if len(set(listed)) < len(listed) or any(c >= task.classes for c in listed):

@@ -54,7 +54,8 @@ def test_fine_tuning_forgets_early_frames_and_distillation_keeps_them(cli, tmp_p
 
 @pytest.mark.parametrize("model", ["pe", "finer", "diner"])
 def test_every_model_runs(fit, model: str):
-    assert fit("strategy=field_distillation", f"model={model}", "model.width=16")["failures"] == []
+    results = fit("strategy=field_distillation", f"model={model}", "model.width=16")
+    assert results["failures"] == [] and results["metrics"]["avg"] > 10
 
 
 def test_the_table_of_diner_grows_with_what_arrives(fit, tmp_path: Path):
@@ -301,6 +302,38 @@ def test_bad_input_is_one_line(
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["strategy=field_distillation", "scenario.shared=false"], "earlier coordinates are those"),
+        (["strategy=field_server_distillation", "scenario.shared=false"], "must be parts of one"),
+        (["strategy=field_distillation", "strategy.frozen=true"], "only tables and latents"),
+        (
+            ["strategy=field_distillation", "strategy.frozen=true", "model=diner",
+             "scenario.masks=[pool]", "scenario.parts.late.outputs=[pool]"],
+            "new outputs are to come",
+        ),
+        (["scenario.parts.late.frames=[3]"], "is no part of the planned extent"),
+        (["scenario.masks=[pool]"], "no site's outputs have pool"),
+        (["scenario.masks=[liver]"], "there is only pool"),
+        (["learner.keep=best"], "no cases to validate on but those"),
+        (["scenario.parts.late.outputs=[signal,signal]"], "at most once"),
+        (["scenario=folder_signal", "scenario.masks=[]", "scenario.size=16"], "give one name"),
+        (["scenario.shared=false", "model=diner", "timeline.centralised=true"], "keeps table"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_one_line(
+    cli, tmp_path: Path, capsys, overrides: list[str], said: str
+):
+    base = [o for o in TINY_FIELD if not o.startswith("model.width")]
+    given = [*base, "strategy=finetune", *overrides, f"run.dir={tmp_path / 'run'}"]
+    if "scenario=folder_signal" in overrides:
+        given = [o for o in given if o != "scenario=cine_domain"]
+    assert cli(*given) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("fedcl:")]
+    assert said in line and not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(not SUNNYBROOK.exists(), reason="../shared/data/sunnybrook is not there")
 def test_a_slice_of_sunnybrook_and_its_mask(cli, tmp_path: Path):
     base = [o for o in TINY_FIELD if not o.startswith("scenario=")]
@@ -341,6 +374,7 @@ def test_a_field_is_exported_at_the_planned_and_at_another_resolution(fit, tmp_p
     [
         (["--output", "pool"], "no 'pool'"),
         (["--stage", "9"], "the run has 3 stages"),
+        (["--stage", "0"], "the run has 3 stages"),
         (["--shape", "12", "2", "16", "16"], "has no coordinate"),
     ],
 )
@@ -374,6 +408,6 @@ def test_diner_has_no_value_between_the_points_of_its_grid(fit, tmp_path: Path, 
     fit("strategy=finetune", "model=diner", "model.width=16")
     out = tmp_path / "field.nii"
     shape = ["--shape", "12", "1", "31", "31"]
-    assert main(["export", str(tmp_path / "run"), "--out", str(out), *shape]) == 1
+    assert main(["export", str(tmp_path / "run"), "--out", str(out), *shape]) == 2
     assert "between the points of the grid" in capsys.readouterr().err
     assert torch.is_grad_enabled() and not out.exists()

@@ -9,7 +9,7 @@ from fedcl.cli import main
 def test_it_says_what_each_site_holds(capsys):
     assert main(["inspect", "scenario.patients=6", "scenario.slices=2"]) == 0
     said = capsys.readouterr().out
-    assert all(f"│ {site} " in said for site in "ABCDEF")
+    assert all(f" {site} " in said for site in "ABCDEF")
     assert "64x64" in said
 
 

@@ -109,6 +109,7 @@ FIELDS = {
     "outputs": ["scenario=cine_signal", "model=finer"],
     "latents": [
         "scenario.shared=false", "model.latent=3", "timeline.stages=[[early,middle],[late]]",
+        "strategy.weight=0",
     ],
     "bank": ["model=pe", "strategy.bank=true"],
     "average": ["strategy.teacher.refresh=ema"],

@@ -192,7 +192,7 @@ def test_mib_is_unbiased_in_both_terms():
 def test_mib_refuses_what_its_settings_contradict():
     for listed in ([1, 1], [5]):
         with pytest.raises(ConfigError, match=r"strategy\.unlabelled: must be different classes"):
-            make("mib", unlabelled=listed).check(Segmentation(1, 3))
+            make("mib", unlabelled=listed).check(Segmentation(1, 3), None)
     here = step(logits(0.5, 0.5), logits(0.5, 0.5))
     here.targets[...] = 1
     with pytest.raises(RunError, match="a site marks classes of"):

@@ -166,7 +166,7 @@ def test_figures_are_drawn_and_the_log_tells_the_rounds(tiny, tmp_path: Path):
         content = (folder / "figures" / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 5000
     log = (folder / "log.txt").read_text()
-    assert log.count("validation dice") == 6
+    assert log.count(": validation ") == 6 and "validation A dice" in log
     assert log.count("done: avg") == 3
 
 

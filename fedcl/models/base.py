@@ -40,8 +40,21 @@ class ImageModel(Model, ABC):
         """
 
 
+OWN = {"table", "latent"}
+"""The arrays of fields' networks that are about one volume alone."""
+
+
 class FieldModel(Model, ABC):
-    """Networks from coordinates to values; see `fedcl.field`."""
+    """Networks from coordinates to values; see `fedcl.field`.
+
+    Attributes:
+        own: whether its networks have arrays about one volume alone (`OWN`).
+    """
+
+    @property
+    @abstractmethod
+    def own(self) -> bool:
+        """See the class."""
 
     @abstractmethod
     def build(self, room: Room) -> nn.Module:

@@ -32,6 +32,11 @@ class Diner(FieldModel):
     layers: int = setting(2, low=1)
     table_rate: float = setting(20.0, above=0)
 
+    @property
+    def own(self) -> bool:
+        """True: the table."""
+        return True
+
     def build(self, room: Room) -> nn.Module:
         """Make the network; see `FieldModel.build`."""
         return LookedUp(self, room)

@@ -20,7 +20,7 @@ class Finer(Siren):
         bias: the first layer's biases begin as U(±bias); None for PyTorch's own.
     """
 
-    bias: float | None = setting(None, above=0)
+    bias: float | None = setting(None, above=0, high=1e6)
 
     def build(self, room: Room) -> nn.Module:
         """Make the network; see `FieldModel.build`."""

@@ -24,9 +24,14 @@ class PE(FieldModel):
     """
 
     waves: int = setting(5, low=1, high=16)
-    width: int = setting(96, low=1)
-    hidden: int = setting(3, low=0)
-    latent: int = setting(0, low=0)
+    width: int = setting(96, low=1, high=2**14)
+    hidden: int = setting(3, low=0, high=64)
+    latent: int = setting(0, low=0, high=2**14)
+
+    @property
+    def own(self) -> bool:
+        """Whether there is a latent."""
+        return self.latent > 0
 
     def build(self, room: Room) -> nn.Module:
         """Make the network; see `FieldModel.build`."""

@@ -26,10 +26,15 @@ class Siren(FieldModel):
         latent: length of a vector learned per site and appended to every input; 0 for none.
     """
 
-    omega: float = setting(30.0, above=0)
-    width: int = setting(96, low=1)
-    hidden: int = setting(3, low=0)
-    latent: int = setting(0, low=0)
+    omega: float = setting(30.0, low=1e-3, high=1e6)
+    width: int = setting(96, low=1, high=2**14)
+    hidden: int = setting(3, low=0, high=64)
+    latent: int = setting(0, low=0, high=2**14)
+
+    @property
+    def own(self) -> bool:
+        """Whether there is a latent."""
+        return self.latent > 0
 
     def build(self, room: Room) -> nn.Module:
         """Make the network; see `FieldModel.build`."""

@@ -1,9 +1,9 @@
 """Differential privacy of whole sites, by a server that all of them trust."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -11,9 +11,13 @@ from scipy.special import log_ndtr, ndtr
 
 from fedcl.aggregations.base import Aggregation
 from fedcl.arrays import Arrays
+from fedcl.errors import ConfigError
+from fedcl.plugins import name_of
 from fedcl.privacy.base import Privacy
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
+from fedcl.timeline import Timeline
+from strategies.base import Strategy
 
 
 @dataclass
@@ -25,6 +29,10 @@ class CentralDP(Privacy):
     Counters (integers) are averaged apart: they tell of numbers of steps alone. Scores, losses
     and case names are not covered, nor is anything from a server that looks.
 
+    Two runs are neighbours if one site's data change nothing in one of them: its update is
+    replaced by none, while who takes part is public ("zero-out", Ponomareva et al., JAIR 2023).
+    Exchanging a site's data for any others counts twice the distance, `noise` halved.
+
     Attributes:
         clip: largest L2 norm of a site's change in a round.
         noise: standard deviation of the noise, in units of clip / n.
@@ -33,12 +41,56 @@ class CentralDP(Privacy):
             With a seed, whoever knows it can take the noise away again.
     """
 
-    hides: ClassVar[bool] = True
-
-    clip: float = setting(1.0, above=0)
-    noise: float = setting(1.0, above=0)
-    delta: float = setting(1e-5, above=0, high=0.5)
+    clip: float = setting(1.0, low=1e-6, high=1e6)
+    noise: float = setting(1.0, low=1e-3, high=1e6)
+    delta: float = setting(1e-5, low=1e-15, high=0.5)
     seed: int | None = setting(None, low=0)
+
+    def check(self, strategy: Strategy, aggregation: Aggregation, timeline: Timeline) -> None:
+        """Check that nothing but a noisy mean of updates is used.
+
+        Raises:
+            ConfigError: the strategy or the aggregation looks at single updates, or there are
+                none.
+        """
+        if strategy.reads_updates:
+            raise ConfigError(
+                f"strategy: {name_of(strategy)} reads the update of every single site, which "
+                "privacy central_dp is there to prevent; choose another strategy or privacy=none"
+            )
+        if timeline.centralised:
+            raise ConfigError(
+                "timeline.centralised: a pool has no updates of single sites for privacy "
+                "central_dp to protect; choose privacy=none"
+            )
+        if not aggregation.averages:
+            raise ConfigError(
+                f"aggregation: {name_of(aggregation)} chooses among single updates, so that "
+                "privacy central_dp cannot say how much one site matters; take fedavg, fedavgm "
+                "or fedadam"
+            )
+
+    def check_sent(self, strategy: Strategy, shared: Collection[str], reports: bool) -> None:
+        """Check that sites send updates alone, of arrays that bear noise.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        if not shared:
+            raise ConfigError(
+                f"strategy: {name_of(strategy)} sends no weights that privacy central_dp could "
+                "protect; choose privacy=none"
+            )
+        if reports:
+            raise ConfigError(
+                f"strategy: {name_of(strategy)} has every site report more than its update, "
+                "which privacy central_dp does not cover; choose another strategy or privacy=none"
+            )
+        if any(key.endswith("running_var") for key in shared):
+            raise ConfigError(
+                "model: noise from privacy central_dp can make a variance of batch normalisation "
+                "negative; choose model.norm=instance or strategy=fedbn"
+            )
 
     def join(
         self,
@@ -46,32 +98,32 @@ class CentralDP(Privacy):
         updates: Sequence[Arrays],
         samples: Sequence[int],
         old: Arrays,
-        round_: int,
+        secret: tuple[int, int],
     ) -> Arrays:
         """Return the noisy mean of the clipped updates; see `Privacy.join`."""
         joined = rule.join([self.clipped(update, old) for update in updates], [1] * len(updates))
-        secret = np.random.default_rng()
-        rng = secret if self.seed is None else numpy_rng("privacy", self.seed, round_)
+        run, round_ = secret
+        rng = numpy_rng("privacy", run if self.seed is None else self.seed, round_)
         scale = self.noise * self.clip / len(updates)
         return {
-            key: (value + rng.normal(0.0, scale, value.shape)).astype(value.dtype)
+            key: (value + rng.normal(0.0, scale, value.shape)).astype(old[key].dtype)
             if value.dtype.kind == "f"
             else value
             for key, value in joined.items()
         }
 
     def clipped(self, update: Arrays, old: Arrays) -> Arrays:
-        """Return `update`, no further than `clip` away from `old`."""
+        """Return `update`, no further than `clip` away from `old`; float64, not to exceed it."""
         real = [key for key, value in update.items() if value.dtype.kind == "f"]
         steps = {key: update[key].astype(np.float64) - old[key] for key in real}
         norm = math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps.values()))
         share = min(1.0, self.clip / norm) if norm else 1.0
-        kept = {k: (old[k] + share * step).astype(old[k].dtype) for k, step in steps.items()}
-        return {**update, **kept}
+        return {**update, **{key: old[key] + share * step for key, step in steps.items()}}
 
     def spent(self, rounds: Mapping[str, int]) -> dict[str, Any]:
         """Return delta and, of every site, epsilon after its rounds."""
         return {
+            "neighbours": "one site's update against none",
             "delta": self.delta,
             "epsilon": {site: epsilon(self.noise, r, self.delta) for site, r in rounds.items()},
         }
