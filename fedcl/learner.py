@@ -66,8 +66,9 @@ def train(
     per_epoch = math.ceil(len(samples) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
     best = _Best(student, validate) if learner.keep == "best" and validate else None
+    new: dict[str, list[Tensor]] = defaultdict(list)  # losses since they were last summed up
+    sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
 
     trained.train()
     for number, index in zip(
@@ -92,16 +93,19 @@ def train(
             nn.utils.clip_grad_norm_(trained.parameters(), learner.clip)
         optimiser.step()
         for name, value in terms.items():
-            sums[name] += value.detach()
-            counts[name] += 1
+            new[name].append(value.detach())
         if number % per_epoch == 0 or number == total:
+            for name, values in new.items():
+                sums[name] += float(torch.stack(values).sum())
+                counts[name] += len(values)
+            new.clear()
             _check_finite(sums)
             if best:
                 best.offer()
                 student.train()
     if best:
         best.restore()
-    return {name: float(value) / counts[name] for name, value in sums.items()}
+    return {name: value / counts[name] for name, value in sums.items()}
 
 
 def _groups(lesson: Lesson) -> list[dict[str, Any]]:
@@ -131,7 +135,7 @@ class _Best:
         self.network.load_state_dict(self.weights)
 
 
-def _check_finite(sums: dict[str, Tensor]) -> None:
-    bad = [name for name, value in sums.items() if not torch.isfinite(value)]
+def _check_finite(sums: dict[str, float]) -> None:
+    bad = [name for name, value in sums.items() if not math.isfinite(value)]
     if bad:
         raise RunError(f"the loss is not finite ({', '.join(sorted(bad))})")
