@@ -22,7 +22,7 @@ from fedcl.step import Lesson, Rehearsal
 from sites.base import Samples
 
 SHAPE = (12, 1, 64, 64)
-STEPS, BATCH = 200, 1024
+STEPS, BATCH = 400, 1024
 
 
 def measure(models: Sequence[str], repeats: int) -> None:

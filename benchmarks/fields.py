@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=max(1, (os.cpu_count() or 2)))
     parser.add_argument("--report", action="store_true", help="run nothing, only write")
     parser.add_argument("--speed", action="store_true", help="only compare speeds")
-    parser.add_argument("--repeats", type=int, default=7, help="pairs of the comparison")
+    parser.add_argument("--repeats", type=int, default=9, help="pairs of the comparison")
     given = parser.parse_args()
     if given.speed:
         field_speed.measure(MODELS, given.repeats)
