@@ -244,6 +244,12 @@ class Config:
                     f"timeline.stages: scenario has no site {site!r}{closest(site, there)}; "
                     f"there are: {', '.join(there)}"
                 )
+        task = job.scenario.task
+        if not any(task.scores[0] in task.scored(site) for site in timeline.sites):
+            raise ConfigError(
+                f"timeline.stages: none of {', '.join(timeline.sites)} can be scored by "
+                f"{task.scores[0]}, by which runs are judged; let a site arrive that can"
+            )
         engine = parse(Engine, values.get("engine") or {}, "engine")
         aggregation = AGGREGATION.make(values.get("aggregation") or {"name": "fedavg"})
         privacy = PRIVACY.make(values.get("privacy") or {"name": "none"})

@@ -98,14 +98,15 @@ def report(results: dict[str, Any]) -> Group:
     table.add_column("after stage")
     for site in sites:
         table.add_column(site, justify="right")
-    for number, (row, trained) in enumerate(
-        zip(results["matrix"], results["stages"], strict=True), start=1
-    ):
-        cells = [
-            Text(f"{number_(value)}*", style="bold green") if site in trained else number_(value)
-            for site, value in zip(sites, row, strict=True)
-        ]
-        table.add_row(str(number), *cells)
+    for stage, trained in enumerate(results["stages"]):
+        cells = [_cell(results, stage, column) for column in range(len(sites))]
+        table.add_row(
+            str(stage + 1),
+            *(
+                Text(f"{cell}*", style="bold green") if site in trained else cell
+                for site, cell in zip(sites, cells, strict=True)
+            ),
+        )
     title = (
         f"{SCORES[results['score']]} after each stage (* trained in it): "
         f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
@@ -118,12 +119,6 @@ def report(results: dict[str, Any]) -> Group:
             for word, (frame, psnr, ssim) in ends.items()
             if word == "first" or len(set(ends.values())) > 1
         ]
-    unscored = [s for s, v in zip(sites, results["matrix"][-1], strict=True) if v is None]
-    for score, other in results["secondary"].items():
-        row = dict(zip(sites, other["matrix"][-1], strict=True))
-        known = [f"{site} {number_(row[site])}" for site in unscored if row[site] is not None]
-        if known:
-            lines.append(f"{SCORES.get(score, score)} at the end: {', '.join(known)}")
     guarantee = results.get("privacy", {})
     if "epsilon" in guarantee:
         worst = max(guarantee["epsilon"].values())
@@ -132,6 +127,16 @@ def report(results: dict[str, Any]) -> Group:
             f"{guarantee['delta']:g} ({guarantee['neighbours']})"
         )
     return Group(title, table, *lines)
+
+
+def _cell(results: dict[str, Any], stage: int, column: int) -> str:
+    """Return a site's score after a stage: by which runs are judged, or else the one it has."""
+    value = results["matrix"][stage][column]
+    if value is None:
+        for score, other in results["secondary"].items():
+            if other["matrix"][stage][column] is not None:
+                return f"{SCORES.get(score, score)} {number_(other['matrix'][stage][column])}"
+    return number_(value)
 
 
 def _figures(metrics: dict[str, float | None], results: dict[str, Any]) -> str:

@@ -73,6 +73,11 @@ class Server:
                 f"timeline.centralised: every hospital keeps {', '.join(sorted(local)[:3])} to "
                 "itself, which a pool has no use for; change the strategy or scenario.shared"
             )
+        if not config.job.scenario.task.shared and not local:
+            raise ConfigError(
+                "scenario.shared: false, but nothing of this model stays at a site: patients would "
+                "overwrite one another; take model=diner, model.latent=16 or strategy=individual"
+            )
         self.local = frozenset(local)
         self.hospitals = Hospitals(
             grid, config.job, self.state.ledger, lanes, config.engine.timeout

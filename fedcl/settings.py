@@ -67,6 +67,8 @@ def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     except OmegaConfBaseException as error:
         where = ".".join(part for part in (key, error.full_key) if part)
         reason = str(error.msg).splitlines()[0]
+        if "is not a ListConfig" in reason:
+            reason = "must be a list, such as [0,4]"
         raise ConfigError(f"{where}: {reason}") from None
     _check(result, key)
     return result  # type: ignore[return-value]

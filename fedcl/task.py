@@ -41,6 +41,7 @@ class Task(ABC):
         term: the name of the loss on a site's own samples.
         scores: what a case may be scored by; by the first, runs are judged.
         foresight: whether a site can be evaluated before it arrives.
+        shared: whether one model can be right for all sites.
         held_out: whether validation cases are others than those trained on.
         chunk: samples per forward pass without gradient.
         legend: what pictures of cases show.
@@ -53,6 +54,7 @@ class Task(ABC):
     term: ClassVar[str]
     scores: ClassVar[tuple[str, ...]]
     foresight: ClassVar[bool] = True
+    shared: bool = True
     held_out: ClassVar[bool] = True
     chunk: ClassVar[int]
     legend: ClassVar[str]
