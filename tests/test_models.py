@@ -9,6 +9,7 @@ from fedcl.step import watch
 
 SMALL = {
     "unet": {"channels": [4, 8, 16]},
+    "plain_unet": {"channels": [4, 8, 16], "convolutions": 2},
     "segresnet": {"down": [1, 1, 1], "up": [1, 1]},
     "swinunetr": {"depths": [1, 1, 1, 1]},
 }
@@ -36,9 +37,27 @@ def test_every_level_of_the_unet_is_a_scale(units: int):
     assert [feature.shape[1] for feature in features] == [4, 8, 16]
 
 
+def test_the_plain_unet_has_the_parameters_of_its_formula():
+    """By hand: 3 x 3 convolutions without bias, norms, 2 x 2 transposed convolutions, a head."""
+    network = MODEL.make({"name": "plain_unet", "channels": [16, 32, 64]}).build(1, 2)
+
+    def conv(before: int, after: int) -> int:
+        return 9 * before * after + 2 * after
+
+    down = conv(1, 16) + conv(16, 32) + conv(32, 64)
+    widen = (4 * 64 * 32 + 32) + (4 * 32 * 16 + 16)
+    up = conv(64, 32) + conv(32, 16)
+    expected = down + widen + up + (16 * 2 + 2)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+    teacher = {"name": "plain_unet", "channels": [64, 128, 256, 512, 1024], "convolutions": 2}
+    large = sum(p.numel() for p in MODEL.make(teacher).build(1, 2).parameters())
+    assert expected < 0.05 * large, "the published student is below 5 % of the teacher"
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"name": "plain_unet", "channels": [8]}, "model.channels: at least two levels"),
         ({"name": "segresnet", "filters": 12}, "model.filters: must be a multiple of 8"),
         ({"name": "segresnet", "up": [1]}, "model.up: one entry fewer"),
         ({"name": "swinunetr", "features": 20}, "model.features: must be a multiple of 12"),
@@ -53,6 +72,7 @@ def test_what_cannot_be_built_is_said(settings: dict[str, object], said: str):
 
 BACKBONES = {
     "unet": [],
+    "plain_unet": ["model.norm=instance"],
     "segresnet": ["model.filters=8", "model.down=[1,1]", "model.up=[1]"],
     "swinunetr": ["model.depths=[1,1,1,1]", "scenario.size=64"],
 }

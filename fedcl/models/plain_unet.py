@@ -1,0 +1,86 @@
+"""The U-Net as first drawn: convolutions, pooling, skip connections, nothing else."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedcl.errors import ConfigError
+from fedcl.models.base import ImageModel
+from fedcl.settings import setting
+
+
+@dataclass
+class PlainUNet(ImageModel):
+    """U-Net (Ronneberger et al., MICCAI 2015) with padded convolutions and normalisation.
+
+    As large teacher (64 to 1024 channels, two convolutions per level) and small student (16 to
+    64, one) in Biswas, arXiv 2406.03173.
+
+    Attributes:
+        channels: feature channels per level, at least two levels; each level below the first
+            halves the resolution.
+        convolutions: 3 x 3 convolutions per level, each with normalisation and ReLU.
+        norm: "batch", as published, or "instance".
+    """
+
+    channels: list[int] = setting(factory=lambda: [16, 32, 64], low=1)
+    convolutions: int = setting(1, low=1, high=8)
+    norm: str = setting("batch", choices=("batch", "instance"))
+
+    def __post_init__(self) -> None:
+        """Check the depth."""
+        if len(self.channels) < 2:
+            raise ConfigError(f"model.channels: at least two levels needed, got {self.channels}")
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        """Make the network; see `ImageModel.build`."""
+        return Levels(self, channels, classes)
+
+    def scales(self, network: nn.Module) -> list[nn.Module]:
+        """Return the downward path; see `Model.scales`."""
+        return list(network.get_submodule("down").children())
+
+
+class Levels(nn.Module):
+    """The network of `PlainUNet`."""
+
+    def __init__(self, model: PlainUNet, channels: int, classes: int) -> None:
+        super().__init__()
+        widths = model.channels
+        pairs = zip([channels, *widths], widths, strict=False)
+        self.down = nn.ModuleList(level(model, before, after) for before, after in pairs)
+        steps = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.widen = nn.ModuleList(nn.ConvTranspose2d(low, up, 2, 2) for low, up in steps)
+        self.up = nn.ModuleList(level(model, 2 * up, up) for _, up in steps)
+        self.head = nn.Conv2d(widths[0], classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, shape (B, classes, H, W), of images, shape (B, channels, H, W).
+
+        H and W must be multiples of 2 to the number of levels less one.
+        """
+        kept: list[Tensor] = []
+        x = images
+        for number, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if number else x)
+            kept.append(x)
+        for widen, block, skip in zip(self.widen, self.up, kept[-2::-1], strict=True):
+            x = block(torch.cat([skip, widen(x)], dim=1))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def level(model: PlainUNet, before: int, after: int) -> nn.Sequential:
+    """Return the convolutions of one level, from `before` channels to `after`."""
+    norm = nn.BatchNorm2d if model.norm == "batch" else nn.InstanceNorm2d
+    layers: list[nn.Module] = []
+    for number in range(model.convolutions):
+        # The normalisation takes the mean away: a bias would have no effect.
+        layers += [
+            nn.Conv2d(after if number else before, after, 3, padding=1, bias=False),
+            norm(after, affine=True),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
