@@ -176,7 +176,12 @@ def report(folder: Path, lines: list[str]) -> None:
         before, after = ([r["matrix"][t][0] for r in found] for t in (0, 1))
         dice = [r["secondary"]["dice"]["matrix"][1][1] for r in found]
         rows.append([data, model, strategy, before, after, dice])
-    lines += ["### First the image, then its mask", ""]
+    lines += [
+        *picture("frame by frame, and the first frames over stages", "fields_curves"),
+        *picture("first and last frame at the end", "fields_domain"),
+        "### First the image, then its mask",
+        "",
+    ]
     lines += markdown(["data", "model", "strategy", "image before", "image after", "Dice"], rows)
     rows = []
     for (method, rounds), found in complete(federated(folder)).items():
@@ -184,6 +189,7 @@ def report(folder: Path, lines: list[str]) -> None:
         sent = [fmean(field_figures.megabytes(r) for r in found)]
         rows.append([method, str(rounds), avg, sent, seconds(found)])
     lines += [
+        *picture("the image alone, then with its mask", "fields_signal"),
         "### One volume, three hospitals",
         "",
         f"Each holds four frames and takes {LOCAL} steps in all (SIREN), however many the rounds.",
@@ -191,6 +197,7 @@ def report(folder: Path, lines: list[str]) -> None:
         "",
     ]
     lines += markdown(["method", "rounds", "PSNR", "MB sent", "s"], rows)
+    lines += picture("PSNR against rounds and bytes", "fields_federated")
     rows = []
     for what, found in complete(own(folder)).items():
         rows.append([what, *([r["matrix"][-1][site] for r in found] for site in range(3))])
@@ -202,6 +209,11 @@ def report(folder: Path, lines: list[str]) -> None:
         "",
     ]
     lines += markdown(["what", "early", "middle", "late"], rows)
+
+
+def picture(title: str, name: str) -> list[str]:
+    """Return lines that show a figure of `docs/`."""
+    return [f"![{title}](../docs/{name}.png)", ""]
 
 
 def draw(folder: Path) -> None:
