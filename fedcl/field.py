@@ -147,7 +147,8 @@ class Field(Task):
         None where there are none, or where every site has a volume of its own, whose coordinates
         are not those of others.
         """
-        known = [self._known(sites) & ~self._known(own) for _, sites in voices]
+        unknown = ~self._known(own)
+        known = [self._known(sites) & unknown for _, sites in voices]
         points = torch.stack(known).any(dim=0).any(dim=1).nonzero().squeeze(1)
         if not self.shared or not len(points):
             return None

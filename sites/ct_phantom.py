@@ -5,20 +5,20 @@ what it looks like, in Hounsfield units (HU). A patient depends on the settings,
 hospital and the patient's number alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from enum import IntEnum
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from fedcl.errors import DataError
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
-from sites.base import Case, PatientScenario
+from sites.base import Case
+from sites.base_phantom import PhantomScenario
 
 FIELD_OF_VIEW = 360.0  # mm, width and height of a slice at zoom 1
 SPAN = 100.0  # mm from the uppermost slice's upper side to the lowest one's lower side
@@ -80,65 +80,36 @@ HOSPITALS = {
 
 
 @dataclass
-class CTPhantom(PatientScenario):
-    """Patients made on the spot; there are no files.
+class CTPhantom(PhantomScenario):
+    """Four hospitals; slices lie evenly over 100 mm, from top to bottom.
 
     Attributes:
-        seed: which patients.
-        size: height and width of a slice, in pixels.
-        patients: how many per hospital.
-        slices: how many per patient, from top to bottom, evenly over 100 mm.
         strength: how far the hospitals lie apart: at 0 all are like A, at 1 as in `HOSPITALS`.
         level, width: of the window, in HU: what lies in it becomes -1 to 1.
     """
 
+    hospitals: ClassVar[Mapping[str, Any]] = HOSPITALS
+
     stages: list[list[str]] = setting(factory=lambda: [["A", "C"], ["B", "D"]])
-    val: float = setting(0.16, above=0, high=0.9)
-    test: float = setting(0.42, above=0, high=0.9)
-    seed: int = setting(0, low=0)
-    size: int = setting(64, low=32, high=2048)
-    patients: int = setting(24, low=3)
-    slices: int = setting(4, low=1)
     strength: float = setting(1.0, low=0, high=1)
     level: float = 60.0
     width: float = setting(400.0, above=0)
 
-    @property
-    def classes(self) -> int:
-        """Background and spleen."""
-        return 2
-
-    def sites(self) -> list[str]:
-        """Return the names of the four hospitals."""
-        return list(HOSPITALS)
-
-    def cases(self, site: str, path: Path | None) -> list[Case]:
-        """Make all patients of `site`; `path` plays no part.
-
-        Raises:
-            DataError: there is no such hospital.
-        """
-        if site not in HOSPITALS:
-            there = ", ".join(HOSPITALS)
-            raise DataError(f"site {site}: the phantom has no such hospital; there are: {there}")
+    def make(self, site: str, number: int) -> Case:
+        """See `PhantomScenario.make`."""
         pairs = zip(astuple(HOSPITALS["A"]), astuple(HOSPITALS[site]), strict=True)
         scanner = Scanner(*((1 - self.strength) * a + self.strength * b for a, b in pairs))
         pixel = FIELD_OF_VIEW / scanner.zoom / self.size
-        cases = []
-        for number in range(self.patients):
-            rng = numpy_rng("ct phantom", self.seed, site, number)
-            tissues = draw_anatomy(scanner, self.size, self.slices, rng)
-            image = window(scan(tissues, scanner, pixel, rng), self.level, self.width)
-            labels = (tissues == Tissue.SPLEEN).mean(axis=1) > 0.5
-            cases.append(
-                Case(
-                    name=f"{site}{number:03d}",
-                    images=torch.from_numpy(image[:, None].astype(np.float32)),
-                    labels=torch.from_numpy(labels.astype(np.uint8)),
-                    spacing=(SPAN / self.slices, pixel, pixel),
-                )
-            )
-        return cases
+        rng = numpy_rng("ct phantom", self.seed, site, number)
+        tissues = draw_anatomy(scanner, self.size, self.slices, rng)
+        image = window(scan(tissues, scanner, pixel, rng), self.level, self.width)
+        labels = (tissues == Tissue.SPLEEN).mean(axis=1) > 0.5
+        return Case(
+            name=f"{site}{number:03d}",
+            images=torch.from_numpy(image[:, None].astype(np.float32)),
+            labels=torch.from_numpy(labels.astype(np.uint8)),
+            spacing=(SPAN / self.slices, pixel, pixel),
+        )
 
 
 def draw_anatomy(

@@ -6,21 +6,21 @@ the seed, the hospital and the patient's number alone: further patients or hospi
 none of the others.
 """
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from enum import IntEnum
 from math import log2
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
-from fedcl.errors import DataError
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
-from sites.base import Case, PatientScenario
+from sites.base import Case
+from sites.base_phantom import PhantomScenario
 
 FIELD_OF_VIEW = 180.0  # mm, width and height of a slice at zoom 1
 GLAND = 36.0  # mm from base to apex, shared out among the slices
@@ -113,62 +113,33 @@ HOSPITALS = {name: Hospital(*row) for name, row in TABLE.items()}
 
 
 @dataclass
-class Phantom(PatientScenario):
-    """Patients made on the spot; there are no files.
+class Phantom(PhantomScenario):
+    """Six hospitals; slices go from the base of the prostate to its apex.
 
     Attributes:
-        seed: which patients.
-        size: height and width of a slice, in pixels.
-        patients: how many per hospital.
-        slices: how many per patient, from the base of the prostate to its apex.
         strength: how far the hospitals lie apart: at 0 all are like A, at 1 as in
             `HOSPITALS`, above 1 further. The default costs fine-tuning about a quarter of
             what it has learned, which leaves room below and above it.
     """
 
+    hospitals: ClassVar[Mapping[str, Any]] = HOSPITALS
+
     stages: list[list[str]] = setting(factory=lambda: [["A", "B"], ["C", "D"], ["E", "F"]])
-    val: float = setting(0.16, above=0, high=0.9)
-    test: float = setting(0.42, above=0, high=0.9)
-    seed: int = setting(0, low=0)
-    size: int = setting(64, low=32, high=2048)
-    patients: int = setting(24, low=3)
-    slices: int = setting(4, low=1)
     strength: float = setting(0.8, low=0, high=2)
 
-    @property
-    def classes(self) -> int:
-        """Background and prostate."""
-        return 2
-
-    def sites(self) -> list[str]:
-        """Return the names of the six hospitals."""
-        return list(HOSPITALS)
-
-    def cases(self, site: str, path: Path | None) -> list[Case]:
-        """Make all patients of `site`; `path` plays no part.
-
-        Raises:
-            DataError: there is no such hospital.
-        """
-        if site not in HOSPITALS:
-            there = ", ".join(HOSPITALS)
-            raise DataError(f"site {site}: the phantom has no such hospital; there are: {there}")
+    def make(self, site: str, number: int) -> Case:
+        """See `PhantomScenario.make`."""
         hospital = HOSPITALS[site].from_reference(HOSPITALS["A"], self.strength)
         pixel = FIELD_OF_VIEW / hospital.zoom / self.size
-        cases = []
-        for number in range(self.patients):
-            rng = numpy_rng("phantom", self.seed, site, number)
-            tissues, distance = draw_anatomy(hospital, self.size, self.slices, rng)
-            images = scan(tissues, distance, hospital, rng)
-            cases.append(
-                Case(
-                    name=f"{site}{number:03d}",
-                    images=torch.from_numpy(images[:, None].astype(np.float32)),
-                    labels=torch.from_numpy((tissues >= Tissue.PERIPHERAL).astype(np.uint8)),
-                    spacing=(GLAND / self.slices, pixel, pixel),
-                )
-            )
-        return cases
+        rng = numpy_rng("phantom", self.seed, site, number)
+        tissues, distance = draw_anatomy(hospital, self.size, self.slices, rng)
+        images = scan(tissues, distance, hospital, rng)
+        return Case(
+            name=f"{site}{number:03d}",
+            images=torch.from_numpy(images[:, None].astype(np.float32)),
+            labels=torch.from_numpy((tissues >= Tissue.PERIPHERAL).astype(np.uint8)),
+            spacing=(GLAND / self.slices, pixel, pixel),
+        )
 
 
 def draw_anatomy(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedcl.settings import setting
 from fedcl.space import Room
 
 
@@ -64,6 +65,26 @@ class FieldModel(Model, ABC):
             room: what it must have room for: inputs of shape (N, number of axes), outputs
                 of shape (N, room.outputs).
         """
+
+
+@dataclass
+class LayeredField(FieldModel):
+    """Fields of equal hidden layers, with a latent vector where sites have volumes of their own.
+
+    Attributes:
+        width: units per hidden layer.
+        hidden: hidden layers after the first.
+        latent: length of a vector learned per site and appended to every input; 0 for none.
+    """
+
+    width: int = setting(96, low=1, high=2**14)
+    hidden: int = setting(3, low=0, high=64)
+    latent: int = setting(0, low=0, high=2**14)
+
+    @property
+    def own(self) -> bool:
+        """Whether there is a latent."""
+        return self.latent > 0
 
 
 class Outputs(nn.Linear):

@@ -7,31 +7,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fedcl.models.base import FieldModel, Outputs, with_latent
+from fedcl.models.base import LayeredField, Outputs, with_latent
 from fedcl.settings import setting
 from fedcl.space import Room
 
 
 @dataclass
-class PE(FieldModel):
+class PE(LayeredField):
     """Positional encoding (Mildenhall et al., ECCV 2020).
 
     Attributes:
         waves: octaves L; the network sees x, sin(2^i pi x) and cos(2^i pi x), i < L.
-        width: units per hidden layer.
-        hidden: hidden layers after the first.
-        latent: length of a vector learned per site and appended to every input; 0 for none.
     """
 
     waves: int = setting(5, low=1, high=16)
-    width: int = setting(96, low=1, high=2**14)
-    hidden: int = setting(3, low=0, high=64)
-    latent: int = setting(0, low=0, high=2**14)
-
-    @property
-    def own(self) -> bool:
-        """Whether there is a latent."""
-        return self.latent > 0
 
     def build(self, room: Room) -> nn.Module:
         """Make the network; see `FieldModel.build`."""

@@ -7,13 +7,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fedcl.models.base import FieldModel, Outputs, with_latent
+from fedcl.models.base import LayeredField, Outputs, with_latent
 from fedcl.settings import setting
 from fedcl.space import Room
 
 
 @dataclass
-class Siren(FieldModel):
+class Siren(LayeredField):
     """SIREN (Sitzmann et al., NeurIPS 2020): hidden layers sin(omega (W x + b)).
 
     Weights begin as U(±1 / d) in the first layer, d the number of its inputs, and as
@@ -21,20 +21,9 @@ class Siren(FieldModel):
 
     Attributes:
         omega: frequency.
-        width: units per hidden layer.
-        hidden: hidden layers after the first.
-        latent: length of a vector learned per site and appended to every input; 0 for none.
     """
 
     omega: float = setting(30.0, low=1e-3, high=1e6)
-    width: int = setting(96, low=1, high=2**14)
-    hidden: int = setting(3, low=0, high=64)
-    latent: int = setting(0, low=0, high=2**14)
-
-    @property
-    def own(self) -> bool:
-        """Whether there is a latent."""
-        return self.latent > 0
 
     def build(self, room: Room) -> nn.Module:
         """Make the network; see `FieldModel.build`."""
