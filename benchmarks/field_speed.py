@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from benchmarks.running import markdown, write_section
 from fedcl import learner
-from fedcl.config import Learner
 from fedcl.field import Field
+from fedcl.job import Learner
 from fedcl.models.base import FieldModel
 from fedcl.plugins import MODEL, STRATEGY
 from fedcl.seeding import seeded, torch_rng
@@ -78,7 +78,7 @@ def ours(
     """Train as a hospital does."""
     teacher = nn.Identity() if past is not None else None
     learner.train(
-        Lesson(task=task, student=network, teacher=teacher, past=past, rate=model.rate),
+        Lesson(task=task, student=network, teacher=teacher, past=past, model=model),
         samples,
         Learner(steps=STEPS, batch_size=BATCH, decay=0.1, amp=False),
         STRATEGY.make({"name": "field_distillation"}),

@@ -31,7 +31,6 @@ from fedcl import arrays, hospital, simulation
 from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.grids import RayGrid
-from fedcl.hospital import new_network
 from fedcl.scores import SEGMENTATION, case_scores
 from fedcl.seeding import seeded, torch_rng
 from fedcl.segmentation import segmentation_loss
@@ -48,7 +47,7 @@ def bare(config: Config) -> str:
         )
         for site, cases in data.items()
     }
-    network = new_network(job, timeline.sites)
+    network = job.network("unet", timeline.sites)
     weights = {k: v.clone() for k, v in network.state_dict().items()}
 
     def evaluate(split: str, sites: list[str]) -> None:
@@ -102,7 +101,7 @@ def against_bare_loop(rounds: int, repeats: int) -> None:
         ]
     )
     config = Config.parse(values)
-    new_network(config.job, [])(torch.zeros(1, 1, 64, 64))  # warm up
+    config.job.network("unet", [])(torch.zeros(1, 1, 64, 64))  # warm up
     ratios = []
     for number in range(repeats):
         began = time.perf_counter()

@@ -18,7 +18,7 @@ from fedcl.hospitals import Ledger
 
 log = logging.getLogger("fedcl")
 
-FORMAT = 3
+FORMAT = 4
 """Of a snapshot and of what sites keep; another one cannot be read."""
 
 ARRAYS = ("weights", "teacher", "memory", "momentum")
@@ -39,7 +39,10 @@ class State:
         momentum: what the aggregation carries from round to round, within a stage.
         round: rounds finished, over all stages.
         initial: scores of the untrained model, once it was evaluated.
-        rows: scores after each finished stage.
+        rows: scores after each finished stage, of every site's own architecture.
+        across: likewise, per architecture, at the sites of others.
+        costs: of every architecture, `parameters` and multiply-accumulates per sample, `macs`.
+        predicting: seconds that an architecture took per case when last evaluated, by site.
         trained: the sites that trained, per stage.
         versions: the round of each site's own latest state.
         kept: digest of each site's own latest state.
@@ -58,6 +61,9 @@ class State:
     round: int = 0
     initial: Scores | None = None
     rows: list[Scores] = field(default_factory=list)
+    across: list[dict[str, Scores]] = field(default_factory=list)
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)
+    predicting: dict[str, dict[str, float]] = field(default_factory=dict)
     trained: list[list[str]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)

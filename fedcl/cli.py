@@ -5,18 +5,12 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
-from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedcl.composition import compose
-from fedcl.config import Config, Job
-from fedcl.errors import DataError, FedclError
-from fedcl.hospital import new_network
-from fedcl.plugins import name_of
+from fedcl.config import Config
+from fedcl.errors import FedclError
 
 EXAMPLES = "e.g. fedcl compare outputs/2026-01-31/12-00-00 --out outputs/report"
 
@@ -97,45 +91,6 @@ def inspect(given: argparse.Namespace) -> None:
     Raises:
         FedclError: the configuration or the data of a site cannot be used.
     """
-    config = Config.parse(compose(given.overrides))
-    job, timeline = config.job, config.timeline
-    rows: list[dict[str, str]] = []
-    first: Any = None
-    for number, stage in enumerate(timeline.stages, start=1):
-        for site in stage:
-            data = job.scenario.load(site, job.scenario.location(site), job.seed)
-            first = first or data.train[0]
-            parts = {"train": data.train, "val": data.val, "test": data.test}
-            counts = {name: str(len(cases)) for name, cases in parts.items()}
-            told = job.scenario.task.describe(data)
-            rows.append({"site": site, "stage": str(number), **counts, **told})
-    title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
-    lines = [[*rows[0]], *([*row.values()] for row in rows)]
-    if len(rows) + 1 < len(rows[0]):  # few sites: one column each, which fits more terminals
-        lines = [list(column) for column in zip(*lines, strict=True)]
-    table = Table(*lines[0], title=title, title_justify="left")
-    for line in lines[1:]:
-        table.add_row(*line)
-    Console().print(table)
-    Console().print(_cost(job, timeline.sites, first), soft_wrap=True)
+    from fedcl.inspection import inspect as look
 
-
-def _cost(job: Job, sites: Sequence[str], case: Any) -> str:
-    """Return parameters of the model, and multiply-accumulates per sample, as in `case`.
-
-    Raises:
-        DataError: the model cannot take the sample.
-    """
-    samples = job.scenario.task.samples([case], torch.device("cpu"))
-    network = new_network(job, sites).eval()
-    problem = job.scenario.task.complaint(network, samples)
-    if problem is not None:
-        raise DataError(f"site {sites[0]}: {problem}")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(samples.inputs[:1])
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    operations = counter.get_total_flops() // 2  # it counts multiplications and additions
-    return (
-        f"model {name_of(job.model)}: {parameters:,} parameters, {operations:,} "
-        "multiply-accumulates per sample"
-    )
+    look(Config.parse(compose(given.overrides)), Console())

@@ -66,10 +66,9 @@ def train(message: Message, context: Context) -> Message:
     lesson = Lesson(
         task=task,
         student=student,
+        model=job.models[call.model],
         auxiliary=auxiliary,
         memory=hospital.on_device(call.memory),
-        scales=job.model.scales,
-        rate=job.model.rate,
         round=call.round,
         start={name: value.detach().clone() for name, value in student.named_parameters()},
         **hospital.teacher(call, samples),
@@ -130,9 +129,10 @@ def evaluate(message: Message, context: Context) -> Message:
     """Score the weights sent, case by case: by one score on validation, by all on test."""
     started = time.perf_counter()
     call, hospital, student = _begin(message, context)
-    each = hospital.score(student, call.split)
-    scores = {name: [one[name] for _, one in each] for name in each[0][1]}
-    scored = Scored([name for name, _ in each], scores, time.perf_counter() - started)
+    found, predicting = hospital.score(student, call.split)
+    scores = {name: [one[name] for _, one in found] for name in found[0][1]}
+    cases = [name for name, _ in found]
+    scored = Scored(cases, scores, time.perf_counter() - started, predicting)
     return Message(scored.pack(), reply_to=message)
 
 
@@ -141,4 +141,4 @@ def _begin(message: Message, context: Context) -> tuple[Call, Hospital, nn.Modul
     call = Call.unpack(message.content)
     hospital = Hospital.of(context.node_config, call.job)
     torch.set_num_threads(hospital.job.learner.threads)
-    return call, hospital, hospital.load_student(call.arrays, call.state, call.arrived)
+    return call, hospital, hospital.load(call.model, call.arrays, call.state, call.arrived)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +14,12 @@ from fedcl.errors import ConfigError
 from fedcl.settings import closest
 
 CONF = Path(__file__).parents[1] / "conf"
+
+# In these two any name may be set, without the "+" that Hydra asks for elsewhere.
+_open = OmegaConf.create({"models": {}, "sites": {}})
+for _group in _open.values():
+    _group._set_flag("struct", False)
+ConfigStore.instance().store(name="open_groups", node=_open)
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:

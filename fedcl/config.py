@@ -1,75 +1,22 @@
-"""The typed configuration and every check of a bad value.
+"""The typed configuration of a run and every check of a bad value."""
 
-`Config` is all that a run needs; `Job`, a part of it, is all that a hospital is told:
-names and numbers, no path and no code.
-"""
-
-import json
+import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from dataclasses import dataclass, fields
 from typing import Any
-
-from torch import nn
 
 from fedcl.aggregations.base import Aggregation
 from fedcl.errors import ConfigError
+from fedcl.job import Job, Learner, Role, checked_seed
 from fedcl.models.base import Model
-from fedcl.plugins import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, describe, name_of
+from fedcl.plugins import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, name_of
 from fedcl.privacy.base import Privacy
-from fedcl.settings import closest, parse, setting, travelling
+from fedcl.segmentation import Segmentation
+from fedcl.settings import closest, parse, setting
 from fedcl.task import Task
-from fedcl.timeline import Timeline
-from sites.base import Scenario
+from fedcl.timeline import POOL, Timeline
 from strategies.base import Strategy
-
-
-@dataclass
-class Learner:
-    """How a hospital trains in one round.
-
-    Attributes:
-        lr: Adam's learning rate: one number, or one per stage (the last one repeats).
-        decay: what it falls to in the course of a stage, as a factor.
-        batch_size: samples per step.
-        epochs: passes over the site's training samples per round.
-        steps: gradient steps per round; replaces `epochs` when given.
-        clip: largest gradient norm; null for no clipping.
-        keep: the weights sent back: of the "last" epoch, or of the epoch "best" on the
-            site's validation cases.
-        device: "auto" (CUDA when there is one), "cpu" or "cuda".
-        amp: bfloat16 mixed precision, on a GPU only.
-        compile: let torch.compile write the network's code: some seconds per process and
-            stage, then faster steps for networks of many small operations (SIREN, FINER).
-        threads: torch threads of a training process; one is fastest for small networks
-            and keeps results the same from machine to machine.
-    """
-
-    lr: Any = field(default_factory=lambda: [0.002, 0.001])
-    decay: float = setting(1.0, above=0, high=1)
-    batch_size: int = setting(8, low=1, high=2**20)
-    epochs: int = setting(2, low=1)
-    steps: int | None = setting(None, low=1)
-    clip: float | None = setting(None, above=0)
-    keep: str = setting("last", choices=("last", "best"))
-    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
-    amp: bool = True
-    compile: bool = False
-    threads: int = setting(1, low=1, high=1024)
-
-    def __post_init__(self) -> None:
-        """Check the learning rates, which may be one number or a list."""
-        for rate in self._rates():
-            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 10:
-                raise ConfigError(f"learner.lr: must be a positive number, got {rate!r}")
-
-    def _rates(self) -> list[Any]:
-        return (self.lr or [self.lr]) if isinstance(self.lr, list) else [self.lr]
-
-    def rate(self, stage: int, done: float = 0.0) -> float:
-        """Return the learning rate in `stage` (counted from 0), of which a share is done."""
-        rates = self._rates()
-        return float(rates[min(stage, len(rates) - 1)]) * self.decay**done
 
 
 @dataclass
@@ -134,73 +81,18 @@ class Run:
     resume: str | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a hospital is told: which scenario, strategy, model and learner, and the seed."""
+@dataclass
+class Site:
+    """What is particular to one hospital.
 
-    scenario: Scenario
-    strategy: Strategy
-    model: Model
-    learner: Learner
-    seed: int
+    Attributes:
+        model: its architecture: a name in `models`, or of a model with its default settings;
+            null for the group `model`.
+        data_fraction: the share of its training cases that it uses.
+    """
 
-    def local(self, network: nn.Module) -> set[str]:
-        """Return the weight arrays of `network` that stay at the hospital, never averaged."""
-        return self.strategy.local(network) | self.scenario.task.local(network)
-
-    def to_json(self) -> str:
-        """Return names and numbers alone, as JSON."""
-        return json.dumps(
-            {
-                "scenario": describe(self.scenario),
-                "strategy": describe(self.strategy),
-                "model": describe(self.model),
-                "learner": travelling(self.learner),
-                "seed": self.seed,
-            }
-        )
-
-    @classmethod
-    @lru_cache(maxsize=8)
-    def from_json(cls, text: str) -> "Job":
-        """Read and check what `to_json` wrote.
-
-        Raises:
-            ConfigError: anything unknown or out of bounds.
-        """
-        return cls.parse(json.loads(text))
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Job":
-        """Build a job from the groups of a configuration."""
-        seed = values.get("seed", 0)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"seed: must be a whole number >= 0, got {seed!r}")
-        for group in ("scenario", "strategy", "model"):
-            if not isinstance(values.get(group), Mapping):
-                raise ConfigError(f"{group}: missing; give {group}=NAME")
-        scenario, strategy, model = (
-            kind.make(values[kind.key]) for kind in (SCENARIO, STRATEGY, MODEL)
-        )
-        task: Task = scenario.task
-        for kind, plugin, fits in (
-            (MODEL, model, lambda one: issubclass(one, task.models)),
-            (STRATEGY, strategy, lambda one: issubclass(type(task), one.needs)),
-        ):
-            if not fits(type(plugin)):
-                there = [name for name in kind.available() if fits(kind.find(name))]
-                raise ConfigError(
-                    f"{kind.key}: {name_of(plugin)} is not for {task.words}, which scenario "
-                    f"{name_of(scenario)} holds; there are: {', '.join(there)}"
-                )
-        strategy.check(task, model)
-        learner = parse(Learner, values.get("learner") or {}, "learner")
-        if learner.keep == "best" and not task.held_out:
-            raise ConfigError(
-                f"learner.keep: {task.words} has no cases to validate on but those it is trained "
-                "on; take learner.keep=last"
-            )
-        return cls(scenario=scenario, strategy=strategy, model=model, learner=learner, seed=seed)
+    model: str | None = None
+    data_fraction: float = setting(1.0, above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -222,29 +114,44 @@ class Config:
         Raises:
             ConfigError, DataError: one line that names the key, file or site.
         """
-        known = [f.name for f in fields(Job)] + [f.name for f in fields(cls) if f.name != "job"]
+        known = [f.name for f in fields(cls) if f.name != "job"]
+        known += ["scenario", "strategy", "model", "models", "sites", "learner", "seed"]
         for key in values:
             if key not in known:
                 raise ConfigError(
                     f"{key}: no such key{closest(str(key), known)}; there are: {', '.join(known)}"
                 )
-        job = Job.parse(values)
+        for group in ("scenario", "strategy", "model"):
+            if not isinstance(values.get(group), Mapping):
+                raise ConfigError(f"{group}: missing; give {group}=NAME")
+        seed = checked_seed(values.get("seed", 0))
+        scenario = SCENARIO.make(values["scenario"])
+        strategy = STRATEGY.make(values["strategy"])
         arrivals = parse(Arrivals, values.get("timeline") or {}, "timeline")
-        stages = job.scenario.arrivals() if arrivals.stages is None else arrivals.stages
+        stages = scenario.arrivals() if arrivals.stages is None else arrivals.stages
         timeline = Timeline(
             tuple(map(tuple, stages)),
             arrivals.rounds,
             arrivals.participation,
             arrivals.centralised,
         )
-        there = job.scenario.sites()
+        there = scenario.sites()
         for site in timeline.sites:
             if site not in there:
                 raise ConfigError(
                     f"timeline.stages: scenario has no site {site!r}{closest(site, there)}; "
                     f"there are: {', '.join(there)}"
                 )
-        task = job.scenario.task
+        models, roles = architectures(values, timeline, scenario.task, strategy)
+        job = Job(
+            scenario=scenario,
+            strategy=strategy,
+            models=models,
+            roles=roles,
+            learner=parse(Learner, values.get("learner") or {}, "learner"),
+            seed=seed,
+        )
+        task = scenario.task
         if not any(task.scores[0] in task.scored(site) for site in timeline.sites):
             raise ConfigError(
                 f"timeline.stages: none of {', '.join(timeline.sites)} can be scored by "
@@ -255,17 +162,19 @@ class Config:
         privacy = PRIVACY.make(values.get("privacy") or {"name": "none"})
         privacy.check(job.strategy, aggregation, timeline)
         for stage in range(len(timeline.stages)):
-            count = len(timeline.trainers(job.strategy.cohort(timeline, stage)))
-            if engine.needed(count) > count:
+            trainers = timeline.trainers(job.strategy.cohort(timeline, stage))
+            if engine.needed(len(trainers)) > len(trainers):
                 raise ConfigError(
                     f"engine.quorum: {engine.quorum} sites cannot be reached in stage "
-                    f"{stage + 1}, where {count} train"
+                    f"{stage + 1}, where {len(trainers)} train"
                 )
-            if aggregation.least > count:
-                raise ConfigError(
-                    f"aggregation: {name_of(aggregation)} needs {aggregation.least} sites, "
-                    f"{count} train in stage {stage + 1}; change timeline.stages or aggregation"
-                )
+            for model, count in Counter(roles[site].model for site in trainers).items():
+                if aggregation.least > count:
+                    raise ConfigError(
+                        f"aggregation: {name_of(aggregation)} needs {aggregation.least} sites, "
+                        f"{count} train {model} in stage {stage + 1}; change timeline.stages or "
+                        "aggregation"
+                    )
         return cls(
             job=job,
             timeline=timeline,
@@ -274,4 +183,101 @@ class Config:
             engine=engine,
             tracking=parse(Tracking, values.get("tracking") or {}, "tracking"),
             run=parse(Run, values.get("run") or {}, "run"),
+        )
+
+
+def architectures(
+    values: Mapping[str, Any], timeline: Timeline, task: Task, strategy: Strategy
+) -> tuple[dict[str, Model], dict[str, Role]]:
+    """Return the architectures of a run by name, and what each site is to do.
+
+    An architecture's name is its key in `models`, or that of the model itself.
+
+    Args:
+        values: the composed configuration; `model`, `models` and `sites` are read.
+        timeline: who takes part.
+        task: what is learned.
+        strategy: says which architecture teaches.
+
+    Raises:
+        ConfigError: a site or a model that is not there, or what cannot be combined.
+    """
+    there = timeline.sites
+    sites = {}
+    for site, one in (values.get("sites") or {}).items():
+        if site not in there:
+            raise ConfigError(
+                f"sites.{site}: no such site{closest(str(site), there)}; there are: "
+                f"{', '.join(there)}"
+            )
+        sites[site] = parse(Site, one or {}, f"sites.{site}")
+    named = {name: _named(name, one) for name, one in (values.get("models") or {}).items()}
+    default = MODEL.make(values["model"])
+    found: dict[str, Model] = {}
+
+    def architecture(name: str | None, key: str) -> str:
+        if name is None or (name == name_of(default) and name not in named):
+            found.setdefault(name_of(default), default)
+            return name_of(default)
+        options = [*named, *MODEL.available()]
+        if name not in options:
+            raise ConfigError(
+                f"{key}: there is no {name!r}{closest(name, options)}; there are: "
+                f"{', '.join(options)}"
+            )
+        found.setdefault(name, named[name] if name in named else MODEL.make({"name": name}))
+        return name
+
+    chosen = {
+        site: architecture(sites.get(site, Site()).model, f"sites.{site}.model") for site in there
+    }
+    if strategy.teacher_model is not None:
+        architecture(strategy.teacher_model, "strategy.teacher.model")
+    trained = set(chosen.values())
+    if len(found) > 1:
+        _check_several(found, timeline, task)
+    sizes = {
+        name: sum(p.numel() for p in task.build(model, there).parameters())
+        for name, model in found.items()
+        if len(found) > 1
+    }
+    roles = {}
+    for site, own in chosen.items():
+        teacher = strategy.taught_by(own, sizes)
+        if teacher is not None and teacher not in trained and strategy.pretrained is None:
+            raise ConfigError(
+                f"strategy.teacher.model: no site trains {teacher}; let one do so by sites, or "
+                "give a trained one by strategy.teacher.file"
+            )
+        roles[site] = Role(own, teacher, sites.get(site, Site()).data_fraction)
+    if timeline.centralised:
+        own = chosen[there[0]]
+        roles[POOL] = Role(own, strategy.taught_by(own, sizes))
+    return found, roles
+
+
+def _named(name: str, values: Any) -> Model:
+    """Return the architecture `models.name`."""
+    key = f"models.{name}"
+    if not re.fullmatch(r"[\w.+-]{1,50}", str(name)) or name in MODEL.available():
+        raise ConfigError(
+            f"{key}: cannot name an architecture; take letters, digits and signs that are not "
+            "those of a model"
+        )
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{key}: give name and settings of a model, got {values!r}")
+    return MODEL.make(values, key)
+
+
+def _check_several(models: Mapping[str, Model], timeline: Timeline, task: Task) -> None:
+    """Raise `ConfigError` where a run can have one architecture only."""
+    several = ", ".join(models)
+    if not isinstance(task, Segmentation):
+        raise ConfigError(
+            f"sites: {task.words} must have one model at all sites, these have {several}"
+        )
+    if timeline.centralised:
+        raise ConfigError(
+            f"timeline.centralised: a pool trains one model, the sites have {several}; give them "
+            "one by sites"
         )

@@ -14,7 +14,6 @@ from fedcl.checkpoint import read_results
 from fedcl.config import Config
 from fedcl.errors import ConfigError, RunError
 from fedcl.field import Field
-from fedcl.hospital import new_network
 from fedcl.plugins import name_of
 
 LONGEST = 2**15 - 1  # points along an axis that NIfTI can count
@@ -107,7 +106,8 @@ def fitted(run: Path, stage: int | None = None) -> tuple[Field, nn.Module, list[
     if not 1 <= last <= len(stages):
         raise ConfigError(f"export --stage: {last}; the run has {len(stages)} stages")
     seen = config.timeline.seen(last - 1)
-    network = new_network(job, seen).eval()
+    (model,) = job.models  # fields are of one architecture
+    network = job.network(model, seen).eval()
     if job.local(network):
         raise ConfigError(f"export: the sites of {run} keep part of their fields to themselves")
     weights = arrays.load_file(run / "checkpoint" / f"stage-{last}.safetensors")

@@ -1,6 +1,7 @@
 """One hospital at work: its data, its state, its networks, and what is cached of them."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,16 +14,18 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from fedcl import arrays, learner
-from fedcl.config import Job
 from fedcl.errors import DataError, RunError
+from fedcl.job import Job, Role
 from fedcl.messages import Call
-from fedcl.plugins import SCENARIO, describe
+from fedcl.plugins import SCENARIO, describe, name_of
 from fedcl.seeding import seeded, torch_rng
-from fedcl.step import Rehearsal, watch
+from fedcl.step import Rehearsal, Seen, watch
 from fedcl.task import Task, Voice
 from sites.base import Samples, SiteData
 
 Places = Mapping[str, Path | None]
+Place = tuple[str, Path | None, float]
+"""A site, its folder, and the share of its training cases that is used."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,20 @@ class Hospital:
         return Job.from_json(self.text)
 
     @property
+    def role(self) -> Role:
+        """What it is to do.
+
+        Raises:
+            RunError: nothing is said of it.
+        """
+        if self.site not in self.job.roles:
+            raise RunError(f"site {self.site}: it has no part in this run")
+        return self.job.roles[self.site]
+
+    @property
     def local(self) -> frozenset[str]:
         """The weight arrays that stay here."""
-        return _local(self.text, next(iter(self.places)))
+        return _local(self.text, self.role.model, next(iter(self.places)))
 
     # --- data ------------------------------------------------------------------------
 
@@ -72,8 +86,10 @@ class Hospital:
         Raises:
             DataError: the data cannot be used.
         """
-        job = self.job
-        return _data(json.dumps(describe(job.scenario)), name, self.places[name], job.seed)
+        return _data(json.dumps(describe(self.job.scenario)), *self._place(name), self.job.seed)
+
+    def _place(self, name: str) -> Place:
+        return name, self.places[name], self.job.roles[name].data_fraction
 
     def samples(self, names: Sequence[str]) -> Samples:
         """Return the training samples of some of its places, stacked once per process.
@@ -85,7 +101,7 @@ class Hospital:
         if others or not names:
             raise RunError(f"site {self.site} has no samples of {', '.join(others) or 'no site'}")
         scenario = json.dumps(describe(self.job.scenario))
-        folders = tuple((name, self.places[name]) for name in names)
+        folders = tuple(map(self._place, names))
         return _samples(scenario, folders, self.job.seed, learner.device_of(self.job.learner))
 
     def select(
@@ -139,36 +155,55 @@ class Hospital:
         """
         device, task = learner.device_of(self.job.learner), self.job.scenario.task
         for name in self.places:
-            network = _network(self.text, (name,)).to(device)
-            problem = task.complaint(network, self.samples([name]))
-            if problem is not None:
-                raise DataError(f"site {name}: {problem}")
+            samples = self.samples([name])
+            for model in self.role.models:
+                network = _network(self.text, model, (name,)).to(device)
+                problem = task.complaint(network, samples)
+                if problem is not None:
+                    raise DataError(f"site {name}: {problem}")
+            if len(samples) < self.job.strategy.least_batch:
+                raise DataError(
+                    f"site {name}: {len(samples)} training samples; strategy "
+                    f"{name_of(self.job.strategy)} compares those of a batch and needs at least "
+                    f"{self.job.strategy.least_batch}"
+                )
+        self.auxiliary({})
 
-    def load_student(self, record: ArrayRecord, version: int, sites: Sequence[str]) -> nn.Module:
-        """Return the network with the weights sent, completed by those kept here.
+    def load(
+        self, model: str, record: ArrayRecord, version: int, sites: Sequence[str]
+    ) -> nn.Module:
+        """Return a network with the weights sent, completed by those kept here.
 
         What is neither sent nor kept yet is the common initialisation.
 
         Args:
+            model: its architecture.
             record: the weights sent.
             version: of the site's own state.
             sites: those that have arrived.
         """
-        network = _network(self.text, tuple(sites)).to(learner.device_of(self.job.learner))
+        if model not in self.job.models:
+            raise RunError(
+                f"site {self.site}: asked for an architecture {model!r} that is not there"
+            )
+        network = _network(self.text, model, tuple(sites))
+        network.to(learner.device_of(self.job.learner))
         weights = arrays.from_record(record)
-        initial = _initial(self.text, tuple(sites))
-        if weights.keys() != initial.keys():
+        initial = _initial(self.text, model, tuple(sites))
+        if weights.keys() != initial.keys() and model == self.role.model:
             kept = arrays.under("weights/", self.kept(version))
             weights = initial | arrays.grown(kept, initial) | weights
         arrays.into_network(network, weights)
         return network
 
     def auxiliary(self, state: arrays.Arrays) -> nn.Module | None:
-        """Return the strategy's own module as it was kept, or new."""
-        job, name = self.job, next(iter(self.places))
+        """Return the strategy's own module as it was kept, or new; none without a teacher."""
+        job, role, name = self.job, self.role, next(iter(self.places))
+        if role.teacher is None:
+            return None
         with seeded("auxiliary", job.seed):
             module = job.strategy.auxiliary(
-                *_widths(self.text, name, self.places[name], learner.device_of(job.learner))
+                *_views(self.text, role.model, role.teacher, self._place(name))
             )
         if module is None:
             return None
@@ -179,20 +214,26 @@ class Hospital:
 
     def teacher(self, call: Call, samples: Samples) -> dict[str, Any]:
         """Return the lesson's `teacher`, its `answers` and its `past`, kept between rounds."""
-        if call.teacher is None:
+        model = self.role.teacher
+        if call.teacher is None or model is None:
             return {}
         weights = arrays.from_record(call.teacher)
         known = _teachers.get(self.site)
         mark = (self.text, arrays.digest(weights), call.learning, call.rehearsing, call.arrived)
         if known is None or known[0] != mark:
-            network = new_network(self.job, call.arrived).requires_grad_(False).eval()
-            network.to(learner.device_of(self.job.learner))
+            network = self.job.network(model, call.arrived)
+            network.requires_grad_(False).eval().to(learner.device_of(self.job.learner))
             arrays.into_network(network, weights)
             answers = Answers(self.job.scenario.task, network, samples.inputs)
             known = mark, network, answers, self.past(call, network, samples)
             _teachers[self.site] = known
         _, network, answers, past = known
-        return {"teacher": network, "answers": answers if answers.fit else None, "past": past}
+        return {
+            "teacher": network,
+            "teacher_model": self.job.models[model],
+            "answers": answers if answers.fit else None,
+            "past": past,
+        }
 
     def past(self, call: Call, network: nn.Module, samples: Samples) -> Rehearsal | None:
         """Return inputs of the sites of earlier stages, with the answers of their teachers.
@@ -209,7 +250,8 @@ class Hospital:
         before = [site for stage in earlier for site in stage]
         voices: list[Voice] = [] if bank else [(partial(task.answers, network), before)]
         for weights, sites in zip(bank, earlier, strict=False):
-            old = new_network(self.job, call.arrived).requires_grad_(False).eval().to(device)
+            old = self.job.network(self.role.model, call.arrived)
+            old.requires_grad_(False).eval().to(device)
             arrays.into_network(old, arrays.grown(weights, arrays.of_network(old)))
             voices.append((partial(task.answers, old), sites))
         past = task.past(voices, device, call.learning)
@@ -225,21 +267,29 @@ class Hospital:
         known = arrays.from_record(record) if record is not None else {}
         return {key: torch.tensor(value, device=device) for key, value in known.items()}
 
-    def score(self, network: nn.Module, split: str) -> list[tuple[str, dict[str, float]]]:
-        """Return name and scores of every case of `split`: one score for "val", all for "test"."""
+    def score(
+        self, network: nn.Module, split: str
+    ) -> tuple[list[tuple[str, dict[str, float]]], float]:
+        """Return name and scores of every case of `split`, and the seconds that predicting took.
+
+        One score for "val", all for "test".
+        """
         task, settings = self.job.scenario.task, self.job.learner
         device = learner.device_of(settings)
-        found = []
+        found, seconds = [], 0.0
         for place in self.places:
             names = task.scored(place)[: 1 if split == "val" else None]
             for case in getattr(self.data(place), split):
+                started = time.perf_counter()
                 prediction = task.predict(network, case, device, settings.amp)
+                seconds += time.perf_counter() - started
                 found.append((case.name, task.score(prediction, case, names)))
-        return found
+        return found, seconds
 
     def validate(self, network: nn.Module) -> float:
         """Return the mean score of the validation cases."""
-        return fmean(v for _, scores in self.score(network, "val") for v in scores.values())
+        found, _ = self.score(network, "val")
+        return fmean(value for _, scores in found for value in scores.values())
 
 
 class Answers:
@@ -266,58 +316,48 @@ class Answers:
 _teachers: dict[str, tuple[tuple[Any, ...], nn.Module, Answers, Rehearsal | None]] = {}
 
 
-def new_network(job: Job, sites: Sequence[str]) -> nn.Module:
-    """Make the job's network with the initial weights that (seed) gives everywhere.
-
-    Args:
-        job: what it is for.
-        sites: those that have arrived: with them what it has to know may grow.
-    """
-    with seeded("model", job.seed):
-        return job.scenario.task.build(job.model, sites)
+@lru_cache(maxsize=64)
+def _data(scenario: str, site: str, path: Path | None, data_fraction: float, seed: int) -> SiteData:
+    data = SCENARIO.make(json.loads(scenario)).load(site, path, seed)
+    return data.limited(data_fraction, seed, site) if data_fraction < 1 else data
 
 
 @lru_cache(maxsize=64)
-def _data(scenario: str, site: str, path: Path | None, seed: int) -> SiteData:
-    return SCENARIO.make(json.loads(scenario)).load(site, path, seed)
-
-
-@lru_cache(maxsize=64)
-def _samples(
-    scenario: str, places: tuple[tuple[str, Path | None], ...], seed: int, device: torch.device
-) -> Samples:
-    cases = [case for site, path in places for case in _data(scenario, site, path, seed).train]
+def _samples(scenario: str, places: tuple[Place, ...], seed: int, device: torch.device) -> Samples:
+    cases = [case for place in places for case in _data(scenario, *place, seed).train]
     return SCENARIO.make(json.loads(scenario)).task.samples(cases, device)
 
 
-@lru_cache(maxsize=2)
-def _network(text: str, sites: tuple[str, ...]) -> nn.Module:
+@lru_cache(maxsize=4)
+def _network(text: str, model: str, sites: tuple[str, ...]) -> nn.Module:
     job = Job.from_json(text)
-    network = new_network(job, sites)
+    network = job.network(model, sites)
     if job.learner.compile:
         network.compile()
     return network
 
 
-@lru_cache(maxsize=2)
-def _initial(text: str, sites: tuple[str, ...]) -> arrays.Arrays:
-    return arrays.of_network(new_network(Job.from_json(text), sites))
+@lru_cache(maxsize=4)
+def _initial(text: str, model: str, sites: tuple[str, ...]) -> arrays.Arrays:
+    return arrays.of_network(Job.from_json(text).network(model, sites))
 
 
-@lru_cache(maxsize=2)
-def _local(text: str, site: str) -> frozenset[str]:
+@lru_cache(maxsize=4)
+def _local(text: str, model: str, site: str) -> frozenset[str]:
     job = Job.from_json(text)
-    return frozenset(job.local(new_network(job, [site])))
+    return frozenset(job.local(job.network(model, [site])))
 
 
 @lru_cache(maxsize=64)
-def _widths(
-    text: str, site: str, path: Path | None, device: torch.device
-) -> tuple[tuple[int, ...], int]:
-    """Return the channels of the model's features, and those of a sample."""
+def _views(text: str, student: str, teacher: str, place: Place) -> tuple[Seen, Seen, Tensor]:
+    """Return what untrained networks of two architectures make of a sample, and the sample."""
     job = Job.from_json(text)
     scenario = json.dumps(describe(job.scenario))
-    inputs = _samples(scenario, ((site, path),), job.seed, device).inputs[:1].cpu()
-    with torch.no_grad():
-        _, features = watch(new_network(job, [site]).eval(), job.model.scales, inputs)
-    return tuple(feature.shape[1] for feature in features), inputs.shape[1]
+    device = learner.device_of(job.learner)
+    inputs = _samples(scenario, (place,), job.seed, device).inputs[:1].cpu()
+    seen = []
+    for model in (student, teacher):
+        network = job.network(model, [place[0]]).eval()
+        with torch.no_grad():
+            seen.append(watch(network, job.models[model], inputs))
+    return seen[0], seen[1], inputs

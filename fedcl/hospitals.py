@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedcl.arrays import size_of
-from fedcl.config import Job
 from fedcl.errors import DataError, RunError
-from fedcl.messages import Call, Hello, MalformedError, Report, Scored, Update
+from fedcl.job import Job
+from fedcl.messages import RECORDS, Call, Hello, MalformedError, Report, Scored, Update
 
 log = logging.getLogger("fedcl")
 
 Reply = TypeVar("Reply", Update, Scored, Report)
-Data = dict[str, Any]
-"""Which sites' samples to train on: `learning` and `rehearsing`, as in `Call`."""
+Parts = Mapping[str, Any]
+"""Attributes of a `Call` that are not the same for all sites."""
 
 
 @dataclass
@@ -117,44 +117,35 @@ class Hospitals:
     def calls(
         self,
         what: str,
-        sites: Sequence[str],
-        arrays: ArrayRecord,
+        parts: Mapping[str, Parts],
         versions: Mapping[str, int],
-        teacher: ArrayRecord | None = None,
-        memory: ArrayRecord | None = None,
-        data: Mapping[str, Data] | None = None,
         *,
         arrivals: Sequence[Sequence[str]],
         **others: Any,
     ) -> list[Message]:
-        """Make one message per site; all of them share the same array records.
+        """Make one message per site; sites may share array records.
 
         Args:
             what: "train", "evaluate" or "query.report".
-            sites: whom to call.
-            arrays: the global weights.
+            parts: whom to call, and what each is to be sent: `model` and `arrays` at least.
             versions: the version of each site's own state to start from.
-            teacher: the teacher's weights.
-            memory: what the server remembers.
-            data: what each site is to train on.
             arrivals: the sites that arrived in each stage so far.
-            others: the other attributes of `Call`.
+            others: the other attributes of `Call`, the same for all.
         """
         messages = []
-        seen: Data = {
+        seen: Parts = {
             "arrived": [site for stage in arrivals for site in stage],
             "sizes": [len(stage) for stage in arrivals],
         }
-        for site in sites:
-            own = (data or {}).get(site, {})
-            state = versions.get(site, 0)
-            call = Call(self._text, arrays, teacher, memory, **seen, **own, state=state, **others)
+        for site, own in parts.items():
+            call = Call(self._text, **seen, **own, state=versions.get(site, 0), **others)
             messages.append(Message(call.pack(), self.nodes[site], what))
-        down = {"teacher": teacher, "memory": memory}
-        extra = {name: size_of(r) if r is not None else 0 for name, r in down.items()}
-        for name, size in extra.items():
-            self.ledger.bytes[name] += len(sites) * size
-        self.ledger.bytes["down"] += len(sites) * (sum(extra.values()) + size_of(arrays))
+            for name in RECORDS:
+                record = getattr(call, name)
+                size = size_of(record) if record is not None else 0
+                self.ledger.bytes["down"] += size
+                if name != "arrays":
+                    self.ledger.bytes[name] += size
         self._sent = time.perf_counter()
         return messages
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedcl.config import Learner
 from fedcl.errors import RunError
+from fedcl.job import Learner
 from fedcl.step import Lesson, Step
 from sites.base import Samples
 from strategies.base import Strategy
@@ -86,7 +86,7 @@ def train(
             rng=rng,
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
-            terms = strategy.objective(step)
+            terms = strategy.objective(step) | step.aside()
         optimiser.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:
@@ -113,9 +113,9 @@ def _groups(lesson: Lesson) -> list[dict[str, Any]]:
     groups: dict[float, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in lesson.student.named_parameters():
         if parameter.requires_grad:
-            groups[lesson.rate(name)].append(parameter)
+            groups[lesson.model.rate(name)].append(parameter)
     if lesson.auxiliary is not None:
-        groups[1.0] += lesson.auxiliary.parameters()
+        groups[1.0] += (p for p in lesson.auxiliary.parameters() if p.requires_grad)
     return [{"params": members, "factor": factor} for factor, members in groups.items()]
 
 

@@ -48,6 +48,7 @@ class Call:
 
     Attributes:
         job: the `Job`, as JSON.
+        model: the architecture that the weights are of.
         arrays: the global weights.
         teacher: the teacher's weights, if there is one.
         memory: what the server remembers of earlier stages, if anything.
@@ -64,6 +65,7 @@ class Call:
     """
 
     job: str
+    model: str
     arrays: ArrayRecord
     teacher: ArrayRecord | None = None
     memory: ArrayRecord | None = None
@@ -105,6 +107,7 @@ class Call:
         call = content.config_records["call"]
         read = cls(
             job=str(call["job"]),
+            model=str(call["model"]),
             arrays=content.array_records["arrays"],
             teacher=content.array_records.get("teacher"),
             memory=content.array_records.get("memory"),
@@ -268,16 +271,19 @@ class Scored:
         cases: names of the cases.
         scores: per score, one number per case.
         seconds: time it took.
+        predicting: that of the network's predictions alone.
     """
 
     cases: list[str]
     scores: dict[str, list[float]]
     seconds: float
+    predicting: float
 
     def pack(self) -> RecordDict:
         """Return the records."""
         numbers = MetricRecord({f"score/{name}": values for name, values in self.scores.items()})
-        numbers["seconds"] = self.seconds
+        for name in ("seconds", "predicting"):
+            numbers[name] = getattr(self, name)
         names = ConfigRecord({"cases": self.cases})
         return RecordDict({"numbers": numbers, "names": names})
 
@@ -298,7 +304,7 @@ class Scored:
             raise ValueError("no score, or a case twice")
         if not all(map(math.isfinite, chain.from_iterable(scores.values()))):
             raise ValueError("a score is not finite")
-        return cls(cases, scores, _seconds(numbers))
+        return cls(cases, scores, _seconds(numbers), _seconds(numbers, "predicting"))
 
 
 def _int(value: Any) -> int:
@@ -313,8 +319,8 @@ def _float(value: Any) -> float:
     return float(value)
 
 
-def _seconds(numbers: MetricRecord) -> float:
-    seconds = _float(numbers["seconds"])
+def _seconds(numbers: MetricRecord, name: str = "seconds") -> float:
+    seconds = _float(numbers[name])
     if not 0 <= seconds < math.inf:
         raise ValueError(f"it took {seconds} s")
     return seconds

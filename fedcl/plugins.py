@@ -57,16 +57,20 @@ class Kind:
             )
         return found[0]
 
-    def make(self, values: Mapping[str, Any]) -> Any:
+    def make(self, values: Mapping[str, Any], key: str | None = None) -> Any:
         """Build the plug-in that `values` describes: its `name` and its settings.
+
+        Args:
+            values: as configured.
+            key: where they stand in the configuration, if not where this kind usually does.
 
         Raises:
             ConfigError: no or an unknown name, an unknown setting or a bad value.
         """
-        settings = dict(values)
+        settings, key = dict(values), key or self.key
         if "name" not in settings:
-            raise ConfigError(f"{self.key}.name: missing; give one of {self.available()}")
-        return parse(self.find(settings.pop("name")), settings, self.key)
+            raise ConfigError(f"{key}.name: missing; give one of {self.available()}")
+        return parse(self.find(settings.pop("name")), settings, key)
 
 
 SCENARIO = Kind("scenario", "sites", "Scenario")

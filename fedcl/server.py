@@ -1,27 +1,25 @@
 """A run: stages > rounds > evaluation > checkpoint > whoever watches."""
 
-import hashlib
 import logging
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, Protocol
 
+import torch
 from flwr.serverapp import Grid
 
 from fedcl import arrays
+from fedcl.architecture import Architecture, architectures, cost
 from fedcl.checkpoint import Checkpoint, Scores, State
 from fedcl.config import Config
-from fedcl.continual import summary
 from fedcl.errors import ConfigError, DataError, RunError
-from fedcl.hospital import new_network
-from fedcl.hospitals import Hospitals
+from fedcl.hospitals import Hospitals, Parts, Reply
 from fedcl.messages import Hello, Report, Scored
 from fedcl.plugins import name_of
+from fedcl.results import results
 from fedcl.seeding import torch_rng
 from fedcl.stage import Round, Stage
-from strategies.base import Form, Past
+from strategies.base import Past
 
 log = logging.getLogger("fedcl")
 
@@ -65,23 +63,42 @@ class Server:
     ) -> None:
         self.config, self.checkpoint, self.watchers = config, checkpoint, watchers
         timeline = config.timeline
-        self.network = new_network(config.job, timeline.seen(state.stage if state else 0))
-        self.state = state or State(arrays.of_network(self.network))
-        local = config.job.local(self.network)
-        if timeline.centralised and local:
-            raise ConfigError(
-                f"timeline.centralised: every hospital keeps {', '.join(sorted(local)[:3])} to "
-                "itself, which a pool has no use for; change the strategy or scenario.shared"
-            )
-        if not config.job.scenario.task.shared and not local:
-            raise ConfigError(
-                "scenario.shared: false, but nothing of this model stays at a site: patients would "
-                "overwrite one another; take model=diner, model.latent=16 or strategy=individual"
-            )
-        self.local = frozenset(local)
+        arrived = timeline.seen(state.stage if state else 0)
+        self.architectures = architectures(config.job, arrived)
+        self.state = state or self._new()
+        for one in self.architectures.values():
+            if timeline.centralised and one.local:
+                raise ConfigError(
+                    f"timeline.centralised: every hospital keeps "
+                    f"{', '.join(sorted(one.local)[:3])} to itself, which a pool has no use for; "
+                    "change the strategy or scenario.shared"
+                )
+            if not config.job.scenario.task.shared and not one.local:
+                raise ConfigError(
+                    "scenario.shared: false, but nothing of this model stays at a site: patients "
+                    "would overwrite one another; take model=diner, model.latent=16 or "
+                    "strategy=individual"
+                )
         self.hospitals = Hospitals(
             grid, config.job, self.state.ledger, lanes, config.engine.timeout
         )
+
+    def _new(self) -> State:
+        """Return the state in which a run begins.
+
+        Raises:
+            ConfigError: the teacher trained before cannot be used.
+        """
+        weights = arrays.Arrays()
+        for one in self.architectures.values():
+            if one.sites:
+                weights |= one.whole(arrays.of_network(one.network))
+        job = self.config.job
+        teacher = arrays.Arrays()
+        if job.strategy.pretrained is not None:
+            for name in {role.teacher for role in job.roles.values() if role.teacher}:
+                teacher |= self.architectures[name].read(job.strategy.pretrained)
+        return State(weights, teacher)
 
     def meet(self) -> dict[str, Hello]:
         """Meet the hospitals of the timeline; nothing is written before they all answered.
@@ -100,19 +117,21 @@ class Server:
         self.state.digests = digests
         self.cases = {site: hello.test for site, hello in about.items()}
         self.shape = about[sites[0]].shape
-        forms = self.config.job.strategy.forms
-        self.config.privacy.check_sent(
-            self.config.job.strategy,
-            self.state.weights.keys() - self.local,
-            bool(forms(self.network, self.shape)),
-        )
-        for site in sites:
-            if forms(self.network, about[site].shape) != forms(self.network, self.shape):
-                raise DataError(
-                    f"site {site}: its images are {about[site].shape} (channels, rows, columns), "
-                    f"those of {sites[0]} {self.shape}; {name_of(self.config.job.strategy)} "
-                    "needs one shape, change scenario.size or the scenario"
-                )
+        strategy, sample = self.config.job.strategy, torch.zeros(1, *self.shape)
+        for name, one in self.architectures.items():
+            parameters, operations = cost(self.config.job.network(name, sites), sample)
+            self.state.costs[name] = {"parameters": parameters, "macs": operations}
+            forms = strategy.forms(one.network, self.shape)
+            if one.sites:
+                shared = one.shared(self.state.weights).keys()
+                self.config.privacy.check_sent(strategy, shared, bool(forms))
+            for site in sites:
+                if strategy.forms(one.network, about[site].shape) != forms:
+                    raise DataError(
+                        f"site {site}: its images are {about[site].shape} (channels, rows, "
+                        f"columns), those of {sites[0]} {self.shape}; {name_of(strategy)} needs "
+                        "one shape, change scenario.size or the scenario"
+                    )
         return about
 
     def run(self, about: dict[str, Hello], started: float) -> None:
@@ -138,16 +157,19 @@ class Server:
         while state.stage < len(config.timeline.stages):
             self._grow()
             stage = Stage(
-                config, self.hospitals, state, self.network, self._began, self._round_done
+                config, self.hospitals, state, self.architectures, self._began, self._round_done
             )
             stage.run()
             scores = self._evaluate(state.stage)
+            across = self._evaluate_across(state.stage)
             if state.stage + 1 < len(config.timeline.stages):
                 state.memory = self._remember(stage)
             state.rows.append(scores)
+            state.across.append(across)
             state.momentum = {}
-            teaching = config.job.strategy.teaching
-            if teaching is not None and teaching.refresh == "stage":
+            strategy = config.job.strategy
+            teaching = strategy.teaching
+            if teaching is not None and teaching.refresh == "stage" and not strategy.pretrained:
                 state.teacher = state.weights
             arrays.save_file(
                 self.checkpoint.folder / f"stage-{state.stage}.safetensors", state.weights
@@ -162,8 +184,11 @@ class Server:
     def _grow(self) -> None:
         """Give the model room for what the sites arriving in this stage bring."""
         state = self.state
-        self.network = new_network(self.config.job, self.config.timeline.seen(state.stage))
-        room = arrays.of_network(self.network)
+        arrived = self.config.timeline.seen(state.stage)
+        self.architectures = architectures(self.config.job, arrived)
+        room = arrays.Arrays()
+        for one in self.architectures.values():
+            room |= one.whole(arrays.of_network(one.network))
         state.weights = arrays.grown(state.weights, room)
         state.teacher = arrays.grown(state.teacher, room)
 
@@ -195,43 +220,50 @@ class Server:
 
     def _remember(self, stage: Stage) -> arrays.Arrays:
         """Ask for the strategy's reports, if it wants any, and let it remember the stage."""
-        config, state, strategy = self.config, self.state, self.config.job.strategy
-        reports: dict[str, Report] = {}
-        forms = strategy.forms(self.network, self.shape)
-        if forms:
-            weights, _ = arrays.split(state.weights, self.local)
-            # Who only rehearses has told before.
-            data = {site: one for site, one in stage.data().items() if one["learning"]}
-            calls = self.hospitals.calls(
-                "query.report",
-                list(data),
-                arrays.to_record(weights),
-                state.versions,
-                data=data,
-                arrivals=config.timeline.stages[: state.stage + 1],
-            )
-            replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
-            reports = self._reports(self.hospitals.answers(Report, list(data), replies), forms)
-        arrays.into_network(self.network, state.weights)
+        memory = arrays.Arrays()
+        for one in self.architectures.values():
+            known = one.part(self.state.memory)
+            if any(site in one.sites for site in self.state.trained[self.state.stage]):
+                known = self._remember_by(one, stage, known)
+            memory |= one.whole(known)
+        return memory
+
+    def _remember_by(
+        self, architecture: Architecture, stage: Stage, memory: arrays.Arrays
+    ) -> arrays.Arrays:
+        """Return what is remembered of a stage by what an architecture has learned."""
+        job, state, network = self.config.job, self.state, architecture.network
+        arrays.into_network(network, architecture.part(state.weights))
+        reports = self._reports(architecture, stage)
         past = Past(
             stage=state.stage,
-            network=self.network.requires_grad_(False).eval(),
+            network=network.requires_grad_(False).eval(),
             shape=tuple(self.shape),
-            memory=state.memory,
+            memory=memory,
             reports={site: report.arrays for site, report in reports.items()},
             samples={site: report.samples for site, report in reports.items()},
-            rng=torch_rng("remember", config.job.seed, state.stage),
+            rng=torch_rng("remember", job.seed, state.stage),
         )
-        return strategy.remember(past)
+        return job.strategy.remember(past)
 
-    def _reports(
-        self, answers: Mapping[str, Report | str], forms: Mapping[str, Form]
-    ) -> dict[str, Report]:
+    def _reports(self, architecture: Architecture, stage: Stage) -> dict[str, Report]:
         """Return the reports that are as they should be; the others count as failures.
 
         Raises:
             RunError: they are fewer than `engine.quorum` asks for.
         """
+        forms = self.config.job.strategy.forms(architecture.network, self.shape)
+        if not forms:
+            return {}
+        weights = arrays.to_record(architecture.shared(self.state.weights))
+        same = {"model": architecture.name, "arrays": weights}
+        # Who only rehearses has told before.
+        parts = {
+            site: {**same, **one}
+            for site, one in stage.data().items()
+            if one["learning"] and site in architecture.sites
+        }
+        answers = self._exchange(Report, "query.report", parts, self.state.stage)
         reports: dict[str, Report] = {}
         for site, answer in answers.items():
             problem = answer if isinstance(answer, str) else None
@@ -244,8 +276,8 @@ class Server:
                 if problem is None:
                     reports[site] = answer
             if problem is not None:
-                stage, round_ = self.state.stage, self.state.round
-                self.state.ledger.fail(site, stage, round_, "report", problem)
+                now, round_ = self.state.stage, self.state.round
+                self.state.ledger.fail(site, now, round_, "report", problem)
         if len(reports) < self.config.engine.needed(len(answers)):
             raise RunError(
                 f"{len(reports)} of {len(answers)} sites reported after stage "
@@ -254,24 +286,50 @@ class Server:
             )
         return reports
 
-    def _evaluate(self, stage: int) -> Scores:
-        """Score the global model on every site's test cases after `stage`."""
-        timeline, task = self.config.timeline, self.config.job.scenario.task
-        sites = self.config.job.strategy.evaluated(timeline, stage)
-        if not task.foresight:
-            sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
-        weights, _ = arrays.split(self.state.weights, self.local)
-        calls = self.hospitals.calls(
-            "evaluate",
-            sites,
-            arrays.to_record(weights),
-            self.state.versions,
-            arrivals=timeline.stages[: max(stage, 0) + 1],
-            split="test",
-        )
+    def _exchange(
+        self, kind: type[Reply], what: str, parts: Mapping[str, Parts], stage: int, **others: Any
+    ) -> dict[str, Reply | str]:
+        """Call sites after `stage` and return what they answer; see `Hospitals.calls`."""
+        arrivals = self.config.timeline.stages[: max(stage, 0) + 1]
+        versions = self.state.versions
+        calls = self.hospitals.calls(what, parts, versions, arrivals=arrivals, **others)
         replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
+        return self.hospitals.answers(kind, list(parts), replies)
+
+    def _evaluate(self, stage: int) -> Scores:
+        """Score every site's own architecture on its test cases after `stage`."""
+        timeline, job = self.config.timeline, self.config.job
+        sites = job.strategy.evaluated(timeline, stage)
+        if not job.scenario.task.foresight:
+            sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
+        return self._score(stage, {site: job.roles[site].model for site in sites})
+
+    def _evaluate_across(self, stage: int) -> dict[str, Scores]:
+        """Score every architecture at the sites of others, where no part of it stays at a site."""
+        timeline, job = self.config.timeline, self.config.job
+        found = {}
+        for name, one in self.architectures.items():
+            others = [
+                site
+                for site in job.strategy.evaluated(timeline, stage)
+                if job.roles[site].model != name
+            ]
+            if others and not one.local:
+                found[name] = self._score(stage, dict.fromkeys(others, name))
+        return found
+
+    def _score(self, stage: int, models: Mapping[str, str]) -> Scores:
+        """Score on the test cases of each site, after `stage`, the architecture that is given."""
+        task, records = self.config.job.scenario.task, {}
+        for name in dict.fromkeys(models.values()):
+            one = self.architectures[name]
+            # Where no site trains it, it has been trained before the run, and teaches.
+            source = self.state.weights if one.sites else self.state.teacher
+            records[name] = arrays.to_record(one.shared(source))
+        parts = {site: {"model": name, "arrays": records[name]} for site, name in models.items()}
         scores: Scores = {}
-        for site, answer in self.hospitals.answers(Scored, sites, replies).items():
+        answers = self._exchange(Scored, "evaluate", parts, stage, split="test")
+        for site, answer in answers.items():
             if isinstance(answer, str):
                 when = f"after stage {stage + 1}" if stage >= 0 else "before the first stage"
                 raise RunError(
@@ -286,105 +344,9 @@ class Server:
             scores[site] = {
                 score: dict(zip(answer.cases, answer.scores[score], strict=True)) for score in names
             }
+            took = self.state.predicting.setdefault(models[site], {})
+            took[site] = answer.predicting / len(answer.cases)
         return scores
-
-
-def results(config: Config, state: State, status: str = "completed") -> dict[str, Any]:
-    """Return the contents of results.json; the matrices and figures of what is finished."""
-    sites, scores = config.timeline.sites, config.job.scenario.task.scores
-    first = scores[0]
-    matrices = {score: matrix(state.rows, sites, score) for score in scores}
-    initial = matrix([state.initial or {}], sites, first)[0]
-    trained = state.trained[: state.stage]
-    task = config.job.scenario.task
-    seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
-    return {
-        "scenario": name_of(config.job.scenario),
-        "strategy": name_of(config.job.strategy),
-        "model": name_of(config.job.model),
-        "seed": config.job.seed,
-        "engine": config.engine.name,
-        "status": status,
-        "arrivals": [list(stage) for stage in config.timeline.stages],
-        "stages": trained,
-        "sites": sites,
-        "score": first,
-        "case": task.case,
-        "matrix": matrices[first],
-        "cases": cases(state.rows, sites, first),
-        "metrics": summary(matrices[first], trained, sites, initial, seen) if state.rows else {},
-        "rounds": state.round,
-        "weights_sha256": _digest(state, sites),
-        "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
-        "bytes": state.ledger.bytes,
-        "stored": state.stored,
-        "centralised": config.timeline.centralised,
-        "aggregation": name_of(config.aggregation),
-        "failures": state.ledger.failures,
-        "versions": versions(),
-        "initial": initial,
-        "secondary": {
-            score: {"matrix": matrices[score], "cases": cases(state.rows, sites, score)}
-            for score in scores[1:]
-        },
-        "data_sha256": state.digests,
-        "privacy": {
-            "name": name_of(config.privacy),
-            "leaves": task.leaves,
-            **config.privacy.spent(_rounds(config, state)),
-        },
-    }
-
-
-def _rounds(config: Config, state: State) -> dict[str, int]:
-    """Return in how many rounds each site was asked to train."""
-    timeline, strategy = config.timeline, config.job.strategy
-    asked = dict.fromkeys(timeline.sites, 0)
-    for stage in range(len(timeline.stages)):
-        for site in strategy.cohort(timeline, stage):
-            done = state.round - stage * timeline.rounds
-            asked[site] += min(max(done, 0), timeline.rounds)
-    return asked
-
-
-def matrix(rows: Sequence[Scores], sites: Sequence[str], score: str) -> list[list[float | None]]:
-    """Return the mean over cases of `score`, one row per stage, one column per site."""
-
-    def mean(values: dict[str, float]) -> float:
-        return sum(values.values()) / len(values)
-
-    return [
-        [mean(row[s][score]) if score in row.get(s, {}) else None for s in sites] for row in rows
-    ]
-
-
-def cases(
-    rows: Sequence[Scores], sites: Sequence[str], score: str
-) -> dict[str, dict[str, list[float | None]]]:
-    """Return, per site and case, its `score` after every stage."""
-    names = {
-        s: list(dict.fromkeys(c for row in rows for c in row.get(s, {}).get(score, {})))
-        for s in sites
-    }
-    return {
-        s: {c: [row.get(s, {}).get(score, {}).get(c) for row in rows] for c in names[s]}
-        for s in sites
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what the numbers depend on."""
-    packages = ("flwr", "torch", "monai", "ray", "numpy", "mlflow", "hydra-core")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _digest(state: State, sites: Sequence[str]) -> str:
-    """Return the digest of the global model and, in site order, of what the sites kept."""
-    everything = arrays.digest(state.weights)
-    if not state.kept:
-        return everything
-    parts = [everything, *(state.kept.get(site, "") for site in sites)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _in_words(values: Mapping[str, float | None]) -> str:

@@ -77,8 +77,13 @@ def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
 def travelling(settings: Any) -> dict[str, Any]:
     """Return the settings that may be sent to a hospital, as plain JSON-able values."""
     values = dataclasses.asdict(settings)
-    fields = dataclasses.fields(settings)
-    return {f.name: values[f.name] for f in fields if f.metadata.get("travels", True)}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if not field.metadata.get("travels", True):
+            del values[field.name]
+        elif _is_settings(value):
+            values[field.name] = travelling(value)
+    return values
 
 
 def closest(word: str, options: list[str]) -> str:

@@ -24,7 +24,8 @@ from fedcl.figures import draw
 from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
 from fedcl.hospital import Hospital
 from fedcl.progress import Display, console
-from fedcl.server import Server, Watcher, results
+from fedcl.results import results
+from fedcl.server import Server, Watcher
 from fedcl.task import Picture
 from fedcl.timeline import POOL
 
@@ -222,9 +223,11 @@ def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
     pictures = []
     for site in config.timeline.sites:
         hospital = Hospital.of(nodes[site], text)
-        weights, _ = arrays.split(state.weights, hospital.local)
-        network = hospital.load_student(
-            arrays.to_record(weights), state.versions.get(site, 0), config.timeline.sites
+        model = hospital.role.model
+        weights = arrays.under(config.job.prefix(model), state.weights)
+        shared, _ = arrays.split(weights, hospital.local)
+        network = hospital.load(
+            model, arrays.to_record(shared), state.versions.get(site, 0), config.timeline.sites
         )
         for case in task.drawn(hospital.data(site).test):
             prediction = task.predict(network, case, device, settings.amp)

@@ -1,25 +1,29 @@
 """One stage of a run as a Flower strategy: its rounds, from the cohort to the average."""
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
-from torch import nn
 
 from fedcl import arrays
+from fedcl.architecture import Architecture
 from fedcl.checkpoint import State
 from fedcl.config import Config
 from fedcl.errors import RunError
-from fedcl.hospitals import Data, Hospitals
+from fedcl.hospitals import Hospitals, Parts
+from fedcl.job import Role
 from fedcl.messages import Scored, Update
 from fedcl.plugins import name_of
 from fedcl.seeding import torch_rng
 from fedcl.timeline import POOL
 from strategies.base import Gathered
+
+log = logging.getLogger("fedcl")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Stage(FlowerStrategy):
         config: Config,
         hospitals: Hospitals,
         state: State,
-        network: nn.Module,
+        architectures: Mapping[str, Architecture],
         began: Callable[[int, int, list[str]], None],
         done: Callable[[Round], None],
     ) -> None:
@@ -66,16 +70,14 @@ class Stage(FlowerStrategy):
             able = {*self.learning, *state.stored}
             self.cohort = [site for site in self.cohort if site in able]
         self.trainers = config.timeline.trainers(self.cohort)
-        self.local = frozenset(config.job.local(network))
-        self.network = network
-        self.parameters = {name for name, _ in network.named_parameters()}
+        self.architectures = architectures
         self.losses: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
         known = {site for stage in state.trained for site in stage}
         self.lost = [s for s in config.timeline.seen(self.number - 1) if s not in known]
-        self._sent: dict[str, tuple[arrays.Arrays, ArrayRecord]] = {}
+        self._sent: dict[tuple[str, str], tuple[arrays.Arrays, ArrayRecord | None]] = {}
 
-    def data(self) -> dict[str, Data]:
+    def data(self) -> dict[str, Parts]:
         """Return which samples each trainer is to use."""
         pooled = self.config.timeline.centralised
         groups = {POOL: self.cohort} if pooled else {site: [site] for site in self.cohort}
@@ -97,7 +99,7 @@ class Stage(FlowerStrategy):
         if left:
             self.start(
                 self.hospitals.grid,
-                arrays.to_record(self._shared(self.state.weights)),
+                self._shared(),
                 num_rounds=left,
                 timeout=self.config.engine.timeout,
                 evaluate_fn=self._finish_round,
@@ -109,15 +111,20 @@ class Stage(FlowerStrategy):
         """Ask every site of the cohort to train."""
         round_ = self.state.round + 1
         self.began(self.number, round_, self.trainers)
-        later = self.number > 0
+        data = self.data()
+        parts = {
+            site: {
+                **part,
+                **data[site],
+                "teacher": self._teacher(self.config.job.roles[site]),
+                "memory": self._record("memory", part["model"], self.state.memory),
+            }
+            for site, part in self._parts(self.trainers, arrays).items()
+        }
         return self.hospitals.calls(
             "train",
-            self.trainers,
-            arrays,
+            parts,
             self.state.versions,
-            self._record("teacher", self._teacher() if later else {}),
-            self._record("memory", self.state.memory if later else {}),
-            self.data(),
             arrivals=self.config.timeline.stages[: self.number + 1],
             lost=self.lost,
             stage=self.number,
@@ -132,20 +139,22 @@ class Stage(FlowerStrategy):
 
         An update that is missing, not finite or of another shape costs its site the round.
         """
-        round_, reference = self.state.round + 1, self._shared(self.state.weights)
+        round_, weights = self.state.round + 1, self.state.weights
+        references = {name: one.shared(weights) for name, one in self.architectures.items()}
         answers = self.hospitals.answers(Update, self.trainers, replies)
         updates: dict[str, Update] = {}
         refused: dict[str, str] = {}
         for site, answer in answers.items():
-            problem = (
-                answer if isinstance(answer, str) else arrays.complaint(answer.arrays, reference)
-            )
+            problem = answer if isinstance(answer, str) else None
+            if isinstance(answer, Update):
+                reference = references[self.config.job.roles[site].model]
+                problem = arrays.complaint(answer.arrays, reference)
             if problem is not None:
                 self.hospitals.ledger.fail(site, self.number, round_, "update", problem)
                 refused[site] = problem.partition("\n")[0]
             elif isinstance(answer, Update):
                 updates[site] = answer
-        self._check_quorum(len(updates), refused, round_)
+        self._check_quorum(updates, refused, round_)
         kept = {site: update.kept for site, update in updates.items() if update.kept}
         self.state.kept |= kept
         self.state.versions |= dict.fromkeys(kept, round_)
@@ -154,40 +163,64 @@ class Stage(FlowerStrategy):
         heard = [site for stage in self.state.trained[self.number :] for site in stage]
         self.state.note_trained([site for site in self.learning if site in delivered])
         self.losses = {site: update.losses for site, update in updates.items()}
-        rule = self.config.aggregation
-        joined = self.config.privacy.join(
+        moved, momentum = arrays.Arrays(), arrays.Arrays()
+        for name, architecture in self.architectures.items():
+            own = {site: one for site, one in updates.items() if site in architecture.sites}
+            if own:
+                now, carried = self._join(architecture, own, heard)
+                moved |= architecture.whole(now)
+                momentum |= architecture.whole(carried)
+            elif name in {self.config.job.roles[site].model for site in self.trainers}:
+                log.warning("round %d: nobody delivered %s, which stays as it was", round_, name)
+                momentum |= architecture.whole(architecture.part(self.state.momentum))
+        self.state.momentum = momentum
+        self.state.weights = weights | moved  # a new dict: the old one may teach
+        return self._shared(), None
+
+    def _join(
+        self, architecture: Architecture, updates: Mapping[str, Update], heard: Sequence[str]
+    ) -> tuple[arrays.Arrays, arrays.Arrays]:
+        """Return the next arrays of an architecture that sites share, and the momentum.
+
+        Args:
+            architecture: what the updates are of.
+            updates: at least one, in site order.
+            heard: the sites that had delivered in this stage before.
+        """
+        config, round_, sites = self.config, self.state.round + 1, architecture.sites
+        seed, rule = config.job.seed, config.aggregation
+        old = architecture.shared(self.state.weights)
+        several = [architecture.name] if architecture.prefix else []
+        joined = config.privacy.join(
             rule,
             [update.arrays for update in updates.values()],
             [update.samples for update in updates.values()],
-            reference,
-            (self.state.secret, round_),
+            old,
+            (self.state.secret, round_, *several),
         )
         started = time.perf_counter()
         refined = self.strategy.refine(
             Gathered(
-                task=self.config.job.scenario.task,
-                network=self.network,
+                task=config.job.scenario.task,
+                network=architecture.network,
                 joined=joined,
                 updates={
                     site: update.arrays
                     for site, update in updates.items()
                     if self.strategy.reads_updates
                 },
-                teacher=self.state.teacher if self.number else {},
-                earlier=self.config.timeline.seen(self.number - 1),
-                lost=self.lost,
-                before=reference,
-                heard=heard,
-                rate=self.config.job.model.rate,
-                rng=torch_rng("refine", self.config.job.seed, self.number, round_),
+                teacher=architecture.part(self.state.teacher) if self.number else {},
+                earlier=[s for s in config.timeline.seen(self.number - 1) if s in sites],
+                lost=[site for site in self.lost if site in sites],
+                before=old,
+                heard=[site for site in heard if site in sites],
+                model=architecture.model,
+                rng=torch_rng("refine", seed, self.number, round_, *several),
             )
         )
         self.hospitals.ledger.seconds["train"] += time.perf_counter() - started
-        moved, self.state.momentum = rule.move(
-            reference, refined, self.parameters, self.state.momentum
-        )
-        self.state.weights = self.state.weights | moved  # a new dict: the old one may teach
-        return arrays.to_record(self._shared(self.state.weights)), None
+        parameters = {name for name, _ in architecture.network.named_parameters()}
+        return rule.move(old, refined, parameters, architecture.part(self.state.momentum))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -195,8 +228,7 @@ class Stage(FlowerStrategy):
         """Ask the cohort to validate the new weights."""
         return self.hospitals.calls(
             "evaluate",
-            self.cohort,
-            arrays,
+            self._parts(self.cohort, arrays),
             self.state.versions,
             arrivals=self.config.timeline.stages[: self.number + 1],
             split="val",
@@ -222,47 +254,90 @@ class Stage(FlowerStrategy):
     def summary(self) -> None:
         """Say nothing: the run's own log says it."""
 
-    def _check_quorum(self, delivered: int, refused: dict[str, str], round_: int) -> None:
-        quorum = self.config.engine.needed(len(self.trainers))
-        least = self.config.aggregation.least
-        if delivered >= max(quorum, least):
-            return
-        asks = f"engine.quorum asks for {self.config.engine.quorum}"
-        if delivered >= quorum:
-            asks = f"aggregation {name_of(self.config.aggregation)} needs {least}"
-        reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
-        raise RunError(
-            f"stage {self.number + 1}, round {round_}: {delivered} of {len(self.trainers)} "
-            f"sites delivered an update, {asks} ({reasons})"
-        )
+    def _check_quorum(
+        self, delivered: Collection[str], refused: dict[str, str], round_: int
+    ) -> None:
+        """Raise `RunError` where a round got too few updates, in all or to join."""
+        asks, got, of = "", len(delivered), len(self.trainers)
+        if got < self.config.engine.needed(of):
+            asks = f"engine.quorum asks for {self.config.engine.quorum}"
+        else:
+            least = self.config.aggregation.least
+            for one in self.architectures.values():
+                there = sum(site in one.sites for site in delivered)
+                if 0 < there < least:
+                    got, of = there, sum(site in one.sites for site in self.trainers)
+                    asks = f"aggregation {name_of(self.config.aggregation)} needs {least}"
+        if asks:
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
+            raise RunError(
+                f"stage {self.number + 1}, round {round_}: {got} of {of} sites delivered an "
+                f"update, {asks} ({reasons})"
+            )
 
     def _finish_round(self, server_round: int, _: ArrayRecord) -> None:
         if server_round == 0:
             return
         self.state.round += 1
         teaching = self.strategy.teaching
-        if teaching is not None and teaching.refresh == "ema":
-            self.state.teacher = _moving_average(
-                self.state.teacher, self.state.weights, teaching.decay
-            )
+        if teaching is not None and teaching.refresh == "ema" and not self.strategy.pretrained:
+            self.state.teacher = {
+                key: value
+                for one in self.architectures.values()
+                if self._has_trained(one.name, self.number)
+                for key, value in one.whole(
+                    _moving_average(
+                        one.part(self.state.teacher), one.part(self.state.weights), teaching.decay
+                    )
+                ).items()
+            }
         self.done(Round(self.number, self.state.round, self.cohort, self.losses, self.validation))
 
-    def _teacher(self) -> arrays.Arrays:
+    def _teacher(self, role: Role) -> ArrayRecord | None:
+        """Return who teaches a site, or None where there is no teacher yet.
+
+        That is somebody trained: before the run, in an earlier stage, or, of another
+        architecture than the site's and not kept for a stage, in an earlier round.
+        """
         teaching = self.strategy.teaching
-        if teaching is None or not self.strategy.sends_teacher:
-            return {}
-        return self.state.weights if teaching.refresh == "round" else self.state.teacher
-
-    def _record(self, name: str, source: arrays.Arrays) -> ArrayRecord | None:
-        """Return `source` as a record, the same one while it is the same: grids share it."""
-        if not source:
+        if teaching is None or role.teacher is None or not self.strategy.sends_teacher:
             return None
-        if name not in self._sent or self._sent[name][0] is not source:
-            self._sent[name] = source, arrays.to_record(source)
-        return self._sent[name][1]
+        if self.strategy.pretrained:
+            return self._record("teacher", role.teacher, self.state.teacher)
+        this = role.teacher != role.model and teaching.refresh != "stage"
+        if not self._has_trained(role.teacher, self.number if this else self.number - 1):
+            return None
+        source = self.state.weights if teaching.refresh == "round" else self.state.teacher
+        return self._record("teacher", role.teacher, source)
 
-    def _shared(self, weights: arrays.Arrays) -> arrays.Arrays:
-        return arrays.split(weights, self.local)[0]
+    def _has_trained(self, architecture: str, stage: int) -> bool:
+        """Return whether a site has trained an architecture by `stage`."""
+        sites = self.architectures[architecture].sites
+        return any(site in sites for known in self.state.trained[: stage + 1] for site in known)
+
+    def _record(self, what: str, architecture: str, source: arrays.Arrays) -> ArrayRecord | None:
+        """Return a part of `source`, the same record while that is the same: grids share it."""
+        key = what, architecture
+        if key not in self._sent or self._sent[key][0] is not source:
+            part = self.architectures[architecture].part(source)
+            self._sent[key] = source, arrays.to_record(part) if part else None
+        return self._sent[key][1]
+
+    def _parts(self, sites: Sequence[str], record: ArrayRecord) -> dict[str, Parts]:
+        """Return for each of `sites` its architecture and the weights of that in `record`."""
+        models = {site: self.config.job.roles[site].model for site in sites}
+        records = {}
+        for name in dict.fromkeys(models.values()):
+            begin = self.architectures[name].prefix
+            own = {k.removeprefix(begin): v for k, v in record.items() if k.startswith(begin)}
+            records[name] = ArrayRecord(own)
+        return {site: {"model": name, "arrays": records[name]} for site, name in models.items()}
+
+    def _shared(self) -> ArrayRecord:
+        """Return the global weights, less what stays at the sites."""
+        every = self.architectures.values()
+        shared = (one.whole(one.shared(self.state.weights)) for one in every)
+        return arrays.to_record({key: value for part in shared for key, value in part.items()})
 
 
 def _moving_average(old: arrays.Arrays, new: arrays.Arrays, decay: float) -> arrays.Arrays:

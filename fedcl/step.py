@@ -4,17 +4,33 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedcl.models.base import Model
 from fedcl.task import Task
 from sites.base import Samples
 
-Scales = Callable[[nn.Module], list[nn.Module]]
-"""Names a network's layers whose outputs are its features; see `Model.scales`."""
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass through a network showed.
+
+    Attributes:
+        outputs: of the network.
+        features: of its `Model.scales`, fine to coarse, of images (B, F, h, w).
+        upward: of the layers of its `Model.upward`, likewise.
+        aside: of the layers of its `Model.aside`.
+    """
+
+    outputs: Tensor
+    features: list[Tensor]
+    upward: list[Tensor]
+    aside: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,27 +56,27 @@ class Lesson:
     Attributes:
         task: what is learned.
         student: the network being trained.
+        model: what it was built by.
         teacher: the frozen teacher, or None where there is none yet.
+        teacher_model: what that was built by.
         answers: gives the teacher's answers to the training samples of some indices.
         past: inputs of earlier sites with a teacher's answers, where such inputs are known
             without their data.
         memory: what the server remembers of earlier stages (`Strategy.remember`).
         auxiliary: the strategy's own trainable module, if it has one.
-        scales: the model's, for features.
-        rate: the model's factor on a parameter's learning rate, by its name.
         start: the student's parameters when the round began.
         round: counted from 1 over all stages.
     """
 
     task: Task
     student: nn.Module
+    model: Model = field(default_factory=Model)
     teacher: nn.Module | None = None
+    teacher_model: Model = field(default_factory=Model)
     answers: Callable[[Tensor], Tensor] | None = None
     past: Rehearsal | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     auxiliary: nn.Module | None = None
-    scales: Scales = lambda network: []
-    rate: Callable[[str], float] = lambda name: 1.0
     start: Mapping[str, Tensor] = field(default_factory=dict)
     round: int = 1
 
@@ -84,22 +100,24 @@ class Step(Lesson):
     number: int = 1
 
     @cached_property
-    def _seen(self) -> tuple[Tensor, list[Tensor]]:
-        return watch(self.student, self.scales, self.inputs)
+    def seen(self) -> Seen:
+        """What the student makes of the inputs."""
+        return watch(self.student, self.model, self.inputs)
 
     @property
     def outputs(self) -> Tensor:
         """The student's outputs, of images logits of shape (B, K, H, W)."""
-        return self._seen[0]
-
-    @property
-    def features(self) -> list[Tensor]:
-        """The student's features of the inputs, fine to coarse, of images (B, F, h, w)."""
-        return self._seen[1]
+        return self.seen.outputs
 
     def loss(self) -> dict[str, Tensor]:
         """Return the task's loss on these samples, named."""
         return {self.task.term: self.task.loss(self.outputs, self.targets)}
+
+    def aside(self) -> dict[str, Tensor]:
+        """Return the losses that belong to the model, named; see `Model.terms`."""
+        if not self.model.aside(self.student):
+            return {}
+        return self.model.terms(self.seen.aside, self.inputs)
 
     @cached_property
     def taught(self) -> Tensor:
@@ -109,11 +127,11 @@ class Step(Lesson):
         return self.teach(self.inputs)
 
     @cached_property
-    def taught_features(self) -> list[Tensor]:
-        """The teacher's features of the inputs, without gradient."""
+    def shown(self) -> Seen:
+        """What the teacher makes of the inputs, without gradient."""
         assert self.teacher is not None
         with torch.no_grad():
-            return watch(self.teacher, self.scales, self.inputs)[1]
+            return watch(self.teacher, self.teacher_model, self.inputs)
 
     @torch.no_grad()
     def teach(self, inputs: Tensor) -> Tensor:
@@ -138,7 +156,7 @@ class Step(Lesson):
     def probe_features(self, inputs: Tensor) -> list[Tensor]:
         """Return the student's features of synthetic `inputs`; see `probe`."""
         with held_statistics(self.student):
-            return watch(self.student, self.scales, inputs)[1]
+            return watch(self.student, self.model, inputs).features
 
     def observe(self) -> None:
         """Let batch normalisation record the inputs; for methods that train on others."""
@@ -152,17 +170,20 @@ class Step(Lesson):
         return drawn.mul_(std).add_(mean).to(self.inputs.device)
 
 
-def watch(network: nn.Module, scales: Scales, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the network's outputs and its features, fine to coarse."""
-    features: list[Tensor] = []
+def watch(network: nn.Module, model: Model, inputs: Tensor) -> Seen:
+    """Pass `inputs` through a network that `model` has built, and keep what its layers give."""
+    kept: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
-        features.append(output)
+        kept[module] = output
 
+    layers = (model.scales(network), model.upward(network), model.aside(network))
     with ExitStack() as hooks:
-        for layer in scales(network):
+        for layer in chain(*layers):
             hooks.callback(layer.register_forward_hook(keep).remove)
-        return network(inputs), features
+        outputs = network(inputs)
+    # Layers that run in training alone give nothing otherwise.
+    return Seen(outputs, *([kept[one] for one in part if one in kept] for part in layers))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from fedcl.continual import forgetting_by_site
 from fedcl.errors import ConfigError
 from fedcl.messages import Hello
 from fedcl.plugins import name_of
-from fedcl.server import results
+from fedcl.results import results
 from fedcl.settings import flat
 from fedcl.stage import Round
 from fedcl.statistics import Line
@@ -107,6 +107,11 @@ class Tracker:
         lost = forgetting_by_site(now["matrix"], now["stages"], now["sites"])
         values |= {f"forgetting/{site}": value for site, value in lost.items()}
         values |= {name: value for name, value in now["metrics"].items() if value is not None}
+        for name, one in now["architectures"].items():
+            if "matrix" in one:
+                scores = zip(now["sites"], one["matrix"][-1], strict=True)
+                values |= {f"score/{name}/{site}": v for site, v in scores if v is not None}
+                values |= {f"avg/{name}": v for v in [one["metrics"]["avg"]] if v is not None}
         self._write("stage", state.stage, values, state.round)
         weights = self.folder / "checkpoint" / f"stage-{state.stage}.safetensors"
         self.client.log_artifact(self.run, str(weights), "weights")
@@ -128,7 +133,7 @@ class Tracker:
 
     def _open(self, config: Config, about: dict[str, Hello]) -> str:
         scenario, strategy = name_of(config.job.scenario), name_of(config.job.strategy)
-        tags = {"strategy": strategy, "scenario": scenario, "model": name_of(config.job.model)}
+        tags = {"strategy": strategy, "scenario": scenario, "model": "+".join(config.job.models)}
         tags |= {"seed": str(config.job.seed), "folder": str(self.folder)}
         run = self.client.create_run(
             self._experiment(scenario), run_name=f"{strategy}-seed{config.job.seed}", tags=tags

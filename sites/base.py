@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedcl.errors import DataError
-from fedcl.seeding import numpy_rng
+from fedcl.seeding import Key, numpy_rng
 from fedcl.settings import setting
 
 if TYPE_CHECKING:
@@ -87,6 +87,17 @@ class SiteData:
     train: tuple[Any, ...]
     val: tuple[Any, ...]
     test: tuple[Any, ...]
+
+    def limited(self, fraction: float, *keys: Key) -> "SiteData":
+        """Return it with a share of the training cases, at least one, in the same order.
+
+        Args:
+            fraction: of the cases; those of a smaller one are among those of a larger one.
+            keys: which they are is drawn from these.
+        """
+        count = max(1, round(fraction * len(self.train)))
+        order = numpy_rng("fraction", *keys).permutation(len(self.train))
+        return replace(self, train=tuple(self.train[i] for i in sorted(order[:count])))
 
     def digest(self) -> str:
         """Return the SHA-256 of every name and tensor, split by split."""

@@ -4,8 +4,9 @@ A strategy is one dataclass in one file: its fields are the settings of its YAML
 methods say what differs from federated fine-tuning, which is what this base class does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.arrays import Arrays
+from fedcl.errors import ConfigError
+from fedcl.models.base import Model
 from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
-from fedcl.step import Step
+from fedcl.step import Seen, Step
 from fedcl.task import Task
 from fedcl.timeline import Timeline
 from sites.base import Samples
@@ -95,7 +98,7 @@ class Gathered:
         lost: those of them that have never delivered anything.
         before: the global weights that the round started from.
         heard: the sites that had delivered in this stage before.
-        rate: the model's factor on a parameter's learning rate, by its name.
+        model: what it was built by.
         rng: source of randomness.
     """
 
@@ -108,7 +111,7 @@ class Gathered:
     lost: Sequence[str]
     before: Arrays
     heard: Sequence[str]
-    rate: Callable[[str], float]
+    model: Model
     rng: torch.Generator
 
 
@@ -125,6 +128,11 @@ class Strategy:
     needs: ClassVar[type] = Task
     sends_teacher: ClassVar[bool] = True
     reads_updates: ClassVar[bool] = False
+
+    @property
+    def least_batch(self) -> int:
+        """How many samples a batch must have for its terms to be defined."""
+        return 1
 
     # --- at the server ---------------------------------------------------------------
 
@@ -145,12 +153,31 @@ class Strategy:
         """Which model teaches, or None for a method without a teacher."""
         return None
 
+    @property
+    def teacher_model(self) -> str | None:
+        """The architecture that teaches, by name, where the settings say which."""
+        return None
+
+    @property
+    def pretrained(self) -> Path | None:
+        """The file of a teacher trained before, which then teaches in all stages."""
+        return None
+
+    def taught_by(self, own: str, sizes: Mapping[str, int]) -> str | None:
+        """Return the architecture that teaches a site, if one does: its own.
+
+        Args:
+            own: the site's, by name.
+            sizes: parameters of each of the run's, where there are several.
+        """
+        return own
+
     def check(self, task: Any, model: Any) -> None:
         """Raise `ConfigError` where the settings do not fit.
 
         Args:
             task: one that it `needs`.
-            model: one that fits the task.
+            model: an architecture of the run.
         """
 
     def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
@@ -197,12 +224,16 @@ class Strategy:
         """Return the parameters of `network` that are not trained in `stage`."""
         return set()
 
-    def auxiliary(self, widths: Sequence[int], channels: int) -> nn.Module | None:
+    def auxiliary(self, student: Seen, teacher: Seen, inputs: Tensor) -> nn.Module | None:
         """Make a module trained beside the student; it stays at the hospital.
 
         Args:
-            widths: channels of the model's features, fine to coarse.
-            channels: channels of an image.
+            student: what an untrained network of its architecture makes of `inputs`.
+            teacher: likewise.
+            inputs: one of the site's samples.
+
+        Raises:
+            ConfigError: the architectures do not fit.
         """
         return None
 
@@ -258,6 +289,15 @@ def drawn(archive: Mapping[str, Tensor], count: int, rng: torch.Generator) -> di
     names = {key.rpartition("/")[2] for key in archive}
     chosen = torch.randint(len(places), (count,), generator=rng).tolist()
     return {n: torch.stack([archive[f"{places[i]}/{n}"] for i in chosen]) for n in sorted(names)}
+
+
+def check_terms(terms: str, known: Sequence[str]) -> None:
+    """Raise `ConfigError` where `strategy.terms`, joined by "+", are not some of `known`."""
+    for term in terms.split("+"):
+        if term not in known:
+            raise ConfigError(
+                f"strategy.terms: there is no {term!r}; join some of {', '.join(known)} by '+'"
+            )
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

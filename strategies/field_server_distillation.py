@@ -8,9 +8,9 @@ import torch
 
 from fedcl import learner
 from fedcl.arrays import into_network, of_network
-from fedcl.config import Learner
 from fedcl.errors import ConfigError
 from fedcl.field import Field
+from fedcl.job import Learner
 from fedcl.settings import setting
 from fedcl.step import Lesson
 from sites.base import Samples
@@ -73,7 +73,7 @@ class FieldServerDistillation(Strategy):
         settings = Learner(
             steps=self.steps, batch_size=self.batch_size, lr=self.lr, decay=0.1, amp=False
         )
-        lesson = Lesson(task=task, student=network.requires_grad_(True), rate=gathered.rate)
+        lesson = Lesson(task=task, student=network.requires_grad_(True), model=gathered.model)
         rate = partial(settings.rate, 0)
         learner.train(lesson, Samples.joined(parts), settings, Strategy(), rate, gathered.rng)
         return of_network(network)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedcl.errors import ConfigError
 from fedcl.settings import setting
-from strategies.base import Distilling, Step, soft_cross_entropy
+from strategies.base import Distilling, Step, check_terms, soft_cross_entropy
 
 TERMS = ("kd", "ska", "akt", "gugf")
 
@@ -57,11 +57,7 @@ class TED(Distilling):
 
     def __post_init__(self) -> None:
         """Check the terms."""
-        for term in self.terms.split("+"):
-            if term not in TERMS:
-                raise ConfigError(
-                    f"strategy.terms: there is no {term!r}; join some of {', '.join(TERMS)} by '+'"
-                )
+        check_terms(self.terms, TERMS)
         if "gugf" in self.terms and "akt" not in self.terms:
             raise ConfigError("strategy.terms: gugf weighs the errors of akt, so it needs akt")
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fedcl.decoder import Decoder
 from fedcl.settings import setting
-from strategies.base import Arrays, Past, Step
+from strategies.base import Arrays, Past, Seen, Step
 from strategies.lwf import LwF
 
 
@@ -63,8 +63,7 @@ class TKRL(LwF):
     def probing(self, step: Step) -> Tensor:
         """Return L_pcd, the mean over the foreground classes."""
         losses = []
-        for key, images in sorted(step.memory.items()):
-            logits = step.probe(images)
+        for key, logits in ((k, step.probe(n)) for k, n in sorted(step.memory.items())):
             target = torch.full_like(logits[:, 0], int(key), dtype=torch.int64)
             losses.append(F.cross_entropy(logits, target))
         return torch.stack(losses).mean()
@@ -72,7 +71,7 @@ class TKRL(LwF):
     def rebuilding(self, step: Step) -> Tensor:
         """Return L_vma."""
         assert isinstance(step.auxiliary, Decoder)
-        mask = self.mask(step.features, step.taught_features, step.inputs.shape[-2:])
+        mask = self.mask(step.seen.features, step.shown.features, step.inputs.shape[-2:])
         hidden = torch.where(mask, step.auxiliary.token, step.inputs)
         return F.mse_loss(step.auxiliary(step.probe_features(hidden), step.inputs), step.inputs)
 
@@ -87,9 +86,10 @@ class TKRL(LwF):
             union |= F.interpolate(chosen, size=tuple(size)) > 0
         return union
 
-    def auxiliary(self, widths: Sequence[int], channels: int) -> nn.Module | None:
+    def auxiliary(self, student: Seen, teacher: Seen, inputs: Tensor) -> nn.Module | None:
         """Make VMA's decoder."""
-        return Decoder(widths, channels) if self.vma else None
+        widths = [feature.shape[1] for feature in student.features]
+        return Decoder(widths, inputs.shape[1]) if self.vma else None
 
     def remember(self, past: Past) -> Arrays:
         """Return the probes of every foreground class, "CLASS"."""

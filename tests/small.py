@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from fedcl.models.base import Model
 from fedcl.plugins import STRATEGY
 from fedcl.segmentation import Segmentation
 from strategies.base import Step, Strategy
@@ -23,6 +24,13 @@ class Fixed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen.append(x)
         return self.logits.expand(len(x), -1, -1, -1)
+
+
+class Whole(Model):
+    """A model whose only features are the network's outputs."""
+
+    def scales(self, network: nn.Module) -> list[nn.Module]:
+        return [network]
 
 
 def logits(*probabilities: float) -> torch.Tensor:

@@ -12,7 +12,8 @@ from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.errors import ConfigError, RunError
 from fedcl.grids import InProcessGrid
-from fedcl.server import Server, results
+from fedcl.results import results
+from fedcl.server import Server
 
 SPOILT = {
     "nan": "not finite",

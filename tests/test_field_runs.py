@@ -14,8 +14,9 @@ from conftest import SUNNYBROOK, TINY_FIELD, read
 
 from fedcl import arrays, learner
 from fedcl.cli import main
-from fedcl.config import Config, Learner
+from fedcl.config import Config
 from fedcl.field import Field, psnr
+from fedcl.job import Learner
 from fedcl.plugins import MODEL, SCENARIO, STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.space import Part, Space

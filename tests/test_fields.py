@@ -12,10 +12,11 @@ from torch import nn
 
 from fedcl import arrays, learner
 from fedcl.composition import compose
-from fedcl.config import Config, Learner
+from fedcl.config import Config
 from fedcl.errors import RunError
 from fedcl.field import Field, Frame, extremes, psnr, ssim
-from fedcl.hospital import Hospital, new_network
+from fedcl.hospital import Hospital
+from fedcl.job import Learner
 from fedcl.messages import Call
 from fedcl.plugins import MODEL, STRATEGY
 from fedcl.seeding import seeded
@@ -327,7 +328,7 @@ def test_the_weight_of_old_outputs_is_10_wherever_no_coordinate_is_new():
 
 def constant(config: Config, sites: list[str], value: float) -> dict[str, np.ndarray]:
     """Return the weights of a field that says the same everywhere."""
-    network = new_network(config.job, sites)
+    network = config.job.network("siren", sites)
     nn.init.zeros_(network.last.weight)
     nn.init.constant_(network.last.bias, value)
     return arrays.of_network(network)
@@ -343,10 +344,11 @@ def taught(overrides: list[str], arrivals: list[list[str]], site: str) -> Rehear
         for key, value in constant(config, config.timeline.seen(stage), stage + 1.0).items()
     }
     every = [name for stage in arrivals for name in stage]
-    teacher = new_network(config.job, every)
+    teacher = config.job.network("siren", every)
     arrays.into_network(teacher, constant(config, every, 9.0))
     call = Call(
-        job="", arrays=arrays.to_record({}), memory=arrays.to_record(memory), arrived=every,
+        job="", model="siren", arrays=arrays.to_record({}), memory=arrays.to_record(memory),
+        arrived=every,
         sizes=[len(stage) for stage in arrivals],
     )  # fmt: skip
     return here.past(call, teacher, here.samples([site]))
@@ -393,11 +395,11 @@ def test_the_server_fits_hospitals_on_their_coordinates_and_the_teacher_on_earli
     def refined(
         updates: dict[str, dict[str, np.ndarray]], heard: tuple[str, ...] = (), lost: Any = ()
     ) -> tuple[float, float]:
-        network = new_network(config.job, sites)
+        network = config.job.network("siren", sites)
         gathered = Gathered(
             task=config.job.scenario.task, network=network, joined=constant(config, sites, 0.5),
             updates=updates, teacher=constant(config, sites, 0.8), earlier=["early"], lost=lost,
-            before=constant(config, sites, 0.3), heard=heard, rate=config.job.model.rate,
+            before=constant(config, sites, 0.3), heard=heard, model=config.job.models["siren"],
             rng=torch.Generator().manual_seed(0),
         )  # fmt: skip
         arrays.into_network(network, config.job.strategy.refine(gathered))
@@ -419,7 +421,7 @@ def test_the_table_of_diner_learns_faster_than_the_network():
         network = task.build(model, ["A"])
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     samples = Samples(SPACE.coordinates(torch.arange(SPACE.size)), torch.ones(SPACE.size, 1))
-    lesson = Lesson(task=task, student=network, rate=model.rate)
+    lesson = Lesson(task=task, student=network, model=model)
     settings = Learner(steps=1, batch_size=64, amp=False)
     learner.train(
         lesson, samples, settings, Strategy(), lambda share: 1e-3, torch.Generator().manual_seed(0)

@@ -14,7 +14,8 @@ from fedcl.config import Config
 from fedcl.grids import InProcessGrid, LocalGrid, RayGrid
 from fedcl.messages import Hello
 from fedcl.plugins import AGGREGATION, STRATEGY
-from fedcl.server import Server, results
+from fedcl.results import results
+from fedcl.server import Server
 from fedcl.simulation import APP, nodes_of
 from fedcl.stage import Round
 

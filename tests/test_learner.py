@@ -6,8 +6,8 @@ from small import TASK
 from torch import nn
 
 from fedcl import learner
-from fedcl.config import Learner
 from fedcl.errors import ConfigError, RunError
+from fedcl.job import Learner
 from fedcl.plugins import STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.settings import parse

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from fedcl.messages import Hello, MalformedError, Report, Scored, Update
 
 UPDATE = Update({"w": np.ones(3, np.float32)}, 4, {"seg": 0.5}, 1.0, "ff")
-SCORED = Scored(["p", "q"], {"dice": [0.1, 0.2], "iou": [0.3, 0.4]}, 1.0)
+SCORED = Scored(["p", "q"], {"dice": [0.1, 0.2], "iou": [0.3, 0.4]}, 1.0, 0.5)
 
 
 def with_bytes(data: bytes) -> RecordDict:
@@ -44,11 +44,12 @@ def test_foreign_bytes_are_malformed_and_nothing_else(data: bytes):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Scored(["p", "p"], {"dice": [0.1, 0.2]}, 1.0),
-        lambda: Scored(["p", "q"], {"dice": [0.1]}, 1.0),
-        lambda: Scored(["p"], {"dice": [float("nan")]}, 1.0),
-        lambda: Scored(["p"], {}, 1.0),
-        lambda: Scored([], {"dice": []}, 1.0),
+        lambda: Scored(["p", "p"], {"dice": [0.1, 0.2]}, 1.0, 0.5),
+        lambda: Scored(["p", "q"], {"dice": [0.1]}, 1.0, 0.5),
+        lambda: replace(SCORED, predicting=-1.0),
+        lambda: Scored(["p"], {"dice": [float("nan")]}, 1.0, 0.5),
+        lambda: Scored(["p"], {}, 1.0, 0.5),
+        lambda: Scored([], {"dice": []}, 1.0, 0.5),
     ],
 )
 def test_scores_that_would_falsify_a_mean_are_refused(make: Callable[[], Scored]):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import Fixed, ce, logits, make, step
+from small import Fixed, Whole, ce, logits, make, step
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +14,7 @@ from fedcl.anatomy import SECTORS, levels, places, quantiles, regions, reshape
 from fedcl.decoder import Decoder
 from fedcl.errors import ConfigError, RunError
 from fedcl.segmentation import Segmentation, segmentation_loss
+from fedcl.step import Seen
 from fedcl.timeline import Timeline
 from sites.base import Samples
 from strategies.base import Past
@@ -141,7 +142,8 @@ def test_plop_is_the_squared_distance_of_the_embeddings():
         logits(0.9, 0.4),
         student=student,
         teacher=teacher,
-        scales=lambda network: [network],
+        model=Whole(),
+        teacher_model=Whole(),
     )
     plop = make("plop", pod=2.0, windows=[1])
     a, b = plop.embed(student.logits), plop.embed(teacher.logits)
@@ -359,12 +361,13 @@ def test_tkrl_rebuilds_the_image_from_masked_features():
         inputs=images,
         targets=torch.zeros(2, 1, 4, 4, dtype=torch.int64),
         auxiliary=decoder,
-        scales=lambda net: [net],
+        model=Whole(),
+        teacher_model=Whole(),
         number=2,
     )
     tkrl = make("tkrl", vma=3.0, masked=0.5)
     value = tkrl.distil(here)["vma"]
-    mask = tkrl.mask(here.features, here.taught_features, (4, 4))
+    mask = tkrl.mask(here.seen.features, here.shown.features, (4, 4))
     hidden = torch.where(mask, torch.zeros(()), images)
     rebuilt = decoder.out(F.leaky_relu(decoder.lateral[0](network(hidden))))
     assert value.item() == pytest.approx(3 * ((rebuilt - images) ** 2).mean().item(), rel=1e-5)
@@ -397,10 +400,10 @@ def test_tkrl_parts_take_turns_or_are_switched_off(
 
 
 def test_only_a_decoder_that_is_used_is_made():
-    assert make("tkrl", vma=0.0).auxiliary([4, 8], 1) is None
-    assert make("tkrl").auxiliary([4, 8], 1)(
-        [torch.zeros(1, 4, 4, 4), torch.zeros(1, 8, 2, 2)], torch.zeros(1, 1, 8, 8)
-    ).shape == (1, 1, 8, 8)
+    image = torch.zeros(1, 1, 8, 8)
+    seen = Seen(image, [torch.zeros(1, 4, 4, 4), torch.zeros(1, 8, 2, 2)], [], [])
+    assert make("tkrl", vma=0.0).auxiliary(seen, seen, image) is None
+    assert make("tkrl").auxiliary(seen, seen, image)(seen.features, image).shape == (1, 1, 8, 8)
 
 
 # --- Souvenir --------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str):
     model = MODEL.make({"name": name, **SMALL[name]})
     network = model.build(2, 3).eval()
     images = torch.randn(2, 2, 64, 64)
-    logits, features = watch(network, model.scales, images)
+    seen = watch(network, model, images)
+    logits, features = seen.outputs, seen.features
     assert logits.shape == (2, 3, 64, 64)
     assert len(features) >= 3
     sizes = [feature.shape[-1] for feature in features]
@@ -33,7 +34,7 @@ def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str):
 @pytest.mark.parametrize("units", [0, 1, 2])
 def test_every_level_of_the_unet_is_a_scale(units: int):
     model = MODEL.make({"name": "unet", "channels": [4, 8, 16], "res_units": units})
-    _, features = watch(model.build(1, 2), model.scales, torch.randn(1, 1, 32, 32))
+    features = watch(model.build(1, 2), model, torch.randn(1, 1, 32, 32)).features
     assert [feature.shape[1] for feature in features] == [4, 8, 16]
 
 

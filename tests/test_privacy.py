@@ -15,7 +15,6 @@ from fedcl.checkpoint import State
 from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.errors import ConfigError
-from fedcl.hospital import new_network
 from fedcl.privacy.central_dp import CentralDP, epsilon
 from fedcl.simulation import simulate
 
@@ -130,7 +129,7 @@ def test_hardly_anything_is_learned_where_updates_are_clipped_to_hardly_anything
     settings = ["strategy=finetune", "privacy=central_dp", "privacy.clip=1e-6", "privacy.noise=1"]
     simulate(compose([*TINY, *settings]), tmp_path / "run")
     config = Config.parse(compose([*TINY, *settings]))
-    first = arrays.of_network(new_network(config.job, config.timeline.sites))
+    first = arrays.of_network(config.job.network("unet", config.timeline.sites))
     last = arrays.load_file(tmp_path / "run" / "checkpoint" / "stage-3.safetensors")
     assert max(np.abs(last[key] - first[key]).max() for key in first) < 1e-4
     assert any((last[key] != first[key]).any() for key in first)

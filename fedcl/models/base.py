@@ -1,6 +1,7 @@
 """What every model offers: its settings, and the network they describe."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,23 @@ class Model:
         """
         return []
 
+    def upward(self, network: nn.Module) -> list[nn.Module]:
+        """Return the layers of the way back to full size, from fine to coarse, like `scales`."""
+        return []
+
+    def aside(self, network: nn.Module) -> list[nn.Module]:
+        """Return layers that run in training alone, whose outputs `terms` judges."""
+        return []
+
+    def terms(self, aside: Sequence[Tensor], inputs: Tensor) -> dict[str, Tensor]:
+        """Return named losses that belong to the model, whatever the strategy.
+
+        Args:
+            aside: the outputs of the layers that `aside` returns.
+            inputs: what the network was shown.
+        """
+        return {}
+
     def rate(self, parameter: str) -> float:
         """Return the factor on the learning rate of a parameter, by its name."""
         return 1.0
@@ -39,6 +57,27 @@ class ImageModel(Model, ABC):
             channels: channels of the input, shape (B, channels, H, W).
             classes: channels of the logits, shape (B, classes, H, W).
         """
+
+
+@dataclass
+class MultiTask(ImageModel):
+    """Networks that segment an image and, in training, rebuild it from the same features.
+
+    Their own loss is reconstruction * MSE(rebuilt, image) (Biswas, arXiv 2406.03173).
+
+    Attributes:
+        reconstruction: weight of that loss.
+    """
+
+    reconstruction: float = setting(0.2, low=0)
+
+    def aside(self, network: nn.Module) -> list[nn.Module]:
+        """Return the decoder that rebuilds the image; a network calls it `rebuild`."""
+        return [network.get_submodule("rebuild")]
+
+    def terms(self, aside: Sequence[Tensor], inputs: Tensor) -> dict[str, Tensor]:
+        """Return the weighted reconstruction loss."""
+        return {"recon": self.reconstruction * F.mse_loss(aside[0], inputs)}
 
 
 OWN = {"table", "latent"}

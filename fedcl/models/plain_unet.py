@@ -1,5 +1,6 @@
 """The U-Net as first drawn: convolutions, pooling, skip connections, nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,34 +43,53 @@ class PlainUNet(ImageModel):
         """Return the downward path; see `Model.scales`."""
         return list(network.get_submodule("down").children())
 
+    def upward(self, network: nn.Module) -> list[nn.Module]:
+        """Return the upward path; see `Model.upward`."""
+        return list(network.get_submodule("segment.up").children())[::-1]
+
 
 class Levels(nn.Module):
     """The network of `PlainUNet`."""
 
     def __init__(self, model: PlainUNet, channels: int, classes: int) -> None:
         super().__init__()
-        widths = model.channels
-        pairs = zip([channels, *widths], widths, strict=False)
+        pairs = zip([channels, *model.channels], model.channels, strict=False)
         self.down = nn.ModuleList(level(model, before, after) for before, after in pairs)
-        steps = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.widen = nn.ModuleList(nn.ConvTranspose2d(low, up, 2, 2) for low, up in steps)
-        self.up = nn.ModuleList(level(model, 2 * up, up) for _, up in steps)
-        self.head = nn.Conv2d(widths[0], classes, 1)
+        self.segment = Upward(model, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape (B, classes, H, W), of images, shape (B, channels, H, W).
 
         H and W must be multiples of 2 to the number of levels less one.
         """
-        kept: list[Tensor] = []
-        x = images
-        for number, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if number else x)
-            kept.append(x)
-        for widen, block, skip in zip(self.widen, self.up, kept[-2::-1], strict=True):
-            x = block(torch.cat([skip, widen(x)], dim=1))
-        logits: Tensor = self.head(x)
+        logits: Tensor = self.segment(self.seen(images))
         return logits
+
+    def seen(self, images: Tensor) -> list[Tensor]:
+        """Return what every level makes of images, fine to coarse."""
+        kept = [self.down[0](images)]
+        for block in self.down[1:]:
+            kept.append(block(F.max_pool2d(kept[-1], 2)))
+        return kept
+
+
+class Upward(nn.Module):
+    """The way back to full size, with what each level has seen, and a head."""
+
+    def __init__(self, model: PlainUNet, outputs: int) -> None:
+        super().__init__()
+        steps = list(zip(model.channels[:0:-1], model.channels[-2::-1], strict=True))
+        self.widen = nn.ModuleList(nn.ConvTranspose2d(low, up, 2, 2) for low, up in steps)
+        self.up = nn.ModuleList(level(model, 2 * up, up) for _, up in steps)
+        self.head = nn.Conv2d(model.channels[0], outputs, 1)
+
+    def forward(self, seen: Sequence[Tensor]) -> Tensor:
+        """Return a map of `outputs` channels in the size of the finest level."""
+        x = seen[-1]
+        for widen, block, skip in zip(self.widen, self.up, seen[-2::-1], strict=True):
+            x = block(torch.cat([skip, widen(x)], dim=1))
+        found: Tensor = self.head(x)
+        return found
 
 
 def level(model: PlainUNet, before: int, after: int) -> nn.Sequential:

@@ -50,3 +50,7 @@ class SegResNet(ImageModel):
     def scales(self, network: nn.Module) -> list[nn.Module]:
         """Return the levels of the encoder; see `Model.scales`."""
         return list(network.get_submodule("down_layers").children())
+
+    def upward(self, network: nn.Module) -> list[nn.Module]:
+        """Return the levels of the decoder; see `Model.upward`."""
+        return list(network.get_submodule("up_layers").children())[::-1]

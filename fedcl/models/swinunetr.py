@@ -1,6 +1,7 @@
 """A U-Net whose encoder is a shifted-window transformer, from MONAI."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import nn
@@ -42,17 +43,25 @@ class SwinUNETR(ImageModel):
 
     def build(self, channels: int, classes: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
-        return MonaiSwinUNETR(
-            spatial_dims=2,
-            in_channels=channels,
-            out_channels=classes,
-            feature_size=self.features,
-            depths=self.depths,
-            num_heads=self.heads,
-            drop_rate=self.dropout,
-        )
+        return MonaiSwinUNETR(**self.arguments(channels, classes))
+
+    def arguments(self, channels: int, classes: int) -> dict[str, Any]:
+        """Return how MONAI is asked for the network; arguments as for `build`."""
+        return {
+            "spatial_dims": 2,
+            "in_channels": channels,
+            "out_channels": classes,
+            "feature_size": self.features,
+            "depths": self.depths,
+            "num_heads": self.heads,
+            "drop_rate": self.dropout,
+        }
 
     def scales(self, network: nn.Module) -> list[nn.Module]:
         """Return the encoder blocks, one per resolution; see `Model.scales`."""
         names = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
         return [network.get_submodule(name) for name in names]
+
+    def upward(self, network: nn.Module) -> list[nn.Module]:
+        """Return the decoder blocks; see `Model.upward`."""
+        return [network.get_submodule(f"decoder{number}") for number in range(1, 6)]

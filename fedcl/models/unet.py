@@ -49,9 +49,19 @@ class UNet(ImageModel):
 
     def scales(self, network: nn.Module) -> list[nn.Module]:
         """Return the downward path; see `Model.scales`."""
-        layers: list[nn.Module] = []
-        level: Any = network.model
-        while isinstance(level, nn.Sequential) and isinstance(level[1], SkipConnection):
-            layers.append(level[0])  # a level is: down, around what lies below it, up
-            level = level[1].submodule
-        return [*layers, level]
+        levels = _levels(network)
+        return [*(down for down, _, _ in levels), levels[-1][1].submodule]
+
+    def upward(self, network: nn.Module) -> list[nn.Module]:
+        """Return the upward path; see `Model.upward`."""
+        return [up for _, _, up in _levels(network)]
+
+
+def _levels(network: nn.Module) -> list[Any]:
+    """Return the levels of MONAI's network: down, around what lies below it, up."""
+    found: list[Any] = []
+    level: Any = network.model
+    while isinstance(level, nn.Sequential) and isinstance(level[1], SkipConnection):
+        found.append(level)
+        level = level[1].submodule
+    return found

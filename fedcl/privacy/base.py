@@ -6,6 +6,7 @@ from typing import Any
 
 from fedcl.aggregations.base import Aggregation
 from fedcl.arrays import Arrays
+from fedcl.seeding import Key
 from fedcl.timeline import Timeline
 from strategies.base import Strategy
 
@@ -32,7 +33,7 @@ class Privacy:
         updates: Sequence[Arrays],
         samples: Sequence[int],
         old: Arrays,
-        secret: tuple[int, int],
+        secret: tuple[Key, ...],
     ) -> Arrays:
         """Return one set of arrays for many.
 
@@ -41,7 +42,8 @@ class Privacy:
             updates: what the sites sent, in site order.
             samples: training samples of each.
             old: the global arrays that they started from.
-            secret: of the run, known to the server alone, and the round.
+            secret: of the run, known to the server alone; the round; and which of several
+                architectures the updates are of.
         """
         return rule.join(updates, samples)
 

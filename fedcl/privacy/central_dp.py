@@ -14,7 +14,7 @@ from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
 from fedcl.plugins import name_of
 from fedcl.privacy.base import Privacy
-from fedcl.seeding import numpy_rng
+from fedcl.seeding import Key, numpy_rng
 from fedcl.settings import setting
 from fedcl.timeline import Timeline
 from strategies.base import Strategy
@@ -98,12 +98,12 @@ class CentralDP(Privacy):
         updates: Sequence[Arrays],
         samples: Sequence[int],
         old: Arrays,
-        secret: tuple[int, int],
+        secret: tuple[Key, ...],
     ) -> Arrays:
         """Return the noisy mean of the clipped updates; see `Privacy.join`."""
         joined = rule.join([self.clipped(update, old) for update in updates], [1] * len(updates))
-        run, round_ = secret
-        rng = numpy_rng("privacy", run if self.seed is None else self.seed, round_)
+        run, *rest = secret
+        rng = numpy_rng("privacy", run if self.seed is None else self.seed, *rest)
         scale = self.noise * self.clip / len(updates)
         return {
             key: (value + rng.normal(0.0, scale, value.shape)).astype(old[key].dtype)

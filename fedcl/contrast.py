@@ -1,0 +1,94 @@
+"""Two networks' feature maps of the same images, compared."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedcl.errors import ConfigError
+from fedcl.step import Seen
+
+SCALES = ("encoder", "bottleneck", "decoder")
+
+
+class Projections(nn.Module):
+    """A 1 x 1 convolution per level: from the teacher's channels to the student's.
+
+    Args:
+        scales: some of `SCALES`.
+        student: what its network makes of a sample.
+        teacher: likewise.
+
+    Raises:
+        ConfigError: the teacher has fewer levels at a scale, or the student none.
+    """
+
+    def __init__(self, scales: Sequence[str], student: Seen, teacher: Seen) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleDict()
+        for scale in scales:
+            ours, theirs = by_scale(student)[scale], by_scale(teacher)[scale]
+            if not ours or len(theirs) < len(ours):
+                raise ConfigError(
+                    f"strategy.terms: {scale} needs at least one {scale} level of the student's "
+                    f"network and as many of the teacher's; they have {len(ours)} and "
+                    f"{len(theirs)}; leave the term out or change the models"
+                )
+            self.convolutions[scale] = nn.ModuleList(
+                nn.Conv2d(other.shape[1], own.shape[1], 1, bias=False)
+                for own, other in zip(ours, theirs, strict=False)
+            )
+
+    def forward(
+        self, scale: str, ours: Sequence[Tensor], theirs: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return the student's map of every level, and the teacher's in the same shape.
+
+        Args:
+            scale: which.
+            ours: the student's maps, shapes (B, F, h, w).
+            theirs: the teacher's, at least as many, shapes (B, G, H, W).
+        """
+        layers = self.convolutions[scale]
+        assert isinstance(layers, nn.ModuleList)
+        return [
+            (own, F.interpolate(layer(other), size=own.shape[-2:], mode="bilinear"))
+            for layer, own, other in zip(layers, ours, theirs, strict=False)
+        ]
+
+
+def by_scale(seen: Seen) -> dict[str, list[Tensor]]:
+    """Return a network's feature maps by scale, fine to coarse."""
+    return {
+        "encoder": seen.features[:-1],
+        "bottleneck": seen.features[-1:],
+        "decoder": seen.upward,
+    }
+
+
+def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE (van den Oord et al., 2018) of a batch; see `strategies.contrastive`.
+
+    Args:
+        student: feature maps, shape (B, F, h, w), at least two images.
+        teacher: of the same images, same shape.
+        temperature: divides the cosines.
+    """
+    ours, theirs = (F.normalize(maps.float().flatten(1), dim=1) for maps in (student, teacher))
+    return F.cross_entropy(ours @ theirs.T / temperature, torch.arange(len(ours)).to(ours.device))
+
+
+def softened(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(q_T || p_T), mean over batch and pixels (Hinton et al., 2015).
+
+    Args:
+        logits: the student's, shape (B, K, H, W).
+        taught: the teacher's class probabilities, same shape; softened, they are
+            q_T ~ q^(1/T).
+        temperature: T.
+    """
+    p = torch.log_softmax(logits.float() / temperature, dim=1)
+    q = torch.log_softmax(torch.log(taught.float().clamp_min(1e-12)) / temperature, dim=1)
+    each = F.kl_div(p, q, reduction="none", log_target=True).sum(dim=1)
+    return temperature**2 * each.mean()

@@ -1,0 +1,56 @@
+"""The command `fedcl inspect`: what a scenario's sites hold and what their models cost."""
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fedcl.architecture import cost
+from fedcl.config import Config
+from fedcl.errors import DataError
+from fedcl.plugins import name_of
+from sites.base import Samples
+
+
+def inspect(config: Config, console: Console) -> None:
+    """Print what each site holds, as a run with this seed would split it, and the models.
+
+    Raises:
+        FedclError: the data of a site cannot be used, or a model not take them.
+    """
+    job, timeline = config.job, config.timeline
+    task, several = job.scenario.task, len(job.models) > 1
+    rows: list[dict[str, str]] = []
+    shown: dict[str, tuple[str, Samples]] = {}
+    for number, stage in enumerate(timeline.stages, start=1):
+        for site in stage:
+            role = job.roles[site]
+            data = job.scenario.load(site, job.scenario.location(site), job.seed)
+            if role.data_fraction < 1:
+                data = data.limited(role.data_fraction, job.seed, site)
+            for model in role.models:
+                if model not in shown:
+                    shown[model] = site, task.samples(data.train[:1], torch.device("cpu"))
+            parts = {"train": data.train, "val": data.val, "test": data.test}
+            counts = {name: str(len(cases)) for name, cases in parts.items()}
+            own = {"model": role.model} if several else {}
+            told = task.describe(data)
+            rows.append({"site": site, "stage": str(number), **own, **counts, **told})
+    title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
+    lines = [[*rows[0]], *([*row.values()] for row in rows)]
+    if len(rows) + 1 < len(rows[0]):  # few sites: one column each, which fits more terminals
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    table = Table(*lines[0], title=title, title_justify="left")
+    for line in lines[1:]:
+        table.add_row(*line)
+    console.print(table)
+    for model, (site, samples) in shown.items():
+        network = job.network(model, timeline.sites)
+        problem = task.complaint(network, samples)
+        if problem is not None:
+            raise DataError(f"site {site}: {problem}")
+        parameters, operations = cost(network, samples.inputs[:1])
+        console.print(
+            f"model {model}: {parameters:,} parameters, {operations:,} multiply-accumulates per "
+            "sample",
+            soft_wrap=True,
+        )

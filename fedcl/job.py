@@ -1,0 +1,204 @@
+"""What a hospital is told of a run: names and numbers, no path and no code."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from fedcl.errors import ConfigError
+from fedcl.models.base import Model
+from fedcl.plugins import MODEL, SCENARIO, STRATEGY, describe, name_of
+from fedcl.seeding import seeded
+from fedcl.settings import parse, setting, travelling
+from fedcl.task import Task
+from sites.base import Scenario
+from strategies.base import Strategy
+
+
+@dataclass
+class Learner:
+    """How a hospital trains in one round.
+
+    Attributes:
+        lr: Adam's learning rate: one number, or one per stage (the last one repeats).
+        decay: what it falls to in the course of a stage, as a factor.
+        batch_size: samples per step.
+        epochs: passes over the site's training samples per round.
+        steps: gradient steps per round; replaces `epochs` when given.
+        clip: largest gradient norm; null for no clipping.
+        keep: the weights sent back: of the "last" epoch, or of the epoch "best" on the
+            site's validation cases.
+        device: "auto" (CUDA when there is one), "cpu" or "cuda".
+        amp: bfloat16 mixed precision, on a GPU only.
+        compile: let torch.compile write the network's code: some seconds per process and
+            stage, then faster steps for networks of many small operations (SIREN, FINER).
+        threads: torch threads of a training process; one is fastest for small networks
+            and keeps results the same from machine to machine.
+    """
+
+    lr: Any = field(default_factory=lambda: [0.002, 0.001])
+    decay: float = setting(1.0, above=0, high=1)
+    batch_size: int = setting(8, low=1, high=2**20)
+    epochs: int = setting(2, low=1)
+    steps: int | None = setting(None, low=1)
+    clip: float | None = setting(None, above=0)
+    keep: str = setting("last", choices=("last", "best"))
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    amp: bool = True
+    compile: bool = False
+    threads: int = setting(1, low=1, high=1024)
+
+    def __post_init__(self) -> None:
+        """Check the learning rates, which may be one number or a list."""
+        for rate in self._rates():
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 10:
+                raise ConfigError(f"learner.lr: must be a positive number, got {rate!r}")
+
+    def _rates(self) -> list[Any]:
+        return (self.lr or [self.lr]) if isinstance(self.lr, list) else [self.lr]
+
+    def rate(self, stage: int, done: float = 0.0) -> float:
+        """Return the learning rate in `stage` (counted from 0), of which a share is done."""
+        rates = self._rates()
+        return float(rates[min(stage, len(rates) - 1)]) * self.decay**done
+
+
+@dataclass
+class Role:
+    """What one site is to do.
+
+    Attributes:
+        model: which of the architectures it trains.
+        teacher: of which architecture its teacher is; None if it never has one.
+        data_fraction: the share of its training cases that it uses.
+    """
+
+    model: str
+    teacher: str | None
+    data_fraction: float = setting(1.0, above=0, high=1)
+
+    @property
+    def models(self) -> list[str]:
+        """The architectures that the site has to do with."""
+        return list(dict.fromkeys([self.model] + ([self.teacher] if self.teacher else [])))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as its hospitals know it.
+
+    Attributes:
+        scenario, strategy: what is learned, and how.
+        models: the architectures, by name.
+        roles: what each site is to do, by its name.
+        learner: the budget of a round.
+        seed: of everything random.
+    """
+
+    scenario: Scenario
+    strategy: Strategy
+    models: Mapping[str, Model]
+    roles: Mapping[str, Role]
+    learner: Learner
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit one another.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        task: Task = self.scenario.task
+        for kind, plugin, fits in (
+            *(
+                (MODEL, one, lambda kind: issubclass(kind, task.models))
+                for one in self.models.values()
+            ),
+            (STRATEGY, self.strategy, lambda kind: issubclass(type(task), kind.needs)),
+        ):
+            if not fits(type(plugin)):
+                there = [name for name in kind.available() if fits(kind.find(name))]
+                raise ConfigError(
+                    f"{kind.key}: {name_of(plugin)} is not for {task.words}, which scenario "
+                    f"{name_of(self.scenario)} holds; there are: {', '.join(there)}"
+                )
+        for model in self.models.values():
+            self.strategy.check(task, model)
+        if self.learner.keep == "best" and not task.held_out:
+            raise ConfigError(
+                f"learner.keep: {task.words} has no cases to validate on but those it is trained "
+                "on; take learner.keep=last"
+            )
+        if self.learner.batch_size < self.strategy.least_batch:
+            raise ConfigError(
+                f"learner.batch_size: {name_of(self.strategy)} compares the samples of a batch and "
+                f"needs at least {self.strategy.least_batch}, got {self.learner.batch_size}"
+            )
+
+    def network(self, model: str, sites: Sequence[str]) -> nn.Module:
+        """Make an architecture's network, with the initial weights that `seed` gives everywhere.
+
+        Args:
+            model: its name.
+            sites: those that have arrived: with them what it has to know may grow.
+        """
+        with seeded("model", self.seed):
+            return self.scenario.task.build(self.models[model], sites)
+
+    def prefix(self, model: str) -> str:
+        """Return how the names of an architecture's arrays begin where there are several."""
+        return f"{model}/" if len(self.models) > 1 else ""
+
+    def local(self, network: nn.Module) -> set[str]:
+        """Return the weight arrays of `network` that stay at the hospital, never averaged."""
+        return self.strategy.local(network) | self.scenario.task.local(network)
+
+    def to_json(self) -> str:
+        """Return names and numbers alone, as JSON."""
+        return json.dumps(
+            {
+                "scenario": describe(self.scenario),
+                "strategy": describe(self.strategy),
+                "models": {name: describe(model) for name, model in self.models.items()},
+                "roles": {site: asdict(role) for site, role in self.roles.items()},
+                "learner": travelling(self.learner),
+                "seed": self.seed,
+            }
+        )
+
+    @classmethod
+    @lru_cache(maxsize=8)
+    def from_json(cls, text: str) -> "Job":
+        """Read and check what `to_json` wrote.
+
+        Raises:
+            ConfigError: anything unknown or out of bounds.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            parts = {key: values[key] for key in ("scenario", "strategy", "learner", "seed")}
+            models, roles = dict(values["models"]), dict(values["roles"])
+        except (ValueError, TypeError, LookupError) as error:
+            raise ConfigError(f"job: not one of this version of fedcl ({error!r})") from None
+        return cls(
+            scenario=SCENARIO.make(parts["scenario"]),
+            strategy=STRATEGY.make(parts["strategy"]),
+            models={name: MODEL.make(one) for name, one in models.items()},
+            roles={site: parse(Role, one, f"roles.{site}") for site, one in roles.items()},
+            learner=parse(Learner, parts["learner"], "learner"),
+            seed=checked_seed(parts["seed"]),
+        )
+
+
+def checked_seed(value: Any) -> int:
+    """Return a seed as configured.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"seed: must be a whole number >= 0, got {value!r}")
+    return value

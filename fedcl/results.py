@@ -1,0 +1,142 @@
+"""What a run leaves in results.json: pure functions of its configuration and state."""
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from fedcl import arrays
+from fedcl.checkpoint import Scores, State
+from fedcl.config import Config
+from fedcl.continual import summary
+from fedcl.plugins import name_of
+
+
+def results(config: Config, state: State, status: str = "completed") -> dict[str, Any]:
+    """Return the contents of results.json; the matrices and figures of what is finished."""
+    sites, scores = config.timeline.sites, config.job.scenario.task.scores
+    first = scores[0]
+    matrices = {score: matrix(state.rows, sites, score) for score in scores}
+    initial = matrix([state.initial or {}], sites, first)[0]
+    trained = state.trained[: state.stage]
+    task = config.job.scenario.task
+    seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
+    return {
+        "scenario": name_of(config.job.scenario),
+        "strategy": name_of(config.job.strategy),
+        "model": "+".join(config.job.models),
+        "seed": config.job.seed,
+        "engine": config.engine.name,
+        "status": status,
+        "arrivals": [list(stage) for stage in config.timeline.stages],
+        "stages": trained,
+        "sites": sites,
+        "score": first,
+        "case": task.case,
+        "matrix": matrices[first],
+        "cases": cases(state.rows, sites, first),
+        "metrics": summary(matrices[first], trained, sites, initial, seen) if state.rows else {},
+        "rounds": state.round,
+        "weights_sha256": _digest(state, sites),
+        "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
+        "bytes": state.ledger.bytes,
+        "stored": state.stored,
+        "centralised": config.timeline.centralised,
+        "aggregation": name_of(config.aggregation),
+        "failures": state.ledger.failures,
+        "versions": versions(),
+        "initial": initial,
+        "secondary": {
+            score: {"matrix": matrices[score], "cases": cases(state.rows, sites, score)}
+            for score in scores[1:]
+        },
+        "architectures": {name: _architecture(config, state, name) for name in config.job.models},
+        "data_sha256": state.digests,
+        "privacy": {
+            "name": name_of(config.privacy),
+            "leaves": task.leaves,
+            **config.privacy.spent(_rounds(config, state)),
+        },
+    }
+
+
+def _architecture(config: Config, state: State, name: str) -> dict[str, Any]:
+    """Return what an architecture costs and, where there are several, its scores at all sites."""
+    sites, scores = config.timeline.sites, config.job.scenario.task.scores
+    own = [site for site in sites if config.job.roles[site].model == name]
+    known = {
+        "model": name_of(config.job.models[name]),
+        "sites": own,
+        **state.costs.get(name, {}),
+        "seconds_per_case": {s: round(v, 6) for s, v in state.predicting.get(name, {}).items()},
+    }
+    if len(config.job.models) == 1:
+        return known
+    rows: list[Scores] = [
+        {site: row[site] for site in own if site in row} | across.get(name, {})
+        for row, across in zip(state.rows, state.across, strict=True)
+    ]
+    first = scores[0]
+    grid = matrix(rows, sites, first)
+    seen = config.timeline.seen(state.stage - 1)
+    return known | {
+        "matrix": grid,
+        "cases": cases(rows, sites, first),
+        "metrics": summary(grid, state.trained[: state.stage], sites, None, seen) if rows else {},
+        "secondary": {
+            score: {"matrix": matrix(rows, sites, score), "cases": cases(rows, sites, score)}
+            for score in scores[1:]
+        },
+    }
+
+
+def _rounds(config: Config, state: State) -> dict[str, int]:
+    """Return in how many rounds each site was asked to train."""
+    timeline, strategy = config.timeline, config.job.strategy
+    asked = dict.fromkeys(timeline.sites, 0)
+    for stage in range(len(timeline.stages)):
+        for site in strategy.cohort(timeline, stage):
+            done = state.round - stage * timeline.rounds
+            asked[site] += min(max(done, 0), timeline.rounds)
+    return asked
+
+
+def matrix(rows: Sequence[Scores], sites: Sequence[str], score: str) -> list[list[float | None]]:
+    """Return the mean over cases of `score`, one row per stage, one column per site."""
+
+    def mean(values: dict[str, float]) -> float:
+        return sum(values.values()) / len(values)
+
+    return [
+        [mean(row[s][score]) if score in row.get(s, {}) else None for s in sites] for row in rows
+    ]
+
+
+def cases(
+    rows: Sequence[Scores], sites: Sequence[str], score: str
+) -> dict[str, dict[str, list[float | None]]]:
+    """Return, per site and case, its `score` after every stage."""
+    names = {
+        s: list(dict.fromkeys(c for row in rows for c in row.get(s, {}).get(score, {})))
+        for s in sites
+    }
+    return {
+        s: {c: [row.get(s, {}).get(score, {}).get(c) for row in rows] for c in names[s]}
+        for s in sites
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the numbers depend on."""
+    packages = ("flwr", "torch", "monai", "ray", "numpy", "mlflow", "hydra-core")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _digest(state: State, sites: Sequence[str]) -> str:
+    """Return the digest of the global model and, in site order, of what the sites kept."""
+    everything = arrays.digest(state.weights)
+    if not state.kept:
+        return everything
+    parts = [everything, *(state.kept.get(site, "") for site in sites)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

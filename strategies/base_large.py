@@ -1,0 +1,49 @@
+"""Strategies whose teacher may be of another architecture than the student."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedcl.settings import setting
+from strategies.base import Distilling, Teacher
+
+
+@dataclass
+class LargeTeacher(Teacher):
+    """Which model teaches: as for other strategies, but of one architecture for all sites.
+
+    Sites of other architectures are taught as soon as there is a teacher: by refresh "round" or
+    "ema" from the second round on, by "stage" from the second stage on, and always by a file.
+
+    Attributes:
+        model: the architecture, by its name in `models` or of a model; null is the largest.
+        file: safetensors of one trained before, which then teaches in all stages.
+        peers: whether sites of its own architecture are taught as well, from the second stage
+            on, so that the large model keeps what it knew of earlier sites.
+    """
+
+    model: str | None = None
+    file: str | None = setting(None, travels=False)
+    peers: bool = True
+
+
+@dataclass
+class DistillingLarge(Distilling):
+    """A distilling strategy whose teacher is, by default, the largest of the run's networks."""
+
+    teacher: LargeTeacher = setting(factory=LargeTeacher)
+
+    @property
+    def teacher_model(self) -> str | None:
+        """See `Strategy.teacher_model`."""
+        return self.teacher.model
+
+    @property
+    def pretrained(self) -> Path | None:
+        """See `Strategy.pretrained`."""
+        return Path(self.teacher.file) if self.teacher.file else None
+
+    def taught_by(self, own: str, sizes: Mapping[str, int]) -> str | None:
+        """Return the architecture named in the settings, or the largest."""
+        teacher = self.teacher.model or max(sizes, key=lambda name: sizes[name], default=own)
+        return teacher if self.teacher.peers or teacher != own else None
