@@ -38,7 +38,7 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
     """Shorten what Hydra says of `overrides`, and add the key that was probably meant."""
     text = " ".join(str(error).split()).partition(" Config search path:")[0]
     if type(error).__name__ in ("LexerNoViableAltException", "OverrideParseException"):
-        what = text.partition(": ")[2].partition(" See https")[0]
+        what = text.partition(" See https")[0].removeprefix("LexerNoViableAltException: ")
         return (
             f"{what}: not understood; quote a value with special characters once for the shell "
             "and once for Hydra: \"key='value'\""

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedcl.aggregations.base import Aggregation
 from fedcl.errors import ConfigError
-from fedcl.job import Job, Learner, Role, checked_seed
+from fedcl.job import Job, Learner, Role, check_model, checked_seed
 from fedcl.models.base import Model
 from fedcl.plugins import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, name_of
 from fedcl.privacy.base import Privacy
@@ -16,6 +16,7 @@ from fedcl.segmentation import Segmentation
 from fedcl.settings import closest, parse, setting
 from fedcl.task import Task
 from fedcl.timeline import POOL, Timeline
+from sites.base import Scenario
 from strategies.base import Strategy
 
 
@@ -142,7 +143,7 @@ class Config:
                     f"timeline.stages: scenario has no site {site!r}{closest(site, there)}; "
                     f"there are: {', '.join(there)}"
                 )
-        models, roles = architectures(values, timeline, scenario.task, strategy)
+        models, roles = architectures(values, timeline, scenario, strategy)
         job = Job(
             scenario=scenario,
             strategy=strategy,
@@ -187,7 +188,7 @@ class Config:
 
 
 def architectures(
-    values: Mapping[str, Any], timeline: Timeline, task: Task, strategy: Strategy
+    values: Mapping[str, Any], timeline: Timeline, scenario: Scenario, strategy: Strategy
 ) -> tuple[dict[str, Model], dict[str, Role]]:
     """Return the architectures of a run by name, and what each site is to do.
 
@@ -196,7 +197,7 @@ def architectures(
     Args:
         values: the composed configuration; `model`, `models` and `sites` are read.
         timeline: who takes part.
-        task: what is learned.
+        scenario: says what is learned.
         strategy: says which architecture teaches.
 
     Raises:
@@ -234,10 +235,12 @@ def architectures(
     if strategy.teacher_model is not None:
         architecture(strategy.teacher_model, "strategy.teacher.model")
     trained = set(chosen.values())
+    for model in found.values():
+        check_model(model, scenario)
     if len(found) > 1:
-        _check_several(found, timeline, task)
+        _check_several(found, timeline, scenario.task)
     sizes = {
-        name: sum(p.numel() for p in task.build(model, there).parameters())
+        name: sum(p.numel() for p in scenario.task.build(model, there).parameters())
         for name, model in found.items()
         if len(found) > 1
     }

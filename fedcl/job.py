@@ -1,7 +1,7 @@
 """What a hospital is told of a run: names and numbers, no path and no code."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 
 from fedcl.errors import ConfigError
 from fedcl.models.base import Model
-from fedcl.plugins import MODEL, SCENARIO, STRATEGY, describe, name_of
+from fedcl.plugins import MODEL, SCENARIO, STRATEGY, Kind, describe, name_of
 from fedcl.seeding import seeded
 from fedcl.settings import parse, setting, travelling
 from fedcl.task import Task
@@ -112,19 +112,9 @@ class Job:
             ConfigError: they do not.
         """
         task: Task = self.scenario.task
-        for kind, plugin, fits in (
-            *(
-                (MODEL, one, lambda kind: issubclass(kind, task.models))
-                for one in self.models.values()
-            ),
-            (STRATEGY, self.strategy, lambda kind: issubclass(type(task), kind.needs)),
-        ):
-            if not fits(type(plugin)):
-                there = [name for name in kind.available() if fits(kind.find(name))]
-                raise ConfigError(
-                    f"{kind.key}: {name_of(plugin)} is not for {task.words}, which scenario "
-                    f"{name_of(self.scenario)} holds; there are: {', '.join(there)}"
-                )
+        for model in self.models.values():
+            check_model(model, self.scenario)
+        _check_kind(STRATEGY, self.strategy, lambda one: isinstance(task, one.needs), self.scenario)
         for model in self.models.values():
             self.strategy.check(task, model)
         if self.learner.keep == "best" and not task.held_out:
@@ -190,6 +180,22 @@ class Job:
             roles={site: parse(Role, one, f"roles.{site}") for site, one in roles.items()},
             learner=parse(Learner, parts["learner"], "learner"),
             seed=checked_seed(parts["seed"]),
+        )
+
+
+def check_model(model: Model, scenario: Scenario) -> None:
+    """Raise `ConfigError` where a model is not for what a scenario holds."""
+    _check_kind(MODEL, model, lambda one: issubclass(one, scenario.task.models), scenario)
+
+
+def _check_kind(
+    kind: Kind, plugin: object, fits: Callable[[Any], bool], scenario: Scenario
+) -> None:
+    if not fits(type(plugin)):
+        there = [name for name in kind.available() if fits(kind.find(name))]
+        raise ConfigError(
+            f"{kind.key}: {name_of(plugin)} is not for {scenario.task.words}, which scenario "
+            f"{name_of(scenario)} holds; there are: {', '.join(there)}"
         )
 
 

@@ -7,6 +7,7 @@ else can be asked for, so neither a message nor a checkpoint can name code of it
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,11 @@ class Kind:
         settings, key = dict(values), key or self.key
         if "name" not in settings:
             raise ConfigError(f"{key}.name: missing; give one of {self.available()}")
-        return parse(self.find(settings.pop("name")), settings, key)
+        found = self.find(settings.pop("name"))
+        try:
+            return parse(found, settings, key)
+        except ConfigError as error:  # a plug-in names its settings by where they usually stand
+            raise ConfigError(re.sub(rf"^{self.key}\.", f"{key}.", str(error))) from None
 
 
 SCENARIO = Kind("scenario", "sites", "Scenario")

@@ -2,14 +2,14 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from flwr.serverapp import Grid
 
 from fedcl import arrays
-from fedcl.architecture import Architecture, architectures, cost
+from fedcl.architecture import architectures, cost
 from fedcl.checkpoint import Checkpoint, Scores, State
 from fedcl.config import Config
 from fedcl.errors import ConfigError, DataError, RunError
@@ -19,7 +19,7 @@ from fedcl.plugins import name_of
 from fedcl.results import results
 from fedcl.seeding import torch_rng
 from fedcl.stage import Round, Stage
-from strategies.base import Past
+from strategies.base import Form, Past
 
 log = logging.getLogger("fedcl")
 
@@ -219,70 +219,71 @@ class Server:
         self.checkpoint.save(self.state)
 
     def _remember(self, stage: Stage) -> arrays.Arrays:
-        """Ask for the strategy's reports, if it wants any, and let it remember the stage."""
+        """Ask for the strategy's reports, if it wants any, and let it remember the stage.
+
+        Each architecture that sites have trained is remembered for itself.
+        """
+        job, state = self.config.job, self.state
+        trained = {job.roles[site].model for site in state.trained[state.stage]}
+        reports = self._reports(stage, trained)
         memory = arrays.Arrays()
-        for one in self.architectures.values():
-            known = one.part(self.state.memory)
-            if any(site in one.sites for site in self.state.trained[self.state.stage]):
-                known = self._remember_by(one, stage, known)
+        for name, one in self.architectures.items():
+            known = one.part(state.memory)
+            if name in trained:
+                arrays.into_network(one.network, one.part(state.weights))
+                own = {site: told for site, told in reports.items() if site in one.sites}
+                past = Past(
+                    stage=state.stage,
+                    network=one.network.requires_grad_(False).eval(),
+                    shape=tuple(self.shape),
+                    memory=known,
+                    reports={site: told.arrays for site, told in own.items()},
+                    samples={site: told.samples for site, told in own.items()},
+                    rng=torch_rng("remember", job.seed, state.stage),
+                )
+                known = job.strategy.remember(past)
             memory |= one.whole(known)
         return memory
 
-    def _remember_by(
-        self, architecture: Architecture, stage: Stage, memory: arrays.Arrays
-    ) -> arrays.Arrays:
-        """Return what is remembered of a stage by what an architecture has learned."""
-        job, state, network = self.config.job, self.state, architecture.network
-        arrays.into_network(network, architecture.part(state.weights))
-        reports = self._reports(architecture, stage)
-        past = Past(
-            stage=state.stage,
-            network=network.requires_grad_(False).eval(),
-            shape=tuple(self.shape),
-            memory=memory,
-            reports={site: report.arrays for site, report in reports.items()},
-            samples={site: report.samples for site, report in reports.items()},
-            rng=torch_rng("remember", job.seed, state.stage),
-        )
-        return job.strategy.remember(past)
-
-    def _reports(self, architecture: Architecture, stage: Stage) -> dict[str, Report]:
+    def _reports(self, stage: Stage, trained: Collection[str]) -> dict[str, Report]:
         """Return the reports that are as they should be; the others count as failures.
 
+        Args:
+            stage: whose sites are asked.
+            trained: the architectures to ask about.
+
         Raises:
-            RunError: they are fewer than `engine.quorum` asks for.
+            RunError: they are fewer than `engine.quorum` asks for, or none of an architecture.
         """
-        forms = self.config.job.strategy.forms(architecture.network, self.shape)
-        if not forms:
+        job, state = self.config.job, self.state
+        forms, records = {}, {}
+        for name in trained:
+            one = self.architectures[name]
+            forms[name] = job.strategy.forms(one.network, self.shape)
+            records[name] = arrays.to_record(one.shared(state.weights))
+        parts = {}
+        for site, data in stage.data().items():
+            model = job.roles[site].model
+            if data["learning"] and forms.get(model):  # who only rehearses has told before
+                parts[site] = {"model": model, "arrays": records[model], **data}
+        if not parts:
             return {}
-        weights = arrays.to_record(architecture.shared(self.state.weights))
-        same = {"model": architecture.name, "arrays": weights}
-        # Who only rehearses has told before.
-        parts = {
-            site: {**same, **one}
-            for site, one in stage.data().items()
-            if one["learning"] and site in architecture.sites
-        }
-        answers = self._exchange(Report, "query.report", parts, self.state.stage)
         reports: dict[str, Report] = {}
-        for site, answer in answers.items():
+        for site, answer in self._exchange(Report, "query.report", parts, state.stage).items():
             problem = answer if isinstance(answer, str) else None
             if isinstance(answer, Report):
-                if answer.arrays.keys() != forms.keys():
-                    problem = "its arrays are not those of the strategy"
-                else:
-                    said = ((key, forms[key].complaint(answer.arrays[key])) for key in forms)
-                    problem = next((f"{key} {what}" for key, what in said if what), None)
+                problem = _complaint(answer, forms[job.roles[site].model])
                 if problem is None:
                     reports[site] = answer
             if problem is not None:
-                now, round_ = self.state.stage, self.state.round
-                self.state.ledger.fail(site, now, round_, "report", problem)
-        if len(reports) < self.config.engine.needed(len(answers)):
+                state.ledger.fail(site, state.stage, state.round, "report", problem)
+        told = {job.roles[site].model for site in reports}
+        asked = {job.roles[site].model for site in parts}
+        if len(reports) < self.config.engine.needed(len(parts)) or told != asked:
             raise RunError(
-                f"{len(reports)} of {len(answers)} sites reported after stage "
-                f"{self.state.stage + 1}, engine.quorum asks for {self.config.engine.quorum}; "
-                "log.txt says why"
+                f"{len(reports)} of {len(parts)} sites reported after stage {state.stage + 1}, "
+                f"engine.quorum asks for {self.config.engine.quorum} and one at least of every "
+                "model; log.txt says why"
             )
         return reports
 
@@ -347,6 +348,14 @@ class Server:
             took = self.state.predicting.setdefault(models[site], {})
             took[site] = answer.predicting / len(answer.cases)
         return scores
+
+
+def _complaint(report: Report, forms: Mapping[str, Form]) -> str | None:
+    """Return why a report is not what the strategy asks for, or None."""
+    if report.arrays.keys() != forms.keys():
+        return "its arrays are not those of the strategy"
+    said = ((key, forms[key].complaint(report.arrays[key])) for key in forms)
+    return next((f"{key} {what}" for key, what in said if what), None)
 
 
 def _in_words(values: Mapping[str, float | None]) -> str:

@@ -43,7 +43,24 @@ TINY_FIELD = [
 ]
 """The same for neural fields: twelve frames of 16 x 16 pixels, in three stages."""
 
-NEEDS = {"fedbn": ["model.norm=batch"], "field_server_distillation": ["strategy.steps=20"]}
+MIXED = [
+    "models.large.name=multitask_unet",
+    "models.large.channels=[8,16]",
+    "models.large.convolutions=1",
+    "models.small.name=plain_unet",
+    "models.small.channels=[4,8]",
+    "models.large.norm=instance",
+    "models.small.norm=instance",
+    *(f"sites.{site}.model={'large' if site in 'ACE' else 'small'}" for site in "ABCDEF"),
+    "sites.D.data_fraction=0.5",
+]
+"""Of the six hospitals, half have a large model and half a small one."""
+
+NEEDS = {
+    "fedbn": ["model.norm=batch"],
+    "field_server_distillation": ["strategy.steps=20"],
+    "contrastive": MIXED,
+}
 """What a method cannot do without, or is too slow without."""
 
 

@@ -1,0 +1,192 @@
+"""Hospitals with different models: one global model per architecture, never mixed."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MIXED, TINY, TINY_FIELD, read
+from test_faults import serve
+
+from fedcl import arrays
+from fedcl.aggregations.fedavg import FedAvg
+from fedcl.cli import main
+from fedcl.composition import compose
+from fedcl.config import Config
+from fedcl.errors import ConfigError
+from fedcl.job import Job
+from fedcl.privacy.central_dp import CentralDP
+from fedcl.results import results
+from sites.base import SiteData
+from sites.phantom import Phantom
+
+OWN = {"large": ["A", "C", "E"], "small": ["B", "D", "F"]}
+
+
+@pytest.mark.parametrize("aggregation", ["fedavg", "fedavgm"])
+@pytest.mark.parametrize("strategy", ["finetune", "ted", "ewc", "replay"])
+def test_an_architecture_becomes_what_it_would_without_the_others(
+    cli: Callable[..., int], tmp_path: Path, strategy: str, aggregation: str
+):
+    """Average, momentum, teacher and memory are each architecture's own: bit for bit."""
+    same = [*TINY, *MIXED[:-1], f"strategy={strategy}", f"aggregation={aggregation}"]
+    assert cli(*same, f"run.dir={tmp_path / 'both'}") == 0
+    both = arrays.load_file(tmp_path / "both/checkpoint/stage-3.safetensors")
+    for name, sites in OWN.items():
+        folder = tmp_path / name
+        alone = [one for one in same if not one.startswith("sites.") or one[6] in sites]
+        stages = f"timeline.stages={[[site] for site in sites]}".replace(" ", "").replace("'", "")
+        assert cli(*alone, stages, f"run.dir={folder}") == 0
+        weights = arrays.load_file(folder / "checkpoint/stage-3.safetensors")
+        assert arrays.digest(arrays.under(f"{name}/", both)) == arrays.digest(weights)
+        assert read(folder)["model"] == name
+
+
+def test_results_tell_of_every_architecture_at_every_site(cli: Callable[..., int], tmp_path: Path):
+    folder = tmp_path / "run"
+    assert cli(*TINY, *MIXED, "strategy=finetune", f"run.dir={folder}") == 0
+    found = read(folder)
+    assert found["model"] == "large+small"
+    assert {name: one["sites"] for name, one in found["architectures"].items()} == OWN
+    assert np.shape(found["architectures"]["large"]["matrix"]) == (3, 6)
+    for name, sites in OWN.items():
+        one = found["architectures"][name]
+        for column, site in enumerate(found["sites"]):
+            own = [row[column] for row in found["matrix"]]
+            there = [row[column] for row in one["matrix"]]
+            assert (own == there) == (site in sites), "a site's own model makes the run's matrix"
+            for stage, value in enumerate(there):
+                scores = [values[stage] for values in one["cases"][site].values()]
+                assert value == pytest.approx(sum(scores) / len(scores))
+        last = one["matrix"][-1]
+        assert one["metrics"]["avg"] == pytest.approx(sum(last) / len(last))
+        assert set(one["seconds_per_case"]) == set(found["sites"])
+        assert all(0 < seconds < 10 for seconds in one["seconds_per_case"].values())
+        assert "iou" in one["secondary"]
+    large, small = (found["architectures"][name] for name in OWN)
+    assert large["parameters"] > small["parameters"] > 0 and large["macs"] > small["macs"] > 0
+
+
+def test_a_run_of_one_model_says_what_it_costs(tiny: Callable[..., dict[str, Any]]):
+    (one,) = tiny("strategy=finetune")["architectures"].values()
+    assert one["sites"] == list("ABCDEF") and one["parameters"] == 675 and "matrix" not in one
+
+
+def test_nobody_is_taught_by_a_model_that_nobody_has_trained(
+    cli: Callable[..., int], tmp_path: Path
+):
+    """B is the first with a small model, in stage 2: there is no small teacher yet."""
+    settings = [*TINY, *MIXED[:7], "strategy=lwf", "timeline.stages=[[A],[B],[C],[D]]"]
+    settings += ["sites.A.model=large", "sites.B.model=small"]
+    settings += ["sites.C.model=large", "sites.D.model=small"]
+    assert cli(*settings, f"run.dir={tmp_path / 'run'}") == 0
+    weights = arrays.load_file(tmp_path / "run/checkpoint/stage-4.safetensors")
+    sizes = [arrays.size_of(arrays.to_record(arrays.under(f"{name}/", weights))) for name in OWN]
+    assert read(tmp_path / "run")["bytes"]["teacher"] == 2 * sum(sizes), "C and D, two rounds each"
+
+
+def test_an_architecture_that_nobody_delivers_stays_as_it_was(tmp_path: Path, caplog: Any):
+    settings = Config.parse(compose([*TINY, *MIXED, "strategy=finetune", "aggregation=fedavgm"]))
+    clean, spoilt = (serve(tmp_path / name, settings, name) for name in ("", "nan"))
+    (failure,) = results(settings, spoilt.state)["failures"]
+    assert failure["site"] == "D" and failure["round"] == 3
+    one, two = (arrays.under("large/", server.state.weights) for server in (clean, spoilt))
+    assert arrays.digest(one) == arrays.digest(two), "the others' failure is not the large one's"
+    assert "nobody delivered small, which stays as it was" in caplog.text
+
+
+def test_two_architectures_never_get_the_same_noise():
+    old = {"w": np.zeros(1000, np.float32)}
+    rule, privacy = FedAvg(), CentralDP(seed=1)
+    noises = [privacy.join(rule, [old], [1], old, (0, 1, name))["w"] for name in OWN]
+    assert abs(np.corrcoef(noises)[0, 1]) < 0.2
+
+
+def test_a_share_of_the_cases_is_a_part_of_a_larger_share_in_the_same_order():
+    data = Phantom(size=32, patients=12).load("A", None, 0)
+    shares = [data.limited(share, 0, "A") for share in (0.01, 0.5, 0.9, 1.0)]
+    names = [[case.name for case in one.train] for one in shares]
+    every = [case.name for case in data.train]
+    assert [len(one) for one in names] == [1, round(len(every) / 2), round(len(every) * 0.9), 5]
+    for smaller, larger in pairwise(names):
+        assert set(smaller) < set(larger)
+    assert all(one == [name for name in every if name in one] for one in names)
+    assert all((one.val, one.test) == (data.val, data.test) for one in shares)
+    assert data.limited(0.5, 0, "B").train != shares[1].train, "another site, another draw"
+    assert isinstance(shares[0], SiteData)
+
+
+def test_a_site_limited_to_a_share_trains_on_that_many(tiny: Callable[..., dict[str, Any]]):
+    whole, half = tiny("strategy=finetune"), tiny("strategy=finetune", "sites.A.data_fraction=0.5")
+    assert whole["data_sha256"]["A"] != half["data_sha256"]["A"]
+    assert whole["data_sha256"]["B"] == half["data_sha256"]["B"]
+    assert list(whole["cases"]["A"]) == list(half["cases"]["A"]), "all are tested"
+
+
+def test_inspect_tells_who_has_which_model_and_what_each_costs(capsys: Any):
+    assert main(["inspect", "scenario=ct_phantom", "strategy=contrastive"]) == 0
+    said = capsys.readouterr().out
+    assert "model large: 2,680,259 parameters" in said
+    assert "model small: 56,866 parameters" in said
+    train = next(line for line in said.splitlines() if "train" in line)
+    assert [word for word in train.split() if word.isdigit()] == ["10", "5", "10", "5"]
+
+
+def test_the_job_tells_hospitals_names_and_numbers_alone():
+    overrides = [*TINY, *MIXED, "strategy=contrastive", "strategy.teacher.file=/secret/place"]
+    job = Config.parse(compose(overrides)).job
+    text = job.to_json()
+    assert "secret" not in text
+    assert json.loads(Job.from_json(text).to_json()) == json.loads(text)
+    assert job.roles["D"] == replace(job.roles["B"], data_fraction=0.5)
+    assert (job.roles["A"].model, job.roles["B"].model) == ("large", "small")
+    assert {role.teacher for role in job.roles.values()} == {"large"}, "the largest teaches"
+    for broken in ("", "[]", "{}", text.replace('"models"', '"modles"'), text.replace("4", "-4")):
+        with pytest.raises(ConfigError):
+            Job.from_json(broken)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["sites.Z.model=unet"], "sites.Z: no such site; there are: A, B"),
+        (["sites.A.modle=unet"], "sites.A.modle: no such key (did you mean model?)"),
+        (["sites.A.model=unett"], "sites.A.model: there is no 'unett' (did you mean unet?)"),
+        (["sites.A.model=siren"], "model: siren is not for images"),
+        (["sites.A.data_fraction=0"], "sites.A.data_fraction: must be greater than 0"),
+        (["sites.A.data_fraction=half"], "sites.A.data_fraction"),
+        (["sites.A=large"], "sites.A: must be a group of settings"),
+        (["models.large=unet"], "models.large: give name and settings of a model, got 'unet'"),
+        (["models.large.channels=[4]"], "models.large.name: missing"),
+        (["models.unet.name=unet"], "models.unet: cannot name an architecture"),
+        (["models.a/b.name=unet"], "mismatched input '/'"),
+        (
+            ["models.large.name=plain_unet", "models.large.channels=[4]"],
+            "models.large.channels: at least two levels",
+        ),
+        (["models.large.name=plain_unet", "models.large.chanels=[4,8]"], "models.large.chanels"),
+        (["sites.A.model=plain_unet", "timeline.centralised=true"], "timeline.centralised: a pool"),
+        (["sites.A.model=plain_unet", "aggregation=median"], None),
+        (["sites.A.model=plain_unet", "aggregation=krum"], "1 train plain_unet in stage 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    cli: Callable[..., int], tmp_path: Path, capsys: Any, overrides: list[str], said: str | None
+):
+    folder = tmp_path / "run"
+    status = cli(*TINY, "strategy=finetune", *overrides, f"run.dir={folder}")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fedcl:")]
+    if said is None:
+        assert status == 0
+        return
+    assert status == 2 and len(lines) == 1 and said in lines[0], lines
+    assert not folder.exists()
+
+
+def test_fields_are_of_one_model(cli: Callable[..., int], tmp_path: Path, capsys: Any):
+    assert cli(*TINY_FIELD, "sites.late.model=finer", f"run.dir={tmp_path / 'run'}") == 2
+    assert "must have one model at all sites" in capsys.readouterr().err
