@@ -171,9 +171,10 @@ class Config:
                 )
             for model, count in Counter(roles[site].model for site in trainers).items():
                 if aggregation.least > count:
+                    which = f" {model}" if len(models) > 1 else ""
                     raise ConfigError(
                         f"aggregation: {name_of(aggregation)} needs {aggregation.least} sites, "
-                        f"{count} train {model} in stage {stage + 1}; change timeline.stages or "
+                        f"{count} train{which} in stage {stage + 1}; change timeline.stages or "
                         "aggregation"
                     )
         return cls(
@@ -203,13 +204,12 @@ def architectures(
     Raises:
         ConfigError: a site or a model that is not there, or what cannot be combined.
     """
-    there = timeline.sites
-    sites = {}
+    there, known, sites = timeline.sites, scenario.sites(), {}
     for site, one in (values.get("sites") or {}).items():
-        if site not in there:
+        if site not in known:
             raise ConfigError(
-                f"sites.{site}: no such site{closest(str(site), there)}; there are: "
-                f"{', '.join(there)}"
+                f"sites.{site}: no such site{closest(str(site), known)}; there are: "
+                f"{', '.join(known)}"
             )
         sites[site] = parse(Site, one or {}, f"sites.{site}")
     named = {name: _named(name, one) for name, one in (values.get("models") or {}).items()}

@@ -64,14 +64,18 @@ class Hospital:
 
     @property
     def role(self) -> Role:
-        """What it is to do.
+        """What it is to do; for errors see `_role`."""
+        return self._role(self.site)
+
+    def _role(self, name: str) -> Role:
+        """Return what a site is to do.
 
         Raises:
-            RunError: nothing is said of it.
+            RunError: it is not among those of the run.
         """
-        if self.site not in self.job.roles:
-            raise RunError(f"site {self.site}: it has no part in this run")
-        return self.job.roles[self.site]
+        if name not in self.job.roles:
+            raise RunError(f"site {name}: it has no part in this run")
+        return self.job.roles[name]
 
     @property
     def local(self) -> frozenset[str]:
@@ -89,7 +93,7 @@ class Hospital:
         return _data(json.dumps(describe(self.job.scenario)), *self._place(name), self.job.seed)
 
     def _place(self, name: str) -> Place:
-        return name, self.places[name], self.job.roles[name].data_fraction
+        return name, self.places[name], self._role(name).data_fraction
 
     def samples(self, names: Sequence[str]) -> Samples:
         """Return the training samples of some of its places, stacked once per process.

@@ -117,7 +117,8 @@ class Server:
         self.state.digests = digests
         self.cases = {site: hello.test for site, hello in about.items()}
         self.shape = about[sites[0]].shape
-        strategy, sample = self.config.job.strategy, torch.zeros(1, *self.shape)
+        strategy = self.config.job.strategy
+        sample = -torch.ones(1, *self.shape)  # of a field a corner, which every grid has
         for name, one in self.architectures.items():
             parameters, operations = cost(self.config.job.network(name, sites), sample)
             self.state.costs[name] = {"parameters": parameters, "macs": operations}
