@@ -1,10 +1,7 @@
 """The command `fedcl compare`: runs to tables, tests and a report."""
 
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -12,6 +9,7 @@ from rich.markup import escape
 from rich.table import Column as Shown
 from rich.table import Table
 
+from fedcl import across
 from fedcl.arrays import write_atomically
 from fedcl.errors import ConfigError
 from fedcl.progress import console
@@ -26,37 +24,15 @@ from fedcl.runs import (
     is_folder,
 )
 from fedcl.statistics import Line, table
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the tables.
-
-    Attributes:
-        name: in table.csv.
-        title: for readers.
-        text: a line's cell; empty where the figure is not defined.
-        help: what it says.
-        short: whether it is among those that the report shows first.
-    """
-
-    name: str
-    title: str
-    text: Callable[[Line], str]
-    help: str
-    short: bool = False
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    return "" if value is None else format(value, form)
+from fedcl.tables import Column, as_csv, number, piped
 
 
 def _mean(figure: str) -> Callable[[Line], str]:
-    return lambda line: _number(line.mean[figure])
+    return lambda line: number(line.mean[figure])
 
 
 def _std(figure: str) -> Callable[[Line], str]:
-    return lambda line: _number(line.std[figure])
+    return lambda line: number(line.std[figure])
 
 
 _HELP = {
@@ -84,21 +60,21 @@ for _figure, (_title, _help) in _HELP.items():
     ]
 COLUMNS += [
     Column(
-        "avg_low", "AVG from", lambda line: _number(line.interval[0] if line.interval else None),
+        "avg_low", "AVG from", lambda line: number(line.interval[0] if line.interval else None),
         "95 % interval of AVG over seeds (Student's t)",
     ),
     Column(
-        "avg_high", "AVG to", lambda line: _number(line.interval[1] if line.interval else None),
+        "avg_high", "AVG to", lambda line: number(line.interval[1] if line.interval else None),
         "its upper end",
     ),
     Column(
-        "closed", "closed", lambda line: _number(line.closed),
+        "closed", "closed", lambda line: number(line.closed),
         "share of the distance in AVG from finetune to joint", short=True,
     ),
     *(
         Column(
             name, title,
-            lambda line, i=i: _number(line.difference[i] if line.difference else None),  # type: ignore[misc]
+            lambda line, i=i: number(line.difference[i] if line.difference else None),  # type: ignore[misc]
             text, short=True,
         )
         for i, (name, title, text) in enumerate(
@@ -110,7 +86,7 @@ COLUMNS += [
         )
     ),
     Column(
-        "p_holm", "p (Holm)", lambda line: _number(line.p, ".3g"),
+        "p_holm", "p (Holm)", lambda line: number(line.p, ".3g"),
         "Wilcoxon signed-rank test over test cases against the reference, corrected; it takes "
         "the trained models as given", short=True,
     ),
@@ -132,6 +108,8 @@ def compare(
     mix: bool = False,
 ) -> None:
     """Compare runs and write table.csv, table.md, table.tex and report.html.
+
+    Where runs have several architectures, models.csv and models.md as well; see `fedcl.across`.
 
     Args:
         sources: folders, or names of MLflow experiments.
@@ -156,6 +134,7 @@ def compare(
         notes.append(f"there is no 'ted' among the runs: tests are against the best, {against}")
     with console.status("testing"):
         lines = table(groups, against)
+        models = across.table(groups, against)
     lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
     if lacking:
         notes.append(f"no {' and no '.join(lacking)}: RAVG or closed cannot be given")
@@ -165,19 +144,24 @@ def compare(
     if len(seeds) < 2:
         notes.append(f"one seed only ({next(iter(seeds))}): no intervals and no p-values")
     with console.status("drawing"):
-        page = report(lines, groups, against, notes)
+        page = report(lines, groups, against, notes, models)
     files = {
-        "table.csv": as_csv(lines),
+        "table.csv": as_csv(COLUMNS, lines),
         "table.md": markdown(lines, against),
         "table.tex": latex(lines, against),
         "report.html": page,
     }
+    if models:
+        files["models.csv"] = as_csv(across.COLUMNS, models)
+        files["models.md"] = across.markdown(models)
     try:
         for name, content in files.items():
             write_atomically(out / name, content.encode())
     except OSError as error:
         raise ConfigError(f"compare --out: {out} cannot be written to ({error})") from None
     _print(lines, against, notes)
+    if models:
+        _print_models(models)
     console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True, markup=False)
     for source in sources:
         if not is_folder(source):
@@ -226,21 +210,9 @@ def _reference(groups: Sequence[Group], asked: str | None) -> str:
     return asked or "ted"
 
 
-def as_csv(lines: Sequence[Line]) -> str:
-    """Return the whole table; figures that are not defined are empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.name for column in COLUMNS])
-    writer.writerows([[column.text(line) for column in COLUMNS] for line in lines])
-    return text.getvalue()
-
-
 def markdown(lines: Sequence[Line], reference: str) -> str:
     """Return the table for a README."""
-    header, rows = _paper(lines, reference, "-")
-    marked = [header, ["---"] * len(header), *rows]
-    cells = ([cell.replace("|", r"\|") for cell in row] for row in marked)
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n"
+    return piped(*_paper(lines, reference, "-"))
 
 
 def latex(lines: Sequence[Line], reference: str) -> str:
@@ -308,6 +280,18 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
         for line in lines
     ]
     return header, rows
+
+
+def _print_models(rows: Sequence[across.Row]) -> None:
+    names = ("strategy", "model", "avg", "parameters", "milliseconds", "p_holm", "way")
+    shown = [column for column in across.COLUMNS if column.name in names]
+    view = Table(title="every model on the test cases of all sites", title_justify="left")
+    for column in shown:
+        named = column.name == "strategy"
+        view.add_column(escape(column.title), overflow="fold", no_wrap=not named)
+    for row in rows:
+        view.add_row(*(escape(column.text(row)) for column in shown))
+    console.print(view)
 
 
 def _print(lines: Sequence[Line], reference: str, notes: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """What a person at a terminal sees: progress while it runs, a table at the end."""
 
+from statistics import fmean
 from typing import Any
 
 from flwr.app import Message
@@ -119,6 +120,14 @@ def report(results: dict[str, Any]) -> Group:
             for word, (frame, psnr, ssim) in ends.items()
             if word == "first" or len(set(ends.values())) > 1
         ]
+    for name, one in results["architectures"].items():
+        if "matrix" in one:
+            seconds = fmean(one["seconds_per_case"].values())
+            lines.append(
+                f"{name} ({', '.join(one['sites']) or 'teacher only'}): "
+                f"{one['parameters']:,} parameters, {1000 * seconds:.1f} ms per case, "
+                f"AVG at all sites {number_(one['metrics']['avg'])}"
+            )
     guarantee = results.get("privacy", {})
     if "epsilon" in guarantee:
         worst = max(guarantee["epsilon"].values())

@@ -11,6 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from fedcl import across
+from fedcl.across import Row
 from fedcl.compare import COLUMNS
 from fedcl.figures import COLOURS, SCORES
 from fedcl.runs import METHOD, Group, Run
@@ -21,7 +23,11 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "
 
 
 def report(
-    lines: Sequence[Line], groups: Sequence[Group], reference: str, notes: Sequence[str]
+    lines: Sequence[Line],
+    groups: Sequence[Group],
+    reference: str,
+    notes: Sequence[str],
+    models: Sequence[Row] = (),
 ) -> str:
     """Return the page.
 
@@ -30,6 +36,7 @@ def report(
         groups: the runs behind it.
         reference: the method that others were tested against.
         notes: what a reader should know of the runs.
+        models: the table of architectures, where there are several.
     """
     by_name = {group.name: group for group in groups}
     ranked = [by_name[line.name] for line in lines]
@@ -54,6 +61,8 @@ def report(
         notes=notes,
         columns=COLUMNS,
         lines=lines,
+        model_columns=across.COLUMNS,
+        models=models,
         figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
         matrices=_matrices(ranked),
         cases=_cases(ranked),

@@ -1,5 +1,6 @@
 """Hospitals with different models: one global model per architecture, never mixed."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MIXED, TINY, TINY_FIELD, read
+from scipy.stats import wilcoxon
 from test_faults import serve
 
+import simulate
 from fedcl import arrays
 from fedcl.aggregations.fedavg import FedAvg
 from fedcl.cli import main
@@ -190,3 +193,72 @@ def test_what_cannot_be_is_one_line(
 def test_fields_are_of_one_model(cli: Callable[..., int], tmp_path: Path, capsys: Any):
     assert cli(*TINY_FIELD, "sites.late.model=finer", f"run.dir={tmp_path / 'run'}") == 2
     assert "must have one model at all sites" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return the folder of two methods' runs with two seeds each, and that of their comparison."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        sweep = ["strategy=finetune,contrastive", "seed=0,1", f"run.dir={folder / 'runs'}"]
+        patch.setattr("sys.argv", ["simulate.py", "-m", *TINY, *MIXED, *sweep])
+        simulate.exit_status = 0
+        assert simulate.main() == 0
+    assert main(["compare", str(folder / "runs"), "--out", str(folder / "out")]) == 0
+    return folder / "runs", folder / "out"
+
+
+def test_models_are_compared_over_the_cases_of_all_sites(compared: tuple[Path, Path]):
+    runs, out = compared
+    with (out / "models.csv").open(newline="") as file:
+        rows = {(row["strategy"], row["model"]): row for row in csv.DictReader(file)}
+    assert set(rows) == {(s, m) for s in ("finetune", "contrastive") for m in ("large", "small")}
+    found = [read(path.parent) for path in runs.glob("*/results.json")]
+    for (strategy, model), row in rows.items():
+        own = [r["architectures"][model] for r in found if r["strategy"] == strategy]
+        assert float(row["avg"]) == pytest.approx(
+            np.mean([one["metrics"]["avg"] for one in own]), abs=1e-4
+        )
+        iou = [np.mean(one["secondary"]["iou"]["matrix"][-1]) for one in own]
+        assert float(row["iou"]) == pytest.approx(np.mean(iou), abs=1e-4)
+        assert int(row["parameters"]) == own[0]["parameters"]
+        assert (row["p_holm"] == "") == ((strategy, model) == ("finetune", "small"))
+    alone, distilled, large = (
+        float(rows[key]["avg"])
+        for key in (("finetune", "small"), ("contrastive", "small"), ("contrastive", "large"))
+    )
+    way = rows["contrastive", "small"]["way"]
+    if large > alone:
+        assert float(way.rstrip("%")) / 100 == pytest.approx(
+            (distilled - alone) / (large - alone), abs=0.01
+        )
+    assert rows["finetune", "large"]["way"] == ""
+    assert "| contrastive | small |" in (out / "models.md").read_text()
+    assert '<table id="models">' in (out / "report.html").read_text()
+
+
+def test_the_p_of_a_model_is_the_paired_test_over_cases(compared: tuple[Path, Path]):
+    runs, out = compared
+    with (out / "models.csv").open(newline="") as file:
+        rows = {(row["strategy"], row["model"]): row for row in csv.DictReader(file)}
+    scores: dict[tuple[str, str], dict[tuple[int, str], float]] = {}
+    for path in runs.glob("*/results.json"):
+        one = read(path.parent)
+        for model, known in one["architectures"].items():
+            mine = scores.setdefault((one["strategy"], model), {})
+            for members in known["cases"].values():
+                mine |= {(one["seed"], case): values[-1] for case, values in members.items()}
+    base = scores.pop(("finetune", "small"))
+    raw = {key: wilcoxon([one[k] - base[k] for k in base]).pvalue for key, one in scores.items()}
+    ranked = sorted(raw, key=lambda key: raw[key])
+    worst = 0.0
+    for place, key in enumerate(ranked):
+        worst = max(worst, min(1.0, raw[key] * (len(ranked) - place)))
+        assert float(rows[key]["p_holm"]) == pytest.approx(worst, rel=1e-2)
+
+
+def test_runs_of_one_model_have_no_table_of_models(cli: Callable[..., int], tmp_path: Path):
+    assert cli(*TINY, "strategy=finetune", f"run.dir={tmp_path / 'run'}") == 0
+    assert main(["compare", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "models.csv").exists()
+    assert '<table id="models">' not in (tmp_path / "out" / "report.html").read_text()
