@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fedcl import simulation
-from fedcl.composition import CONF, in_one_line
+from fedcl.composition import CONF, check_sites, in_one_line
 from fedcl.errors import ConfigError, FedclError
 from fedcl.progress import console, report
 
@@ -35,6 +35,7 @@ def run(config: DictConfig) -> None:
     global exit_status
     folder = Path(config.run.resume or HydraConfig.get().runtime.output_dir)
     try:
+        check_sites(HydraConfig.get().overrides.task)
         if config.run.resume:
             outcome = simulation.resume(folder, lambda stored: _change(stored, config))
         else:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedcl.arrays import Arrays, complaint, load_file, of_network, split, under
-from fedcl.errors import ConfigError, RunError
+from fedcl.errors import ConfigError, DataError, RunError
 from fedcl.job import Job
 from fedcl.models.base import Model
 
@@ -26,7 +26,7 @@ class Architecture:
     Attributes:
         name: of the architecture.
         model: its settings.
-        network: made for a stage, on the CPU, with the initial weights.
+        network: made for a stage, on the CPU; its weights are nobody's, to be overwritten.
         sites: those that train it, in order of arrival; none, and it only teaches.
         prefix: how the names of its arrays begin.
         local: its arrays that stay at the sites.
@@ -87,8 +87,16 @@ def architectures(job: Job, arrived: Sequence[str]) -> dict[str, Architecture]:
 
 
 def cost(network: nn.Module, inputs: torch.Tensor) -> tuple[int, int]:
-    """Return the parameters of a network, and its multiply-accumulates for `inputs`."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(inputs)
+    """Return the parameters of a network, and its multiply-accumulates for `inputs`.
+
+    Raises:
+        DataError: the network cannot take them.
+    """
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.eval()(inputs)
+    except (RuntimeError, ValueError) as error:
+        shape, reason = tuple(inputs.shape[1:]), str(error).splitlines()[0]
+        raise DataError(f"the model cannot take samples of shape {shape} ({reason})") from None
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return parameters, counter.get_total_flops() // 2  # it counts multiplications and additions

@@ -33,14 +33,14 @@ class State:
     """All that a run needs to go on from a round.
 
     Attributes:
-        weights: the global model.
-        teacher: the model that teaches in the current stage, if any.
+        weights: the global model; of several architectures, see `fedcl.architecture`.
+        teacher: what teaches in the current stage, if anything; likewise.
         memory: what the strategy remembers of earlier stages.
         momentum: what the aggregation carries from round to round, within a stage.
         round: rounds finished, over all stages.
         initial: scores of the untrained model, once it was evaluated.
         rows: scores after each finished stage, of every site's own architecture.
-        across: likewise, per architecture, at the sites of others.
+        elsewhere: likewise, per architecture, at the sites of others.
         costs: of every architecture, `parameters` and multiply-accumulates per sample, `macs`.
         predicting: seconds that an architecture took per case when last evaluated, by site.
         trained: the sites that trained, per stage.
@@ -61,7 +61,7 @@ class State:
     round: int = 0
     initial: Scores | None = None
     rows: list[Scores] = field(default_factory=list)
-    across: list[dict[str, Scores]] = field(default_factory=list)
+    elsewhere: list[dict[str, Scores]] = field(default_factory=list)
     costs: dict[str, dict[str, int]] = field(default_factory=dict)
     predicting: dict[str, dict[str, float]] = field(default_factory=dict)
     trained: list[list[str]] = field(default_factory=list)

@@ -21,9 +21,6 @@ from fedcl.step import Lesson
 
 app = ClientApp()
 
-LEAST = 4
-"""Training samples below which a hospital tells nothing about them but weights."""
-
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
@@ -56,6 +53,8 @@ def train(message: Message, context: Context) -> Message:
     started = time.perf_counter()
     call, hospital, student = _begin(message, context)
     job, state = hospital.job, hospital.kept(call.state)
+    if call.model != hospital.role.model:
+        raise RunError(f"site {hospital.site}: it trains {hospital.role.model}, not {call.model}")
     samples, buffers = hospital.select(call.learning, call.rehearsing, state)
     auxiliary = hospital.auxiliary(state)
     fixed = job.strategy.fixed(student, call.stage)
@@ -114,11 +113,9 @@ def report(message: Message, context: Context) -> Message:
     started = time.perf_counter()
     call, hospital, network = _begin(message, context)
     samples = hospital.samples(call.learning)
-    if len(samples) < LEAST:
-        raise RunError(
-            f"site {hospital.site}: {len(samples)} training samples; what is told of fewer than "
-            f"{LEAST} would be close to an image"
-        )
+    problem = hospital.too_few(network, samples)
+    if problem is not None:
+        raise RunError(problem)
     told = hospital.job.strategy.report(network.eval(), samples)
     answer = Report(told, len(samples), time.perf_counter() - started)
     return Message(answer.pack(), reply_to=message)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column as Shown
 from rich.table import Table
 
-from fedcl import across
+from fedcl import model_table
 from fedcl.arrays import write_atomically
 from fedcl.errors import ConfigError
 from fedcl.progress import console
@@ -109,7 +109,7 @@ def compare(
 ) -> None:
     """Compare runs and write table.csv, table.md, table.tex and report.html.
 
-    Where runs have several architectures, models.csv and models.md as well; see `fedcl.across`.
+    Where runs have several architectures, also models.csv and models.md (`fedcl.model_table`).
 
     Args:
         sources: folders, or names of MLflow experiments.
@@ -134,7 +134,9 @@ def compare(
         notes.append(f"there is no 'ted' among the runs: tests are against the best, {against}")
     with console.status("testing"):
         lines = table(groups, against)
-        models = across.table(groups, against)
+        models, alone = model_table.table(groups, against)
+    if models:
+        notes.append(f"models are tested against {alone}")
     lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
     if lacking:
         notes.append(f"no {' and no '.join(lacking)}: RAVG or closed cannot be given")
@@ -144,7 +146,7 @@ def compare(
     if len(seeds) < 2:
         notes.append(f"one seed only ({next(iter(seeds))}): no intervals and no p-values")
     with console.status("drawing"):
-        page = report(lines, groups, against, notes, models)
+        page = report(lines, groups, against, notes, models, alone)
     files = {
         "table.csv": as_csv(COLUMNS, lines),
         "table.md": markdown(lines, against),
@@ -152,8 +154,8 @@ def compare(
         "report.html": page,
     }
     if models:
-        files["models.csv"] = as_csv(across.COLUMNS, models)
-        files["models.md"] = across.markdown(models)
+        files["models.csv"] = as_csv(model_table.COLUMNS, models)
+        files["models.md"] = model_table.markdown(models)
     try:
         for name, content in files.items():
             write_atomically(out / name, content.encode())
@@ -167,7 +169,7 @@ def compare(
         if not is_folder(source):
             from fedcl.tracking import log_comparison
 
-            log_comparison(uri, source, out, lines)
+            log_comparison(uri, source, out, lines, files)
 
 
 def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], list[str]]:
@@ -282,9 +284,9 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
     return header, rows
 
 
-def _print_models(rows: Sequence[across.Row]) -> None:
+def _print_models(rows: Sequence[model_table.Row]) -> None:
     names = ("strategy", "model", "avg", "parameters", "milliseconds", "p_holm", "way")
-    shown = [column for column in across.COLUMNS if column.name in names]
+    shown = [column for column in model_table.COLUMNS if column.name in names]
     view = Table(title="every model on the test cases of all sites", title_justify="left")
     for column in shown:
         named = column.name == "strategy"

@@ -30,8 +30,24 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     """
     try:
         return _plain(_compose(overrides))
+    except ConfigError:
+        raise
     except Exception as error:  # Hydra raises many kinds; all of them mean the overrides
         raise ConfigError(in_one_line(error, overrides)) from error
+
+
+def check_sites(overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` where `sites=NAME` asks for a file that is not there.
+
+    The group is optional, so Hydra, which must have composed before, would say nothing.
+    """
+    there = GlobalHydra.instance().config_loader().get_group_options("sites")
+    for override in overrides:
+        key, _, name = override.partition("=")
+        if key == "sites" and name not in there:
+            raise ConfigError(
+                f"sites: there is no {name!r}{closest(name, there)}; there are: {', '.join(there)}"
+            )
 
 
 def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
@@ -59,7 +75,9 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
 def _compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base=None):
-        return hydra.compose("config", ["run.dir=none", *overrides])
+        composed = hydra.compose("config", ["run.dir=none", *overrides])
+        check_sites(overrides)
+        return composed
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

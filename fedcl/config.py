@@ -14,7 +14,6 @@ from fedcl.plugins import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, name_
 from fedcl.privacy.base import Privacy
 from fedcl.segmentation import Segmentation
 from fedcl.settings import closest, parse, setting
-from fedcl.task import Task
 from fedcl.timeline import POOL, Timeline
 from sites.base import Scenario
 from strategies.base import Strategy
@@ -143,7 +142,7 @@ class Config:
                     f"timeline.stages: scenario has no site {site!r}{closest(site, there)}; "
                     f"there are: {', '.join(there)}"
                 )
-        models, roles = architectures(values, timeline, scenario, strategy)
+        models, roles = _roles(values, timeline, scenario, strategy)
         job = Job(
             scenario=scenario,
             strategy=strategy,
@@ -188,7 +187,7 @@ class Config:
         )
 
 
-def architectures(
+def _roles(
     values: Mapping[str, Any], timeline: Timeline, scenario: Scenario, strategy: Strategy
 ) -> tuple[dict[str, Model], dict[str, Role]]:
     """Return the architectures of a run by name, and what each site is to do.
@@ -204,83 +203,82 @@ def architectures(
     Raises:
         ConfigError: a site or a model that is not there, or what cannot be combined.
     """
-    there, known, sites = timeline.sites, scenario.sites(), {}
-    for site, one in (values.get("sites") or {}).items():
-        if site not in known:
+    there, sites = scenario.sites(), {}
+    for site, one in _group(values, "sites").items():
+        if site not in there:
             raise ConfigError(
-                f"sites.{site}: no such site{closest(str(site), known)}; there are: "
-                f"{', '.join(known)}"
+                f"sites.{site}: no such site{closest(str(site), there)}; there are: "
+                f"{', '.join(there)}"
             )
         sites[site] = parse(Site, one or {}, f"sites.{site}")
-    named = {name: _named(name, one) for name, one in (values.get("models") or {}).items()}
     default = MODEL.make(values["model"])
-    found: dict[str, Model] = {}
-
-    def architecture(name: str | None, key: str) -> str:
-        if name is None or (name == name_of(default) and name not in named):
-            found.setdefault(name_of(default), default)
-            return name_of(default)
-        options = [*named, *MODEL.available()]
-        if name not in options:
-            raise ConfigError(
-                f"{key}: there is no {name!r}{closest(name, options)}; there are: "
-                f"{', '.join(options)}"
-            )
-        found.setdefault(name, named[name] if name in named else MODEL.make({"name": name}))
-        return name
-
-    chosen = {
-        site: architecture(sites.get(site, Site()).model, f"sites.{site}.model") for site in there
-    }
+    known = {name: _named(name, one) for name, one in _group(values, "models").items()}
+    known[name_of(default)] = default
+    own = {site: sites.get(site, Site()).model or name_of(default) for site in timeline.sites}
+    wanted = {name: f"sites.{site}.model" for site, name in own.items()}
     if strategy.teacher_model is not None:
-        architecture(strategy.teacher_model, "strategy.teacher.model")
-    trained = set(chosen.values())
-    for model in found.values():
+        wanted.setdefault(strategy.teacher_model, "strategy.teacher.model")
+    for name, key in wanted.items():
+        if name not in known:
+            options = [*known, *(one for one in MODEL.available() if one not in known)]
+            if name not in options:
+                raise ConfigError(
+                    f"{key}: there is no {name!r}{closest(name, options)}; there are: "
+                    f"{', '.join(options)}"
+                )
+            known[name] = MODEL.make({"name": name})
+    models = {name: model for name, model in known.items() if name in wanted}
+    for model in models.values():
         check_model(model, scenario)
-    if len(found) > 1:
-        _check_several(found, timeline, scenario.task)
-    sizes = {
-        name: sum(p.numel() for p in scenario.task.build(model, there).parameters())
-        for name, model in found.items()
-        if len(found) > 1
-    }
+    trained = set(own.values())
+    if timeline.centralised:
+        if len(trained) > 1:
+            raise ConfigError(
+                f"timeline.centralised: a pool trains one model, the sites have "
+                f"{', '.join(sorted(trained))}; give them one by sites"
+            )
+        own[POOL] = next(iter(trained))
+    sizes = {}
+    if len(models) > 1:
+        if not isinstance(scenario.task, Segmentation):
+            raise ConfigError(
+                f"sites: {scenario.task.words} must have one model at all sites, these have "
+                f"{', '.join(models)}"
+            )
+        task: Any = scenario.task
+        for name, model in models.items():
+            network = task.build(model, timeline.sites)
+            sizes[name] = sum(parameter.numel() for parameter in network.parameters())
     roles = {}
-    for site, own in chosen.items():
-        teacher = strategy.taught_by(own, sizes)
+    for site, name in own.items():
+        teacher = strategy.taught_by(name, sizes) if strategy.teaching else None
         if teacher is not None and teacher not in trained and strategy.pretrained is None:
             raise ConfigError(
                 f"strategy.teacher.model: no site trains {teacher}; let one do so by sites, or "
                 "give a trained one by strategy.teacher.file"
             )
-        roles[site] = Role(own, teacher, sites.get(site, Site()).data_fraction)
-    if timeline.centralised:
-        own = chosen[there[0]]
-        roles[POOL] = Role(own, strategy.taught_by(own, sizes))
-    return found, roles
+        roles[site] = Role(name, teacher, sites.get(site, Site()).data_fraction)
+    if strategy.teaching and not any(role.teacher for role in roles.values()):
+        raise ConfigError(
+            "strategy.teacher.peers: false, but all sites have the teacher's architecture, so that "
+            "nobody would be taught; give some another one by sites"
+        )
+    return models, roles
+
+
+def _group(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{key}: must be a group of settings, got {found!r}")
+    return found
 
 
 def _named(name: str, values: Any) -> Model:
     """Return the architecture `models.name`."""
     key = f"models.{name}"
-    if not re.fullmatch(r"[\w.+-]{1,50}", str(name)) or name in MODEL.available():
+    if not re.fullmatch(r"[\w.-]{1,50}", str(name)) or name in MODEL.available():
         raise ConfigError(
             f"{key}: cannot name an architecture; take letters, digits and signs that are not "
             "those of a model"
         )
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{key}: give name and settings of a model, got {values!r}")
     return MODEL.make(values, key)
-
-
-def _check_several(models: Mapping[str, Model], timeline: Timeline, task: Task) -> None:
-    """Raise `ConfigError` where a run can have one architecture only."""
-    several = ", ".join(models)
-    if not isinstance(task, Segmentation):
-        raise ConfigError(
-            f"sites: {task.words} must have one model at all sites, these have {several}"
-        )
-    if timeline.centralised:
-        raise ConfigError(
-            f"timeline.centralised: a pool trains one model, the sites have {several}; give them "
-            "one by sites"
-        )

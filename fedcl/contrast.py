@@ -68,15 +68,17 @@ def by_scale(seen: Seen) -> dict[str, list[Tensor]]:
 
 
 def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return InfoNCE (van den Oord et al., 2018) of a batch; see `strategies.contrastive`.
+    """Return InfoNCE (van den Oord et al., 2018) of a batch, a scalar.
 
     Args:
         student: feature maps, shape (B, F, h, w), at least two images.
         teacher: of the same images, same shape.
         temperature: divides the cosines.
     """
-    ours, theirs = (F.normalize(maps.float().flatten(1), dim=1) for maps in (student, teacher))
-    return F.cross_entropy(ours @ theirs.T / temperature, torch.arange(len(ours)).to(ours.device))
+    with torch.autocast(student.device.type, enabled=False):  # sums over a map need float32
+        ours, theirs = (F.normalize(maps.float().flatten(1), dim=1) for maps in (student, teacher))
+        same = torch.arange(len(ours), device=ours.device)
+        return F.cross_entropy(ours @ theirs.T / temperature, same)
 
 
 def softened(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

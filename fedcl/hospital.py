@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import ArrayRecord
@@ -17,12 +17,17 @@ from fedcl import arrays, learner
 from fedcl.errors import DataError, RunError
 from fedcl.job import Job, Role
 from fedcl.messages import Call
+from fedcl.models.base import Model
 from fedcl.plugins import SCENARIO, describe, name_of
 from fedcl.seeding import seeded, torch_rng
 from fedcl.step import Rehearsal, Seen, watch
-from fedcl.task import Task, Voice
+from fedcl.task import Voice
 from sites.base import Samples, SiteData
 
+LEAST = 4
+"""Training samples below which a hospital tells nothing about them but weights."""
+
+T = TypeVar("T", Tensor, Seen)
 Places = Mapping[str, Path | None]
 Place = tuple[str, Path | None, float]
 """A site, its folder, and the share of its training cases that is used."""
@@ -165,13 +170,27 @@ class Hospital:
                 problem = task.complaint(network, samples)
                 if problem is not None:
                     raise DataError(f"site {name}: {problem}")
-            if len(samples) < self.job.strategy.least_batch:
+            least = self.job.strategy.least_batch
+            if self.role.teacher is not None and len(samples) < least:
                 raise DataError(
                     f"site {name}: {len(samples)} training samples; strategy "
                     f"{name_of(self.job.strategy)} compares those of a batch and needs at least "
-                    f"{self.job.strategy.least_batch}"
+                    f"{least}"
                 )
+            problem = self.too_few(_network(self.text, self.role.model, (name,)), samples)
+            if problem is not None:
+                raise DataError(problem)
         self.auxiliary({})
+
+    def too_few(self, network: nn.Module, samples: Samples) -> str | None:
+        """Return why the strategy's report of these samples must not be sent, or None."""
+        reports = self.job.strategy.forms(network, samples.inputs.shape[1:])
+        if not reports or len(samples) >= LEAST:
+            return None
+        return (
+            f"site {self.site}: {len(samples)} training samples; what strategy "
+            f"{name_of(self.job.strategy)} tells of fewer than {LEAST} would be close to an image"
+        )
 
     def load(
         self, model: str, record: ArrayRecord, version: int, sites: Sequence[str]
@@ -179,6 +198,9 @@ class Hospital:
         """Return a network with the weights sent, completed by those kept here.
 
         What is neither sent nor kept yet is the common initialisation.
+
+        Raises:
+            RunError: there is no such architecture, or what was kept cannot be read.
 
         Args:
             model: its architecture.
@@ -217,7 +239,7 @@ class Hospital:
         return module.to(learner.device_of(job.learner))
 
     def teacher(self, call: Call, samples: Samples) -> dict[str, Any]:
-        """Return the lesson's `teacher`, its `answers` and its `past`, kept between rounds."""
+        """Return the lesson's teacher and what it says, kept between rounds."""
         model = self.role.teacher
         if call.teacher is None or model is None:
             return {}
@@ -228,16 +250,19 @@ class Hospital:
             network = self.job.network(model, call.arrived)
             network.requires_grad_(False).eval().to(learner.device_of(self.job.learner))
             arrays.into_network(network, weights)
-            answers = Answers(self.job.scenario.task, network, samples.inputs)
-            known = mark, network, answers, self.past(call, network, samples)
+            task, kind = self.job.scenario.task, self.job.models[model]
+            known = (
+                mark,
+                {
+                    "teacher": network,
+                    "teacher_model": kind,
+                    "answers": kept(partial(task.answers, network), samples.inputs),
+                    "views": kept(partial(view, network, kind, task.chunk), samples.inputs),
+                    "past": self.past(call, network, samples),
+                },
+            )
             _teachers[self.site] = known
-        _, network, answers, past = known
-        return {
-            "teacher": network,
-            "teacher_model": self.job.models[model],
-            "answers": answers if answers.fit else None,
-            "past": past,
-        }
+        return known[1]
 
     def past(self, call: Call, network: nn.Module, samples: Samples) -> Rehearsal | None:
         """Return inputs of the sites of earlier stages, with the answers of their teachers.
@@ -296,34 +321,41 @@ class Hospital:
         return fmean(value for _, scores in found for value in scores.values())
 
 
-class Answers:
-    """The teacher's answers to training samples, computed when first asked for.
+LIMIT = 512 * 2**20
+"""Bytes of a teacher's answers, and of its layers' outputs, that a process keeps per site."""
 
-    Attributes:
-        fit: whether they are few enough to be kept.
+
+def kept(compute: Callable[[Tensor], T], inputs: Tensor) -> Callable[[Tensor], T] | None:
+    """Return what gives, for indices of `inputs`, what `compute` makes of them.
+
+    It is computed for all inputs when first asked for; None where it is too much to be kept.
     """
+    if len(inputs) * compute(inputs[:1]).nbytes > LIMIT:
+        return None
+    every: list[T] = []
 
-    LIMIT = 512 * 2**20  # bytes per site and process
+    def some(index: Tensor) -> T:
+        if not every:
+            every.append(compute(inputs))
+        return every[0][index]
 
-    def __init__(self, task: Task, teacher: nn.Module, inputs: Tensor) -> None:
-        self.task, self.teacher, self.inputs = task, teacher, inputs
-        self.fit = len(inputs) * task.answers(teacher, inputs[:1]).nbytes <= self.LIMIT
-        self._all: Tensor | None = None
-
-    def __call__(self, index: Tensor) -> Tensor:
-        """Return those to the samples of these indices, shape (B, ...)."""
-        if self._all is None:
-            self._all = self.task.answers(self.teacher, self.inputs)
-        return self._all[index]
+    return some
 
 
-_teachers: dict[str, tuple[tuple[Any, ...], nn.Module, Answers, Rehearsal | None]] = {}
+@torch.no_grad()
+def view(network: nn.Module, model: Model, chunk: int, inputs: Tensor) -> Seen:
+    """Return what a network makes of all inputs, chunk by chunk; see `watch`."""
+    return Seen.joined([watch(network, model, part) for part in inputs.split(chunk)])
+
+
+_teachers: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+"""Per site: what marks a teacher, and its part of the lesson."""
 
 
 @lru_cache(maxsize=64)
 def _data(scenario: str, site: str, path: Path | None, data_fraction: float, seed: int) -> SiteData:
     data = SCENARIO.make(json.loads(scenario)).load(site, path, seed)
-    return data.limited(data_fraction, seed, site) if data_fraction < 1 else data
+    return data.limited(data_fraction, seed, site)
 
 
 @lru_cache(maxsize=64)
@@ -359,9 +391,9 @@ def _views(text: str, student: str, teacher: str, place: Place) -> tuple[Seen, S
     scenario = json.dumps(describe(job.scenario))
     device = learner.device_of(job.learner)
     inputs = _samples(scenario, (place,), job.seed, device).inputs[:1].cpu()
-    seen = []
-    for model in (student, teacher):
+    seen = {}
+    for model in {student, teacher}:
         network = job.network(model, [place[0]]).eval()
         with torch.no_grad():
-            seen.append(watch(network, job.models[model], inputs))
-    return seen[0], seen[1], inputs
+            seen[model] = watch(network, job.models[model], inputs)
+    return seen[student], seen[teacher], inputs

@@ -25,8 +25,7 @@ def inspect(config: Config, console: Console) -> None:
         for site in stage:
             role = job.roles[site]
             data = job.scenario.load(site, job.scenario.location(site), job.seed)
-            if role.data_fraction < 1:
-                data = data.limited(role.data_fraction, job.seed, site)
+            data = data.limited(role.data_fraction, job.seed, site)
             for model in role.models:
                 if model not in shown:
                     shown[model] = site, task.samples(data.train[:1], torch.device("cpu"))

@@ -111,6 +111,9 @@ class Job:
         Raises:
             ConfigError: they do not.
         """
+        for site, role in self.roles.items():
+            if not set(role.models) <= self.models.keys():
+                raise ConfigError(f"roles.{site}: of {role.models} some are not among the models")
         task: Task = self.scenario.task
         for model in self.models.values():
             check_model(model, self.scenario)

@@ -86,7 +86,7 @@ def train(
             rng=rng,
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
-            terms = strategy.objective(step) | step.aside()
+            terms = strategy.objective(step) | step.model_loss()
         optimiser.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:

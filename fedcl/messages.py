@@ -173,6 +173,7 @@ class Hello:
         if not hello.error and not likely:
             raise ValueError(f"impossible numbers of cases {counts} or samples {samples}")
         fits = 1 <= len(hello.shape) <= 4 and all(1 <= size <= 8192 for size in hello.shape)
+        fits = fits and math.prod(hello.shape) <= 2**26
         if not hello.error and not fits:
             raise ValueError(f"impossible shape of a sample {hello.shape}")
         return hello

@@ -68,14 +68,16 @@ class Kind:
         Raises:
             ConfigError: no or an unknown name, an unknown setting or a bad value.
         """
-        settings, key = dict(values), key or self.key
+        key = key or self.key
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{key}: give its name and its settings, got {values!r}")
+        settings = dict(values)
         if "name" not in settings:
             raise ConfigError(f"{key}.name: missing; give one of {self.available()}")
-        found = self.find(settings.pop("name"))
         try:
-            return parse(found, settings, key)
+            return parse(self.find(str(settings.pop("name"))), settings, key)
         except ConfigError as error:  # a plug-in names its settings by where they usually stand
-            raise ConfigError(re.sub(rf"^{self.key}\.", f"{key}.", str(error))) from None
+            raise ConfigError(re.sub(rf"^{self.key}\b", key, str(error))) from None
 
 
 SCENARIO = Kind("scenario", "sites", "Scenario")

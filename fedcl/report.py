@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from fedcl import across
-from fedcl.across import Row
+from fedcl import model_table
 from fedcl.compare import COLUMNS
 from fedcl.figures import COLOURS, SCORES
+from fedcl.model_table import Row
 from fedcl.runs import METHOD, Group, Run
 from fedcl.statistics import Line, cases
 
@@ -28,6 +28,7 @@ def report(
     reference: str,
     notes: Sequence[str],
     models: Sequence[Row] = (),
+    alone: str = "",
 ) -> str:
     """Return the page.
 
@@ -37,6 +38,7 @@ def report(
         reference: the method that others were tested against.
         notes: what a reader should know of the runs.
         models: the table of architectures, where there are several.
+        alone: what they are tested against.
     """
     by_name = {group.name: group for group in groups}
     ranked = [by_name[line.name] for line in lines]
@@ -61,8 +63,9 @@ def report(
         notes=notes,
         columns=COLUMNS,
         lines=lines,
-        model_columns=across.COLUMNS,
+        model_columns=model_table.COLUMNS,
         models=models,
+        alone=alone,
         figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
         matrices=_matrices(ranked),
         cases=_cases(ranked),

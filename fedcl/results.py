@@ -53,6 +53,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         },
         "architectures": {name: _architecture(config, state, name) for name in config.job.models},
         "data_sha256": state.digests,
+        "teacher_sha256": arrays.digest(state.teacher) if config.job.strategy.pretrained else None,
         "privacy": {
             "name": name_of(config.privacy),
             "leaves": task.leaves,
@@ -75,15 +76,16 @@ def _architecture(config: Config, state: State, name: str) -> dict[str, Any]:
         return known
     rows: list[Scores] = [
         {site: row[site] for site in own if site in row} | across.get(name, {})
-        for row, across in zip(state.rows, state.across, strict=True)
+        for row, across in zip(state.rows, state.elsewhere, strict=True)
     ]
     first = scores[0]
     grid = matrix(rows, sites, first)
     seen = config.timeline.seen(state.stage - 1)
+    trained = [[site for site in stage if site in own] for stage in state.trained[: state.stage]]
     return known | {
         "matrix": grid,
         "cases": cases(rows, sites, first),
-        "metrics": summary(grid, state.trained[: state.stage], sites, None, seen) if rows else {},
+        "metrics": summary(grid, trained, sites, None, seen) if rows else {},
         "secondary": {
             score: {"matrix": matrix(rows, sites, score), "cases": cases(rows, sites, score)}
             for score in scores[1:]

@@ -166,7 +166,7 @@ class Server:
             if state.stage + 1 < len(config.timeline.stages):
                 state.memory = self._remember(stage)
             state.rows.append(scores)
-            state.across.append(across)
+            state.elsewhere.append(across)
             state.momentum = {}
             strategy = config.job.strategy
             teaching = strategy.teaching

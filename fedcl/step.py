@@ -1,6 +1,6 @@
 """One training step as a strategy sees it, and the passes through networks it may ask for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +32,29 @@ class Seen:
     upward: list[Tensor]
     aside: list[Tensor]
 
+    @property
+    def nbytes(self) -> int:
+        """The size of its tensors."""
+        return sum(one.nbytes for one in (self.outputs, *self.features, *self.upward))
+
+    def __getitem__(self, index: Tensor) -> "Seen":
+        """Return what was seen of the inputs of these indices."""
+        parts = ([one[index] for one in part] for part in (self.features, self.upward, self.aside))
+        return Seen(self.outputs[index], *parts)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Seen"]) -> "Seen":
+        """Join what was seen of several inputs, in order."""
+        layers = (
+            [torch.cat(layer) for layer in zip(*lists, strict=True)]
+            for lists in (
+                [one.features for one in parts],
+                [one.upward for one in parts],
+                [one.aside for one in parts],
+            )
+        )
+        return cls(torch.cat([one.outputs for one in parts]), *layers)
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -60,6 +83,7 @@ class Lesson:
         teacher: the frozen teacher, or None where there is none yet.
         teacher_model: what that was built by.
         answers: gives the teacher's answers to the training samples of some indices.
+        views: gives likewise what the teacher's layers make of them.
         past: inputs of earlier sites with a teacher's answers, where such inputs are known
             without their data.
         memory: what the server remembers of earlier stages (`Strategy.remember`).
@@ -74,6 +98,7 @@ class Lesson:
     teacher: nn.Module | None = None
     teacher_model: Model = field(default_factory=Model)
     answers: Callable[[Tensor], Tensor] | None = None
+    views: Callable[[Tensor], Seen] | None = None
     past: Rehearsal | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     auxiliary: nn.Module | None = None
@@ -113,7 +138,7 @@ class Step(Lesson):
         """Return the task's loss on these samples, named."""
         return {self.task.term: self.task.loss(self.outputs, self.targets)}
 
-    def aside(self) -> dict[str, Tensor]:
+    def model_loss(self) -> dict[str, Tensor]:
         """Return the losses that belong to the model, named; see `Model.terms`."""
         if not self.model.aside(self.student):
             return {}
@@ -124,11 +149,14 @@ class Step(Lesson):
         """The teacher's answers, of images class probabilities of shape (B, K, H, W)."""
         if self.answers is not None and self.index is not None:
             return self.answers(self.index)
-        return self.teach(self.inputs)
+        with torch.no_grad():
+            return self.task.answer(self.teacher_seen.outputs)
 
     @cached_property
-    def shown(self) -> Seen:
+    def teacher_seen(self) -> Seen:
         """What the teacher makes of the inputs, without gradient."""
+        if self.views is not None and self.index is not None:
+            return self.views(self.index)
         assert self.teacher is not None
         with torch.no_grad():
             return watch(self.teacher, self.teacher_model, self.inputs)

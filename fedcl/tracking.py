@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,7 +139,7 @@ class Tracker:
             self._experiment(scenario), run_name=f"{strategy}-seed{config.job.seed}", tags=tags
         ).info.run_id
         values = yaml.safe_load((self.folder / "config.yaml").read_text())
-        params = [Param(key, str(value)[:500]) for key, value in flat(values)]
+        params = [Param(_spell(key), str(value)[:500]) for key, value in flat(values)]
         self.client.log_batch(run, params=params, tags=[RunTag("engine", config.engine.name)])
         inputs = [
             DatasetInput(
@@ -178,7 +178,9 @@ class Tracker:
         self._told[what] = step
 
 
-def log_comparison(uri: str, experiment: str, out: Path, lines: Sequence[Line]) -> None:
+def log_comparison(
+    uri: str, experiment: str, out: Path, lines: Sequence[Line], files: Iterable[str]
+) -> None:
     """Write a comparison into the experiment it is about: its files, and AVG and BWT."""
     now = int(time.time() * 1000)
     metrics = [
@@ -195,7 +197,7 @@ def log_comparison(uri: str, experiment: str, out: Path, lines: Sequence[Line]) 
             known.experiment_id, run_name="comparison", tags={COMPARISON: "true"}
         ).info.run_id
         client.log_batch(run, metrics=metrics)
-        for name in ("table.csv", "table.md", "table.tex", "report.html"):
+        for name in files:
             client.log_artifact(run, str(out / name))
         client.set_terminated(run, "FINISHED")
 

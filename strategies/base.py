@@ -70,7 +70,7 @@ class Past:
         network: the aggregated model, frozen, on the CPU.
         shape: of a sample, (C, H, W) for an image.
         memory: what was remembered before.
-        reports: of the sites that trained (`Strategy.report`), in site order.
+        reports: of the sites that trained the network (`Strategy.report`), in site order.
         samples: their numbers of training samples.
         rng: source of randomness.
     """
@@ -92,7 +92,8 @@ class Gathered:
         task: what is learned.
         network: made for this stage, on the CPU; to be used at will.
         joined: the average of what the sites sent.
-        updates: what each of them sent, in site order; empty unless it `reads_updates`.
+        updates: what each of them sent, in site order; empty unless it `reads_updates`. These
+            and all sites below are of one architecture.
         teacher: the global weights at the end of the previous stage; none in the first.
         earlier: the sites that arrived in earlier stages.
         lost: those of them that have never delivered anything.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedcl.errors import ConfigError
 from fedcl.settings import setting
 from strategies.base import Distilling, Teacher
 
@@ -25,6 +26,14 @@ class LargeTeacher(Teacher):
     model: str | None = None
     file: str | None = setting(None, travels=False)
     peers: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that nothing is asked for that a file makes void."""
+        if self.file is not None and self.refresh != "stage":
+            raise ConfigError(
+                f"strategy.teacher.refresh: {self.refresh}, but a teacher from a file stays as it "
+                "is; leave one of the two out"
+            )
 
 
 @dataclass

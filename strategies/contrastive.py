@@ -86,7 +86,7 @@ class Contrastive(DistillingLarge):
         losses = {}
         if self.scales and len(step.inputs) > 1:
             assert isinstance(step.auxiliary, Projections)
-            student, teacher = by_scale(step.seen), by_scale(step.shown)
+            student, teacher = by_scale(step.seen), by_scale(step.teacher_seen)
             for scale in self.scales:
                 pairs = step.auxiliary(scale, student[scale], teacher[scale])
                 apart = [contrast(ours, theirs, self.temperature) for ours, theirs in pairs]

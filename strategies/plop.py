@@ -44,7 +44,7 @@ class PLOP(Distilling):
         """Return L_seg on pseudo-labels and L_pod."""
         if step.teacher is None:
             return super().objective(step)
-        pairs = zip(step.seen.features, step.shown.features, strict=True)
+        pairs = zip(step.seen.features, step.teacher_seen.features, strict=True)
         apart = [(self.embed(a) - self.embed(b)).square().sum(dim=1).mean() for a, b in pairs]
         return {
             "seg": segmentation_loss(step.outputs, self.pseudo_labels(step)),

@@ -63,7 +63,8 @@ class TKRL(LwF):
     def probing(self, step: Step) -> Tensor:
         """Return L_pcd, the mean over the foreground classes."""
         losses = []
-        for key, logits in ((k, step.probe(n)) for k, n in sorted(step.memory.items())):
+        for key, images in sorted(step.memory.items()):
+            logits = step.probe(images)
             target = torch.full_like(logits[:, 0], int(key), dtype=torch.int64)
             losses.append(F.cross_entropy(logits, target))
         return torch.stack(losses).mean()
@@ -71,7 +72,7 @@ class TKRL(LwF):
     def rebuilding(self, step: Step) -> Tensor:
         """Return L_vma."""
         assert isinstance(step.auxiliary, Decoder)
-        mask = self.mask(step.seen.features, step.shown.features, step.inputs.shape[-2:])
+        mask = self.mask(step.seen.features, step.teacher_seen.features, step.inputs.shape[-2:])
         hidden = torch.where(mask, step.auxiliary.token, step.inputs)
         return F.mse_loss(step.auxiliary(step.probe_features(hidden), step.inputs), step.inputs)
 
@@ -82,8 +83,7 @@ class TKRL(LwF):
             variance = (one.detach() - other).float().var(dim=1, correction=0).flatten(1)
             most = variance.topk(math.ceil(self.masked * variance.shape[1]), dim=1)
             chosen = torch.zeros_like(variance).scatter_(1, most.indices, (most.values > 0).float())
-            chosen = chosen.view(len(one), 1, *one.shape[-2:])
-            union |= F.interpolate(chosen, size=tuple(size)) > 0
+            union |= F.interpolate(chosen.view(len(one), 1, *one.shape[-2:]), size=tuple(size)) > 0
         return union
 
     def auxiliary(self, student: Seen, teacher: Seen, inputs: Tensor) -> nn.Module | None:

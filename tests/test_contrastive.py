@@ -130,7 +130,7 @@ def test_the_terms_are_weighted_and_the_own_loss_as_well():
 
 def test_a_scale_is_the_mean_over_levels_of_contrast_with_the_projected_teacher():
     here = lesson(terms="encoder")
-    ours, theirs = by_scale(here.seen)["encoder"], by_scale(here.shown)["encoder"]
+    ours, theirs = by_scale(here.seen)["encoder"], by_scale(here.teacher_seen)["encoder"]
     assert (len(ours), len(theirs)) == (2, 3), "the teacher is deeper"
     layers = here.auxiliary.convolutions["encoder"]
     expected = [

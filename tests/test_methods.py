@@ -367,7 +367,7 @@ def test_tkrl_rebuilds_the_image_from_masked_features():
     )
     tkrl = make("tkrl", vma=3.0, masked=0.5)
     value = tkrl.distil(here)["vma"]
-    mask = tkrl.mask(here.seen.features, here.shown.features, (4, 4))
+    mask = tkrl.mask(here.seen.features, here.teacher_seen.features, (4, 4))
     hidden = torch.where(mask, torch.zeros(()), images)
     rebuilt = decoder.out(F.leaky_relu(decoder.lateral[0](network(hidden))))
     assert value.item() == pytest.approx(3 * ((rebuilt - images) ** 2).mean().item(), rel=1e-5)

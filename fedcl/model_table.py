@@ -1,7 +1,7 @@
 """Runs of several architectures: what each one reaches at every site, and what it costs.
 
 A method's architectures are compared as methods are (`fedcl.statistics`), over the test cases of
-all sites, its own or not: the smallest alone (`finetune`) is what others are tested against.
+all sites, its own or not; against the smallest alone, as `finetune` trains it, where that was run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,10 @@ class Row:
 
     Attributes:
         method, architecture: which.
-        line: its scores, and the tests against the smallest alone.
+        line: its scores, and the tests against the smallest alone, or what `table` says.
         iou: mean of the intersection over union, as AVG.
-        parameters, macs: how large it is, and multiply-accumulates per sample.
+        parameters: all of them, also of a decoder that is used in training alone.
+        macs: multiply-accumulates to predict a sample.
         seconds: to predict a case, mean over runs and sites.
         way: of the smallest, the share of the distance in AVG from itself alone to the largest
             of the same runs; above 1 is beyond it.
@@ -41,8 +42,10 @@ class Row:
     way: float | None
 
 
-def table(groups: Sequence[Group], reference: str) -> list[Row]:
-    """Return a row per method and architecture, best first; none where runs have one only.
+def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
+    """Return a row per method and architecture, best first, and which one is the reference.
+
+    There are none where runs have one architecture only.
 
     Args:
         groups: the runs by method.
@@ -58,19 +61,15 @@ def table(groups: Sequence[Group], reference: str) -> list[Row]:
                 views[title] = group.name, name, Group(title, runs)
                 sizes[name] = _of(runs[0], name)["parameters"]
     if not views:
-        return []
-    ranked = sorted(sizes, key=lambda name: sizes[name])
-    method = ALONE if f"{ALONE}: {ranked[0]}" in views else reference
-    against = f"{method}: {ranked[0]}"
-    if against not in views:
-        against = next(iter(views))
+        return [], ""
+    smallest, *_, largest = sorted(sizes, key=lambda name: sizes[name])
+    alone = views.get(f"{ALONE}: {smallest}")
+    wanted = f"{ALONE if alone else reference}: {smallest}"
+    against = wanted if wanted in views else next(iter(views))
     rows = []
     for line in statistics.table([group for _, _, group in views.values()], against):
         method, name, group = views[line.name]
-        large = views.get(f"{method}: {ranked[-1]}")
-        way = None
-        if name == ranked[0] and line.name != against and large is not None:
-            way = _way(views[against][2], group, large[2])
+        large = views.get(f"{method}: {largest}")
         costs = [_of(run, name) for run in group.runs]
         rows.append(
             Row(
@@ -81,10 +80,12 @@ def table(groups: Sequence[Group], reference: str) -> list[Row]:
                 parameters=costs[0]["parameters"],
                 macs=costs[0]["macs"],
                 seconds=fmean(fmean(one["seconds_per_case"].values()) for one in costs),
-                way=way,
+                way=_way(alone[2], group, large[2])
+                if alone and large and name == smallest and method != ALONE
+                else None,
             )
         )
-    return rows
+    return rows, against
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -93,24 +94,24 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 COLUMNS = [
-    Column("strategy", "strategy", lambda row: row.method, "the method", True),
-    Column("model", "model", lambda row: row.architecture, "the architecture", True),
-    Column("runs", "runs", lambda row: str(row.line.runs), "completed runs", True),
-    Column("avg", "Dice", lambda r: number(r.line.mean["avg"]), "mean over all sites", True),
-    Column("avg_std", "± Dice", lambda r: number(r.line.std["avg"]), "over runs", True),
-    Column("iou", "IoU", lambda row: number(row.iou), "intersection over union, likewise", True),
-    Column("parameters", "parameters", lambda row: str(row.parameters), "of the network", True),
+    Column("strategy", "strategy", lambda row: row.method, "the method"),
+    Column("model", "model", lambda row: row.architecture, "the architecture"),
+    Column("runs", "runs", lambda row: str(row.line.runs), "completed runs"),
+    Column("avg", "Dice", lambda r: number(r.line.mean["avg"]), "mean over all sites"),
+    Column("avg_std", "± Dice", lambda r: number(r.line.std["avg"]), "over runs"),
+    Column("iou", "IoU", lambda row: number(row.iou), "intersection over union, likewise"),
+    Column("parameters", "parameters", lambda row: str(row.parameters), "of the network"),
     Column(
-        "macs", "multiply-accumulates", lambda row: str(row.macs), "for one slice of an image", True
+        "macs", "multiply-accumulates", lambda row: str(row.macs), "for one slice of an image"
     ),
     Column(
         "milliseconds", "ms per case", lambda row: number(1000 * row.seconds, ".2f"),
-        "to predict a patient, where it ran", True,
+        "to predict a patient, where it ran",
     ),
     *(
         Column(
             name, title, lambda r, i=i: number(r.line.difference[i] if r.line.difference else None),  # type: ignore[misc]
-            "Dice less that of the smallest alone, and its 95 % interval over seeds", True,
+            "Dice less the reference's, and its 95 % interval over seeds",
         )
         for i, (name, title) in enumerate(
             (("difference", "difference"), ("difference_low", "from"), ("difference_high", "to"))
@@ -118,11 +119,11 @@ COLUMNS = [
     ),
     Column(
         "p_holm", "p (Holm)", lambda row: number(row.line.p, ".3g"),
-        "Wilcoxon signed-rank test over test cases against the smallest alone, corrected", True,
+        "Wilcoxon signed-rank test over test cases against the reference, corrected",
     ),
     Column(
         "way", "way", lambda row: "" if row.way is None else f"{row.way:.0%}",
-        "share of the distance from the smallest alone to the largest of the same runs", True,
+        "share of the distance from the smallest alone to the largest of the same runs",
     ),
 ]  # fmt: skip
 
