@@ -55,7 +55,7 @@ def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
     sizes: dict[str, int] = {}
     for group in groups:
         for name in _names(group):
-            runs = [_view(run, name) for run in group.runs]
+            runs = [view(run, name) for run in group.runs]
             if all(run.results["metrics"]["avg"] is not None for run in runs):
                 title = f"{group.name}: {name}"
                 views[title] = group.name, name, Group(title, runs)
@@ -139,7 +139,7 @@ def _of(run: Run, name: str) -> Mapping[str, Any]:
     return found
 
 
-def _view(run: Run, name: str) -> Run:
+def view(run: Run, name: str) -> Run:
     """Return a run as if the architecture `name` were that of all its sites."""
     parts = ("matrix", "cases", "metrics", "secondary")
     own = {part: _of(run, name)[part] for part in parts}
