@@ -16,13 +16,11 @@ from test_faults import serve
 
 import simulate
 from fedcl import arrays
-from fedcl.aggregations.fedavg import FedAvg
 from fedcl.cli import main
 from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.errors import ConfigError
 from fedcl.job import Job
-from fedcl.privacy.central_dp import CentralDP
 from fedcl.results import results
 from sites.base import SiteData
 from sites.phantom import Phantom
@@ -31,20 +29,21 @@ OWN = {"large": ["A", "C", "E"], "small": ["B", "D", "F"]}
 
 
 @pytest.mark.parametrize("aggregation", ["fedavg", "fedavgm"])
-@pytest.mark.parametrize("strategy", ["finetune", "ted", "ewc", "replay"])
+@pytest.mark.parametrize("strategy", ["finetune", "ted", "ewc", "replay", "tkrl", "cauaug"])
 def test_an_architecture_becomes_what_it_would_without_the_others(
     cli: Callable[..., int], tmp_path: Path, strategy: str, aggregation: str
 ):
     """Average, momentum, teacher and memory are each architecture's own: bit for bit."""
     same = [*TINY, *MIXED[:-1], f"strategy={strategy}", f"aggregation={aggregation}"]
-    assert cli(*same, f"run.dir={tmp_path / 'both'}") == 0
-    both = arrays.load_file(tmp_path / "both/checkpoint/stage-3.safetensors")
+    both_stages = "timeline.stages=[[A,B,C,D],[E,F]]"  # two updates to average, then one
+    assert cli(*same, both_stages, f"run.dir={tmp_path / 'both'}") == 0
+    both = arrays.load_file(tmp_path / "both/checkpoint/stage-2.safetensors")
     for name, sites in OWN.items():
         folder = tmp_path / name
         alone = [one for one in same if not one.startswith("sites.") or one[6] in sites]
-        stages = f"timeline.stages={[[site] for site in sites]}".replace(" ", "").replace("'", "")
+        stages = f"timeline.stages=[[{sites[0]},{sites[1]}],[{sites[2]}]]"
         assert cli(*alone, stages, f"run.dir={folder}") == 0
-        weights = arrays.load_file(folder / "checkpoint/stage-3.safetensors")
+        weights = arrays.load_file(folder / "checkpoint/stage-2.safetensors")
         assert arrays.digest(arrays.under(f"{name}/", both)) == arrays.digest(weights)
         assert read(folder)["model"] == name
 
@@ -65,6 +64,11 @@ def test_results_tell_of_every_architecture_at_every_site(cli: Callable[..., int
             for stage, value in enumerate(there):
                 scores = [values[stage] for values in one["cases"][site].values()]
                 assert value == pytest.approx(sum(scores) / len(scores))
+        columns = [found["sites"].index(site) for site in sites[:2]]  # the third came last
+        changes = [
+            one["matrix"][-1][c] - one["matrix"][stage][c] for stage, c in enumerate(columns)
+        ]
+        assert one["metrics"]["bwt"] == pytest.approx(sum(changes) / 2), "of sites that trained it"
         last = one["matrix"][-1]
         assert one["metrics"]["avg"] == pytest.approx(sum(last) / len(last))
         assert set(one["seconds_per_case"]) == set(found["sites"])
@@ -102,11 +106,22 @@ def test_an_architecture_that_nobody_delivers_stays_as_it_was(tmp_path: Path, ca
     assert "nobody delivered small, which stays as it was" in caplog.text
 
 
-def test_two_architectures_never_get_the_same_noise():
-    old = {"w": np.zeros(1000, np.float32)}
-    rule, privacy = FedAvg(), CentralDP(seed=1)
-    noises = [privacy.join(rule, [old], [1], old, (0, 1, name))["w"] for name in OWN]
-    assert abs(np.corrcoef(noises)[0, 1]) < 0.2
+def test_two_architectures_never_get_the_same_noise(cli: Callable[..., int], tmp_path: Path):
+    """Else who has both could take it away: two names for one model, and hardly any change."""
+    same = [
+        f"models.{name}.{what}" for name in OWN for what in ("name=plain_unet", "norm=instance")
+    ]
+    roles = [one for one in MIXED if one.startswith("sites.") and "fraction" not in one]
+    noisy = ["privacy=central_dp", "privacy.seed=1", "privacy.clip=1.0e-6", "privacy.noise=1.0e6"]
+    run = [*TINY, *same, *roles, *noisy, "strategy=finetune", "timeline.rounds=1"]
+    assert cli(*run, "timeline.stages=[[A,B]]", f"run.dir={tmp_path / 'run'}") == 0
+    weights = arrays.load_file(tmp_path / "run/checkpoint/stage-1.safetensors")
+    one, two = (
+        np.concatenate([value.ravel() for value in arrays.under(f"{name}/", weights).values()])
+        for name in OWN
+    )
+    assert one.std() > 0.5, "noise it is"
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.05
 
 
 def test_a_share_of_the_cases_is_a_part_of_a_larger_share_in_the_same_order():
@@ -148,9 +163,15 @@ def test_the_job_tells_hospitals_names_and_numbers_alone():
     assert job.roles["D"] == replace(job.roles["B"], data_fraction=0.5)
     assert (job.roles["A"].model, job.roles["B"].model) == ("large", "small")
     assert {role.teacher for role in job.roles.values()} == {"large"}, "the largest teaches"
-    for broken in ("", "[]", "{}", text.replace('"models"', '"modles"'), text.replace("4", "-4")):
+    known = json.loads(text)
+    broken = [known | {"models": {"large": 3}}, known | {"scenario": None}, known | {"models": {}}]
+    broken += [known | {"strategy": "ted"}, known | {"roles": {"A": {"model": "../x"}}}]
+    broken += [known | {"seed": -1}, known | {"learner": {"lr": "x"}}, {}, []]
+    for one in broken:
         with pytest.raises(ConfigError):
-            Job.from_json(broken)
+            Job.from_json(json.dumps(one))
+    with pytest.raises(ConfigError):
+        Job.from_json("no JSON")
 
 
 @pytest.mark.parametrize(
@@ -162,8 +183,11 @@ def test_the_job_tells_hospitals_names_and_numbers_alone():
         (["sites.A.model=siren"], "model: siren is not for images"),
         (["sites.A.data_fraction=0"], "sites.A.data_fraction: must be greater than 0"),
         (["sites.A.data_fraction=half"], "sites.A.data_fraction"),
+        (["models=large"], "models: must be a group of settings, got 'large'"),
+        (["sites=none"], "sites: there is no 'none'; there are: ct_phantom-contrastive"),
+        (["models.large.name=plain_une"], "models.large: there is no 'plain_une'"),
         (["sites.A=large"], "sites.A: must be a group of settings"),
-        (["models.large=unet"], "models.large: give name and settings of a model, got 'unet'"),
+        (["models.large=unet"], "models.large: give its name and its settings, got 'unet'"),
         (["models.large.channels=[4]"], "models.large.name: missing"),
         (["models.unet.name=unet"], "models.unet: cannot name an architecture"),
         (["models.a/b.name=unet"], "mismatched input '/'"),
@@ -201,6 +225,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
     with pytest.MonkeyPatch.context() as patch:
         sweep = ["strategy=finetune,contrastive", "seed=0,1", f"run.dir={folder / 'runs'}"]
+        sweep += ["learner.steps=12", "learner.lr=0.008", "models.large.channels=[8,16,16]"]
         patch.setattr("sys.argv", ["simulate.py", "-m", *TINY, *MIXED, *sweep])
         simulate.exit_status = 0
         assert simulate.main() == 0
@@ -228,10 +253,10 @@ def test_models_are_compared_over_the_cases_of_all_sites(compared: tuple[Path, P
         for key in (("finetune", "small"), ("contrastive", "small"), ("contrastive", "large"))
     )
     way = rows["contrastive", "small"]["way"]
-    if large > alone:
-        assert float(way.rstrip("%")) / 100 == pytest.approx(
-            (distilled - alone) / (large - alone), abs=0.01
-        )
+    assert large > alone, "else there is no way to measure"
+    assert float(way.rstrip("%")) / 100 == pytest.approx(
+        (distilled - alone) / (large - alone), abs=0.01
+    )
     assert rows["finetune", "large"]["way"] == ""
     assert "| contrastive | small |" in (out / "models.md").read_text()
     assert '<table id="models">' in (out / "report.html").read_text()

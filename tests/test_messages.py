@@ -57,6 +57,11 @@ def test_scores_that_would_falsify_a_mean_are_refused(make: Callable[[], Scored]
         Scored.unpack(make().pack())
 
 
+def test_a_shape_that_no_memory_holds_is_refused():
+    with pytest.raises(MalformedError):
+        Hello.unpack(replace(HELLO, shape=[8192, 8192, 8192]).pack())
+
+
 HELLO = Hello("A", "", "ff", 3, 1, 2, 12, [1, 32, 32])
 
 

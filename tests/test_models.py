@@ -12,7 +12,10 @@ SMALL = {
     "plain_unet": {"channels": [4, 8, 16], "convolutions": 2},
     "segresnet": {"down": [1, 1, 1], "up": [1, 1]},
     "swinunetr": {"depths": [1, 1, 1, 1]},
+    "multitask_unet": {"channels": [4, 8, 16]},
+    "multitask_swinunetr": {"features": 12, "depths": [1, 1, 1, 1]},
 }
+MULTITASK = [name for name in SMALL if name.startswith("multitask")]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -26,7 +29,9 @@ def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str):
     assert len(features) >= 3
     sizes = [feature.shape[-1] for feature in features]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 64
-    gradients = torch.autograd.grad(logits.sum(), features)
+    back = [feature.shape[-1] for feature in seen.upward]
+    assert back == sorted(back, reverse=True) and back[0] == 64 and len(back) >= 2
+    gradients = torch.autograd.grad(logits.sum(), [*features, *seen.upward])
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     torch.testing.assert_close(network(images), logits), "hooks are gone and changed nothing"
 
@@ -95,3 +100,43 @@ def test_images_too_small_for_a_backbone_are_refused(cli, tmp_path, capsys):
     overrides = ["model=swinunetr", "scenario.size=32", "engine=inprocess"]
     assert cli(*overrides, f"run.dir={tmp_path / 'run'}") == 2
     assert "the model cannot take images of 32 x 32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MULTITASK)
+def test_the_image_is_rebuilt_in_training_and_what_is_lost_is_weighed(name: str):
+    model = MODEL.make({"name": name, **SMALL[name], "reconstruction": 0.5})
+    network = model.build(2, 3).train()
+    images = torch.randn(2, 2, 64, 64)
+    seen = watch(network, model, images)
+    (rebuilt,) = seen.aside
+    assert rebuilt.shape == images.shape and seen.outputs.shape == (2, 3, 64, 64)
+    terms = model.terms(seen.aside, images)
+    assert terms["recon"].item() == pytest.approx(0.5 * ((rebuilt - images) ** 2).mean().item())
+    terms["recon"].backward()
+    moved = {key for key, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(key.startswith("rebuild") for key in moved)
+    assert any(not key.startswith("rebuild") for key in moved), "the encoder learns by it, too"
+    assert not any(key.startswith(("segment", "out.", "decoder")) for key in moved)
+    assert watch(network.eval(), model, images).aside == []
+
+
+@pytest.mark.parametrize("name", MULTITASK)
+def test_with_a_second_decoder_the_first_answers_as_without(name: str):
+    model = MODEL.make({"name": name, **SMALL[name]})
+    network = model.build(1, 2).eval()
+    without = {
+        "multitask_unet": {"name": "plain_unet", "convolutions": 2},
+        "multitask_swinunetr": {"name": "swinunetr"},
+    }
+    twin = MODEL.make({**SMALL[name], **without[name]}).build(1, 2).eval()
+    twin.load_state_dict(
+        {k: v for k, v in network.state_dict().items() if not k.startswith("rebuild")}
+    )
+    images = torch.randn(1, 1, 64, 64)
+    assert torch.equal(network(images), twin(images))
+
+
+def test_a_multi_task_model_learns_to_rebuild_with_any_strategy(tiny):
+    tiny_model = ["model=multitask_unet", "model.channels=[4,8]"]
+    results = tiny(*tiny_model, "strategy=plop")
+    assert results["model"] == "multitask_unet" and results["status"] == "completed"
