@@ -41,15 +41,15 @@ HEADS = (
 TEXT = f"""## contrastive
 
 CT phantom, `{" ".join(COMMON)}`,
-seeds {", ".join(map(str, SEEDS))}, otherwise the defaults: in the first stage A and B train the large
-model, a multi-task U-Net; in the second C and D train the small one, a U-Net with {{share:.1%}} of its
-parameters, on half of their cases, 5 each, for 48 steps in all. Its teacher is the large model of
-the first stage, which has seen neither C nor D. Dice is the mean over the test cases of all four
-sites; the interval is over seeds (Student's t), p is Wilcoxon's signed-rank test over test cases
-against the student alone, Holm-corrected; "way" is the share of the distance from the student alone
-to the teacher. "Tuned" weights ({", ".join(w.removeprefix("strategy.") for w in TUNED)}) were chosen
-among 17 settings on seed 10, which is in no table; the others are the published ones. Regenerate
-with `python -m benchmarks.contrastive`.
+seeds {", ".join(map(str, SEEDS))}, otherwise the defaults: in the first stage A and B train the
+large model, a multi-task U-Net; in the second C and D train the small one, a U-Net with
+{{share:.1%}} of its parameters, on half of their cases, 5 each, for 48 steps in all. Its teacher is
+the large model of the first stage, which has seen neither C nor D. Dice is the mean over the test
+cases of all four sites; the interval is over seeds (Student's t), p is Wilcoxon's signed-rank test
+over test cases against the student alone, Holm-corrected; "way" is the share of the distance from
+the student alone to the teacher. "Tuned" weights ({", ".join(w[16:] for w in TUNED)}) were
+chosen among 17 settings on seed 10, which is in no table; the others are the published ones.
+Regenerate with `python -m benchmarks.contrastive`.
 """
 
 

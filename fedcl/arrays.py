@@ -150,7 +150,7 @@ def load_file(path: Path) -> Arrays:
     """
     try:
         return load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type NumPy has not
         raise RunError(f"{path}: cannot be read ({error})") from error
 
 

@@ -270,15 +270,15 @@ def _group(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = values.get(key) or {}
     if not isinstance(found, Mapping):
         raise ConfigError(f"{key}: must be a group of settings, got {found!r}")
-    return found
+    return {str(name): one for name, one in found.items()}
 
 
 def _named(name: str, values: Any) -> Model:
     """Return the architecture `models.name`."""
     key = f"models.{name}"
-    if not re.fullmatch(r"[\w.-]{1,50}", str(name)) or name in MODEL.available():
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,49}", str(name)) or name in MODEL.available():
         raise ConfigError(
-            f"{key}: cannot name an architecture; take letters, digits and signs that are not "
-            "those of a model"
+            f"{key}: cannot name an architecture; take up to 50 letters, digits and . _ - that "
+            "are not the name of a model"
         )
     return MODEL.make(values, key)

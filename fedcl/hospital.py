@@ -165,7 +165,7 @@ class Hospital:
         device, task = learner.device_of(self.job.learner), self.job.scenario.task
         for name in self.places:
             samples = self.samples([name])
-            for model in self.role.models:
+            for model in self.job.models:  # all of them are evaluated here
                 network = _network(self.text, model, (name,)).to(device)
                 problem = task.complaint(network, samples)
                 if problem is not None:

@@ -20,7 +20,10 @@ from fedcl.settings import flat
 
 METHOD = ("strategy", "aggregation", "privacy", "timeline.centralised")
 """What a method is made of; runs that differ in it are compared."""
-FREE = ("seed", "timeline.stages", "scenario.seed", "scenario.stages", "scenario.root")
+FREE = (
+    "seed", "timeline.stages", "scenario.seed", "scenario.stages", "scenario.root",
+    "strategy.teacher.file",
+)  # fmt: skip
 """What may differ between runs of one method: repetitions, and where the data lie."""
 IGNORED = ("engine", "tracking", "run", *(f"learner.{k}" for k in ("threads", "device", "compile")))
 """What does not change what is learned."""
@@ -53,8 +56,12 @@ class Run:
         return self.results["seed"], self.order
 
     def part(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the settings under some keys."""
-        return {k: v for k, v in self.config.items() if any(_under(k, key) for key in keys)}
+        """Return the settings under some keys, less those that are free."""
+        return {
+            k: v
+            for k, v in self.config.items()
+            if any(_under(k, key) for key in keys) and not any(_under(k, key) for key in FREE)
+        }
 
     @property
     def frame(self) -> dict[str, Any]:
@@ -313,6 +320,26 @@ def _check(results: dict[str, Any]) -> None:
     for key in (("bytes", "down"), ("bytes", "up"), ("seconds", "train"), ("metrics", "bwt")):
         results[key[0]][key[1]]
     str(results["scenario"]), str(results["strategy"])
+    for one in results.setdefault("architectures", {}).values():
+        if "matrix" in one:
+            _check_architecture(one, len(matrix), sites)
+
+
+def _check_architecture(one: dict[str, Any], stages: int, sites: Sequence[str]) -> None:
+    """Raise one of `_DAMAGED` where an architecture's scores are not those of a run."""
+    grid, seconds = one["matrix"], [*one["seconds_per_case"].values()]
+    if len(grid) != stages or any(len(row) != len(sites) for row in grid) or not seconds:
+        raise ValueError("an architecture's matrix does not fit stages and sites")
+    scores = [
+        value
+        for known in (one, one["secondary"]["iou"])
+        for site in sites
+        for values in known["cases"][site].values()
+        for value in values
+    ]
+    sizes = [one["parameters"], one["macs"], *seconds]
+    if not all(math.isfinite(v) for v in filter(_known, [*scores, *sizes, one["metrics"]["avg"]])):
+        raise ValueError("an architecture's figure that is not finite")
 
 
 def _known(value: Any) -> bool:

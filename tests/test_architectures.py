@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -280,6 +281,38 @@ def test_the_p_of_a_model_is_the_paired_test_over_cases(compared: tuple[Path, Pa
     for place, key in enumerate(ranked):
         worst = max(worst, min(1.0, raw[key] * (len(ranked) - place)))
         assert float(rows[key]["p_holm"]) == pytest.approx(worst, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda one: one.update(metrics={}),
+        lambda one: one.pop("parameters"),
+        lambda one: one.update(parameters="many"),
+        lambda one: one.update(matrix=[]),
+        lambda one: one.update(seconds_per_case={}),
+        lambda one: one["metrics"].update(avg=float("nan")),
+    ],
+)
+def test_runs_with_a_damaged_architecture_are_left_out(
+    compared: tuple[Path, Path], tmp_path: Path, capsys: Any, spoil: Callable[[dict], Any]
+):
+    shutil.copytree(compared[0], tmp_path / "runs")
+    path = tmp_path / "runs" / "0" / "results.json"
+    found = json.loads(path.read_text())
+    spoil(found["architectures"]["small"])
+    path.write_text(json.dumps(found))
+    assert main(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert "results.json or config.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_a_site_that_would_tell_too_much_is_refused_before_the_run(
+    cli: Callable[..., int], tmp_path: Path, capsys: Any
+):
+    """D is to report to `ewc` of two slices."""
+    assert cli(*TINY, *MIXED, "strategy=ewc", f"run.dir={tmp_path / 'run'}") == 2
+    assert "site D: 2 training samples; what strategy ewc tells" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_runs_of_one_model_have_no_table_of_models(cli: Callable[..., int], tmp_path: Path):
