@@ -42,6 +42,8 @@ def run(config: DictConfig) -> None:
             values: Any = OmegaConf.to_container(config, resolve=True)
             outcome = simulation.simulate(values, folder)
     except FedclError as error:
+        if folder.is_dir() and not any(folder.iterdir()):  # Hydra has made it
+            folder.rmdir()
         print(simulation.exit_line(error, folder), file=sys.stderr)
         exit_status = max(exit_status, error.exit_code)
         return

@@ -113,7 +113,7 @@ def report(message: Message, context: Context) -> Message:
     started = time.perf_counter()
     call, hospital, network = _begin(message, context)
     samples = hospital.samples(call.learning)
-    problem = hospital.too_few(network, samples)
+    problem = hospital.too_few(network, samples, len(samples))
     if problem is not None:
         raise RunError(problem)
     told = hospital.job.strategy.report(network.eval(), samples)

@@ -75,10 +75,11 @@ class Tracking:
 
 @dataclass
 class Run:
-    """The run's folder, or that of the run to go on with."""
+    """The run's folder, or that of the run to go on with; whether figures are drawn at its end."""
 
     dir: str | None = None
     resume: str | None = None
+    figures: bool = True
 
 
 @dataclass

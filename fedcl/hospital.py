@@ -177,19 +177,21 @@ class Hospital:
                     f"{name_of(self.job.strategy)} compares those of a batch and needs at least "
                     f"{least}"
                 )
-            problem = self.too_few(_network(self.text, self.role.model, (name,)), samples)
-            if problem is not None:
-                raise DataError(problem)
+        network = _network(self.text, self.role.model, (next(iter(self.places)),))
+        problem = self.too_few(network, samples, sum(len(self.samples([n])) for n in self.places))
+        if problem is not None:
+            raise DataError(problem)
         self.auxiliary({})
 
-    def too_few(self, network: nn.Module, samples: Samples) -> str | None:
-        """Return why the strategy's report of these samples must not be sent, or None."""
+    def too_few(self, network: nn.Module, samples: Samples, count: int) -> str | None:
+        """Return why the strategy's report of `count` such samples must not be sent, or None."""
         reports = self.job.strategy.forms(network, samples.inputs.shape[1:])
-        if not reports or len(samples) >= LEAST:
+        if not reports or count >= LEAST:
             return None
         return (
-            f"site {self.site}: {len(samples)} training samples; what strategy "
-            f"{name_of(self.job.strategy)} tells of fewer than {LEAST} would be close to an image"
+            f"site {self.site}: {count} training samples; what strategy "
+            f"{name_of(self.job.strategy)} tells of fewer than {LEAST} would be close to an image; "
+            "give it more cases or take another strategy"
         )
 
     def load(
@@ -199,14 +201,14 @@ class Hospital:
 
         What is neither sent nor kept yet is the common initialisation.
 
-        Raises:
-            RunError: there is no such architecture, or what was kept cannot be read.
-
         Args:
             model: its architecture.
             record: the weights sent.
             version: of the site's own state.
             sites: those that have arrived.
+
+        Raises:
+            RunError: there is no such architecture, or what was kept cannot be read.
         """
         if model not in self.job.models:
             raise RunError(

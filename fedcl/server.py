@@ -126,7 +126,7 @@ class Server:
             if one.sites:
                 shared = one.shared(self.state.weights).keys()
                 self.config.privacy.check_sent(strategy, shared, bool(forms))
-            for site in sites:
+            for site in [site for site in sites if site in one.sites]:
                 if strategy.forms(one.network, about[site].shape) != forms:
                     raise DataError(
                         f"site {site}: its images are {about[site].shape} (channels, rows, "
@@ -162,11 +162,11 @@ class Server:
             )
             stage.run()
             scores = self._evaluate(state.stage)
-            across = self._evaluate_across(state.stage)
+            elsewhere = self._evaluate_elsewhere(state.stage)
             if state.stage + 1 < len(config.timeline.stages):
                 state.memory = self._remember(stage)
             state.rows.append(scores)
-            state.elsewhere.append(across)
+            state.elsewhere.append(elsewhere)
             state.momentum = {}
             strategy = config.job.strategy
             teaching = strategy.teaching
@@ -306,7 +306,7 @@ class Server:
             sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
         return self._score(stage, {site: job.roles[site].model for site in sites})
 
-    def _evaluate_across(self, stage: int) -> dict[str, Scores]:
+    def _evaluate_elsewhere(self, stage: int) -> dict[str, Scores]:
         """Score every architecture at the sites of others, where no part of it stays at a site."""
         timeline, job = self.config.timeline, self.config.job
         found = {}

@@ -114,12 +114,13 @@ def _run(
             reason = None
             try:
                 server.run(about, started)
-                draw(
-                    results(config, server.state),
-                    _pictures(config, server.state, nodes),
-                    config.job.scenario.task.legend,
-                    folder / "figures",
-                )
+                if config.run.figures:
+                    draw(
+                        results(config, server.state),
+                        _pictures(config, server.state, nodes),
+                        config.job.scenario.task.legend,
+                        folder / "figures",
+                    )
                 status = "completed"
             except KeyboardInterrupt:
                 status = "interrupted"

@@ -29,13 +29,12 @@ from sites.phantom import Phantom
 OWN = {"large": ["A", "C", "E"], "small": ["B", "D", "F"]}
 
 
-@pytest.mark.parametrize("aggregation", ["fedavg", "fedavgm"])
-@pytest.mark.parametrize("strategy", ["finetune", "ted", "ewc", "replay", "tkrl", "cauaug"])
+@pytest.mark.parametrize("strategy", ["ted", "ewc", "replay", "tkrl"])
 def test_an_architecture_becomes_what_it_would_without_the_others(
-    cli: Callable[..., int], tmp_path: Path, strategy: str, aggregation: str
+    cli: Callable[..., int], tmp_path: Path, strategy: str
 ):
     """Average, momentum, teacher and memory are each architecture's own: bit for bit."""
-    same = [*TINY, *MIXED[:-1], f"strategy={strategy}", f"aggregation={aggregation}"]
+    same = [*TINY, *MIXED[:-1], f"strategy={strategy}", "aggregation=fedavgm"]
     both_stages = "timeline.stages=[[A,B,C,D],[E,F]]"  # two updates to average, then one
     assert cli(*same, both_stages, f"run.dir={tmp_path / 'both'}") == 0
     both = arrays.load_file(tmp_path / "both/checkpoint/stage-2.safetensors")

@@ -252,6 +252,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         overrides = ["-m", *TINY, "tracking.enabled=true", f"run.dir={folder / 'runs'}"]
+        overrides.append("run.figures=true")
         overrides += [
             "strategy=finetune,lwf,ted",
             "seed=0,1",

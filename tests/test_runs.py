@@ -160,7 +160,7 @@ def test_sweep_runs_every_combination(cli, tmp_path: Path):
 
 
 def test_figures_are_drawn_and_the_log_tells_the_rounds(tiny, tmp_path: Path):
-    tiny()
+    tiny("run.figures=true")
     folder = tmp_path / "run0"
     for name in ("matrix", "forgetting", "overlays"):
         content = (folder / "figures" / f"{name}.png").read_bytes()

@@ -28,7 +28,7 @@ def steps(store: str, run: str, key: str) -> list[tuple[int, float]]:
 
 def test_a_run_is_recorded(cli, tmp_path: Path, store: str):
     folder = tmp_path / "run"
-    on = ["tracking.enabled=true", f"tracking.uri={store}"]
+    on = ["tracking.enabled=true", f"tracking.uri={store}", "run.figures=true"]
     assert cli(*TINY, *SMALL, *on, f"run.dir={folder}") == 0
     (run,) = runs(store, folder)
     results = read(folder)
