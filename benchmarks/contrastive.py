@@ -7,14 +7,13 @@ time, `--report` only writes.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
 from benchmarks.running import ROOT, Planned, completed, markdown, run_all, slug, write_section
-from fedcl.model_table import view
+from fedcl.model_table import scored, view
 from fedcl.runs import Group, Run, read
 from fedcl.statistics import Line, average, cases, table
 
@@ -93,9 +92,7 @@ def section(groups: Sequence[Group]) -> str:
         model = "large" if group.name == TEACHER else "small"
         costs = [run.results["architectures"][model] for run in own]
         here = average(cases(group.runs))
-        judged = [
-            replace(r, results={**r.results, **r.results["secondary"]["iou"]}) for r in group.runs
-        ]
+        judged = [scored(run, "iou") for run in group.runs]
         rows.append(
             [
                 group.name,

@@ -62,7 +62,7 @@ def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
                 sizes[name] = _of(runs[0], name)["parameters"]
     if not views:
         return [], ""
-    smallest, *_, largest = sorted(sizes, key=lambda name: sizes[name])
+    smallest, largest = (choose(sizes, key=lambda name: sizes[name]) for choose in (min, max))
     alone = views.get(f"{ALONE}: {smallest}")
     wanted = f"{ALONE if alone else reference}: {smallest}"
     against = wanted if wanted in views else next(iter(views))
@@ -76,7 +76,7 @@ def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
                 method=method,
                 architecture=name,
                 line=line,
-                iou=average(cases([_scored(run, "iou") for run in group.runs])),
+                iou=average(cases([scored(run, "iou") for run in group.runs])),
                 parameters=costs[0]["parameters"],
                 macs=costs[0]["macs"],
                 seconds=fmean(fmean(one["seconds_per_case"].values()) for one in costs),
@@ -146,7 +146,7 @@ def view(run: Run, name: str) -> Run:
     return replace(run, results={**run.results, **own})
 
 
-def _scored(run: Run, score: str) -> Run:
+def scored(run: Run, score: str) -> Run:
     """Return a run as if it were judged by another score."""
     return replace(run, results={**run.results, **run.results["secondary"][score]})
 

@@ -75,8 +75,8 @@ def _architecture(config: Config, state: State, name: str) -> dict[str, Any]:
     if len(config.job.models) == 1:
         return known
     rows: list[Scores] = [
-        {site: row[site] for site in own if site in row} | across.get(name, {})
-        for row, across in zip(state.rows, state.elsewhere, strict=True)
+        {site: row[site] for site in own if site in row} | elsewhere.get(name, {})
+        for row, elsewhere in zip(state.rows, state.elsewhere, strict=True)
     ]
     first = scores[0]
     grid = matrix(rows, sites, first)

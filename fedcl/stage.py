@@ -281,16 +281,12 @@ class Stage(FlowerStrategy):
         self.state.round += 1
         teaching = self.strategy.teaching
         if teaching is not None and teaching.refresh == "ema" and not self.strategy.pretrained:
-            self.state.teacher = {
-                key: value
-                for one in self.architectures.values()
-                if self._has_trained(one.name, self.number)
-                for key, value in one.whole(
-                    _moving_average(
-                        one.part(self.state.teacher), one.part(self.state.weights), teaching.decay
-                    )
-                ).items()
-            }
+            old, self.state.teacher = self.state.teacher, {}
+            for one in self.architectures.values():
+                if self._has_trained(one.name, self.number):
+                    now = one.part(self.state.weights)
+                    mean = _moving_average(one.part(old), now, teaching.decay)
+                    self.state.teacher |= one.whole(mean)
         self.done(Round(self.number, self.state.round, self.cohort, self.losses, self.validation))
 
     def _teacher(self, role: Role) -> ArrayRecord | None:

@@ -46,12 +46,8 @@ class Seen:
     def joined(cls, parts: Sequence["Seen"]) -> "Seen":
         """Join what was seen of several inputs, in order."""
         layers = (
-            [torch.cat(layer) for layer in zip(*lists, strict=True)]
-            for lists in (
-                [one.features for one in parts],
-                [one.upward for one in parts],
-                [one.aside for one in parts],
-            )
+            [torch.cat(layer) for layer in zip(*(getattr(one, name) for one in parts), strict=True)]
+            for name in ("features", "upward", "aside")
         )
         return cls(torch.cat([one.outputs for one in parts]), *layers)
 
