@@ -72,6 +72,9 @@ class LocalGrid(Grid):
         app: the ClientApp, as "module:attribute".
         nodes: the configuration of each node, which gets the ids 1, 2, ...
         on_reply: called with each reply as it comes in.
+
+    Attributes:
+        contexts: what each node's app is handed, by the node's id.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class LocalGrid(Grid):
     ) -> None:
         _take_identity()
         self.app, self.on_reply = app, on_reply
-        self._contexts = {
+        self.contexts = {
             number: Context(1, number, node, RecordDict(), {})
             for number, node in enumerate(nodes, start=1)
         }
@@ -112,7 +115,7 @@ class LocalGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of all nodes."""
-        return list(self._contexts)
+        return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send `messages`; returns their ids."""
@@ -163,7 +166,7 @@ class InProcessGrid(LocalGrid):
     def _send(self, messages: list[Message]) -> None:
         app = load_app(self.app)
         for message in messages:
-            self._keep(answer(app, message, self._contexts[message.metadata.dst_node_id]))
+            self._keep(answer(app, message, self.contexts[message.metadata.dst_node_id]))
 
 
 class _Worker:
@@ -205,7 +208,6 @@ class _Call:
 
     message: Message
     refs: dict[str, Any]
-    tries: int = 0
 
 
 @dataclass
@@ -230,8 +232,8 @@ class RayGrid(LocalGrid):
 
     Weights and teacher are put into the object store once per set of messages; replies
     are taken as they finish; a site goes to a worker that has served it before where one
-    is free, since that one has its data at hand; an actor that dies costs one try of the
-    messages it held, each of which is tried once more.
+    is free, since that one has its data at hand; an actor that dies is replaced, and the
+    messages it held get an error for an answer.
 
     Args:
         app, nodes, on_reply: see `LocalGrid`.
@@ -333,7 +335,7 @@ class RayGrid(LocalGrid):
             fair = len(self._queue) / (2 * len(self._seats))
             seat.calls = self._take(seat, max(1, int(min(fair, self.GRAIN / self._pace))))
             items = [
-                (call.message, call.refs, self._contexts[call.message.metadata.dst_node_id])
+                (call.message, call.refs, self.contexts[call.message.metadata.dst_node_id])
                 for call in seat.calls
             ]
             seat.busy = True
@@ -368,7 +370,10 @@ class RayGrid(LocalGrid):
                 if not calls:
                     raise RunError(f"a worker does not start again ({error})") from error
                 self._replace(seat)
-                self._try_again(calls, error)
+                self._pace = math.inf  # if they are sent again, then one by one
+                reason = f"its worker died ({type(error).__name__})"
+                for call in calls:
+                    self._keep(Message(Error(CRASHED, reason), reply_to=call.message))
                 continue
             if calls:
                 self._pace = max(1e-6, fmean(seconds for _, seconds in replies))
@@ -383,18 +388,6 @@ class RayGrid(LocalGrid):
         seat.calls = []
         seat.served.clear()
         self._running[seat.actor.ready.remote()] = seat
-
-    def _try_again(self, calls: list[_Call], error: Exception) -> None:
-        """Queue the calls of a lost worker once more, one by one; then give them up."""
-        self._pace = math.inf
-        for call in calls:
-            call.tries += 1
-            if call.tries < 2:
-                log.warning("a worker died; its call is tried once more")
-                self._queue.append(call)
-            else:
-                reason = f"its worker died twice ({type(error).__name__})"
-                self._keep(Message(Error(CRASHED, reason), reply_to=call.message))
 
     def _give_up(self, message_ids: list[str]) -> None:
         """Drop what is queued and replace the workers that are stuck."""

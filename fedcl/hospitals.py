@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedcl.arrays import size_of
 from fedcl.errors import DataError, RunError
 from fedcl.job import Job
-from fedcl.messages import RECORDS, Call, Hello, MalformedError, Report, Scored, Update
+from fedcl.messages import Call, Hello, MalformedError, Report, Scored, Update
 
 log = logging.getLogger("fedcl")
 
@@ -81,6 +81,7 @@ class Hospitals:
     def __post_init__(self) -> None:
         self._text = self.job.to_json()
         self._sent = 0.0
+        self._calls: list[Message] = []
 
     def meet(self, sites: Sequence[str]) -> dict[str, Hello]:
         """Ask every node who it is and what it holds.
@@ -97,8 +98,9 @@ class Hospitals:
             Message(content, dst_node_id=node, message_type="query.hello")
             for node in self.grid.get_node_ids()
         ]
+        self._begin(calls)
         met: dict[str, Hello] = {}
-        for reply in self.grid.send_and_receive(calls, timeout=self.timeout):
+        for reply in self._complete(self.grid.send_and_receive(calls, timeout=self.timeout)):
             if reply.has_error():
                 raise RunError(f"a hospital did not start: {_first_line(reply)}")
             hello = Hello.unpack(reply.content)
@@ -140,14 +142,46 @@ class Hospitals:
         for site, own in parts.items():
             call = Call(self._text, **seen, **own, state=versions.get(site, 0), **others)
             messages.append(Message(call.pack(), self.nodes[site], what))
-            for name in RECORDS:
-                record = getattr(call, name)
-                size = size_of(record) if record is not None else 0
+        self._begin(messages)
+        return messages
+
+    def _begin(self, calls: list[Message]) -> None:
+        """Note what is sent, and when."""
+        self._calls, self._sent = calls, time.perf_counter()
+        self._count(calls)
+
+    def _count(self, calls: Iterable[Message]) -> None:
+        """Add what is sent to the ledger."""
+        for call in calls:
+            for name, record in call.content.array_records.items():
+                size = size_of(record)
                 self.ledger.bytes["down"] += size
                 if name != "arrays":
                     self.ledger.bytes[name] += size
-        self._sent = time.perf_counter()
-        return messages
+
+    def _complete(self, replies: Iterable[Message]) -> list[Message]:
+        """Return the replies; who answered by an error is asked once more, in the time left."""
+        by_node = {reply.metadata.src_node_id: reply for reply in replies}
+        failed = [
+            call
+            for call in self._calls
+            if (reply := by_node.get(call.metadata.dst_node_id)) is not None and reply.has_error()
+        ]
+        left = self._sent + self.timeout - time.perf_counter()
+        if failed and left > 0:
+            names = {node: site for site, node in self.nodes.items()}
+            for call in failed:
+                node = call.metadata.dst_node_id
+                reason = _first_line(by_node[node])
+                log.warning("%s: %s; asked once more", names.get(node, f"node {node}"), reason)
+            again = [
+                Message(call.content, call.metadata.dst_node_id, call.metadata.message_type)
+                for call in failed
+            ]
+            self._count(again)
+            later = self.grid.send_and_receive(again, timeout=left)
+            by_node |= {reply.metadata.src_node_id: reply for reply in later}
+        return list(by_node.values())
 
     def answers(
         self, kind: type[Reply], sites: Sequence[str], replies: Iterable[Message]
@@ -159,7 +193,7 @@ class Hospitals:
             sites: who was called.
             replies: what came back, in any order.
         """
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
+        by_node = {reply.metadata.src_node_id: reply for reply in self._complete(replies)}
         wall = time.perf_counter() - self._sent
         answers: dict[str, Reply | str] = {}
         busy = 0.0
