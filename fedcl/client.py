@@ -34,7 +34,7 @@ def hello(message: Message, context: Context) -> Message:
     except FedclError as error:
         return Message(Hello(site, error=str(error)).pack(), reply_to=message)
     every = [hospital.data(name) for name in hospital.places]
-    samples = [hospital.samples([name]) for name in hospital.places]
+    samples = [hospital.samples({name: 1.0}) for name in hospital.places]
     about = Hello(
         site,
         digest="".join(data.digest() for data in every),
@@ -55,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
     job, state = hospital.job, hospital.kept(call.state)
     if call.model != hospital.role.model:
         raise RunError(f"site {hospital.site}: it trains {hospital.role.model}, not {call.model}")
-    samples, buffers = hospital.select(call.learning, call.rehearsing, state)
+    samples, buffers = hospital.select(call.shares, call.rehearsing, state)
     auxiliary = hospital.auxiliary(state)
     fixed = job.strategy.fixed(student, call.stage)
     for name, parameter in student.named_parameters():
@@ -112,7 +112,7 @@ def report(message: Message, context: Context) -> Message:
     """Tell what the strategy wants to know of the stage besides weights."""
     started = time.perf_counter()
     call, hospital, network = _begin(message, context)
-    samples = hospital.samples(call.learning)
+    samples = hospital.samples(call.shares)
     problem = hospital.too_few(network, samples, len(samples))
     if problem is not None:
         raise RunError(problem)

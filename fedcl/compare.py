@@ -60,6 +60,11 @@ for _figure, (_title, _help) in _HELP.items():
     ]
 COLUMNS += [
     Column(
+        "avg_spread", "AVG by order", lambda line: number(line.spread["avg"]),
+        "range over orders of arrival of the mean over the seeds run in all of them",
+    ),
+    Column("bwt_spread", "BWT by order", lambda line: number(line.spread["bwt"]), "likewise"),
+    Column(
         "avg_low", "AVG from", lambda line: number(line.interval[0] if line.interval else None),
         "95 % interval of AVG over seeds (Student's t)",
     ),

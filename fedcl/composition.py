@@ -16,8 +16,8 @@ from fedcl.settings import closest
 CONF = Path(__file__).parents[1] / "conf"
 
 # In these two any name may be set, without the "+" that Hydra asks for elsewhere.
-_open = OmegaConf.create({"models": {}, "sites": {}})
-for _group in _open.values():
+_open = OmegaConf.create({"models": {}, "sites": {}, "timeline": {"sites": {}}})
+for _group in (_open.models, _open.sites, _open.timeline.sites):
     _group._set_flag("struct", False)
 ConfigStore.instance().store(name="open_groups", node=_open)
 

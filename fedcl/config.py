@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fedcl.aggregations.base import Aggregation
+from fedcl.arrivals import arrivals_of, timeline_of
 from fedcl.errors import ConfigError
 from fedcl.job import Job, Learner, Role, check_model, checked_seed
 from fedcl.models.base import Model
@@ -17,16 +18,6 @@ from fedcl.settings import closest, parse, setting
 from fedcl.timeline import POOL, Timeline
 from sites.base import Scenario
 from strategies.base import Strategy
-
-
-@dataclass
-class Arrivals:
-    """The timeline as configured; see `Timeline`."""
-
-    stages: list[list[str]] | None = None
-    rounds: int = setting(8, low=1)
-    participation: str = setting("new", choices=("new", "cumulative"))
-    centralised: bool = False
 
 
 @dataclass
@@ -128,14 +119,8 @@ class Config:
         seed = checked_seed(values.get("seed", 0))
         scenario = SCENARIO.make(values["scenario"])
         strategy = STRATEGY.make(values["strategy"])
-        arrivals = parse(Arrivals, values.get("timeline") or {}, "timeline")
-        stages = scenario.arrivals() if arrivals.stages is None else arrivals.stages
-        timeline = Timeline(
-            tuple(map(tuple, stages)),
-            arrivals.rounds,
-            arrivals.participation,
-            arrivals.centralised,
-        )
+        arrivals = arrivals_of(values)
+        timeline = timeline_of(arrivals, scenario.arrivals(), seed)
         there = scenario.sites()
         for site in timeline.sites:
             if site not in there:
@@ -162,8 +147,18 @@ class Config:
         aggregation = AGGREGATION.make(values.get("aggregation") or {"name": "fedavg"})
         privacy = PRIVACY.make(values.get("privacy") or {"name": "none"})
         privacy.check(job.strategy, aggregation, timeline)
+        for site, stay in timeline.stays.items():
+            if stay.ramp > 1 and not task.held_out:
+                raise ConfigError(
+                    f"timeline.sites.{site}.ramp: {task.words} cannot come in bit by bit; take 1"
+                )
         for stage in range(len(timeline.stages)):
             trainers = timeline.trainers(job.strategy.cohort(timeline, stage))
+            if not trainers:
+                raise ConfigError(
+                    f"timeline: nobody trains in stage {stage + 1}; let a site arrive in it, get "
+                    "more cases or be back, or change timeline.participation"
+                )
             if engine.needed(len(trainers)) > len(trainers):
                 raise ConfigError(
                     f"engine.quorum: {engine.quorum} sites cannot be reached in stage "
@@ -186,6 +181,22 @@ class Config:
             tracking=parse(Tracking, values.get("tracking") or {}, "tracking"),
             run=parse(Run, values.get("run") or {}, "run"),
         )
+
+    def asked(self, trainers: list[str], round_: int) -> list[str]:
+        """Return which of a stage's trainers are asked in a round: who is away is not.
+
+        There remain as many as the quorum and, of every architecture, the aggregation need.
+
+        Args:
+            trainers: of the stage.
+            round_: counted from 1 over all stages.
+        """
+        teams: dict[str, list[str]] = {}
+        for site in trainers:
+            teams.setdefault(self.job.roles[site].model, []).append(site)
+        quorum = self.engine.quorum if isinstance(self.engine.quorum, int) else 1
+        floors = [(quorum, trainers)] + [(self.aggregation.least, team) for team in teams.values()]
+        return self.timeline.reached(trainers, round_, floors)
 
 
 def _roles(

@@ -27,14 +27,15 @@ def draw(
         results: as in results.json.
         pictures: of test cases.
         legend: what they show.
-        folder: gets `matrix.png`, `forgetting.png`, `overlays.png` and, of a field,
-            `frames.png`.
+        folder: gets `timeline.png`, `matrix.png`, `forgetting.png`, `overlays.png` and, of a
+            field, `frames.png`.
 
     Returns:
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
+        "timeline": _timeline(results),
         "matrix": _matrix(results),
         "forgetting": _curves(results),
         "overlays": _overlays(pictures, legend),
@@ -47,6 +48,36 @@ def draw(
         paths.append(folder / f"{name}.png")
         FigureCanvasAgg(figure).print_png(paths[-1])
     return paths
+
+
+def _timeline(results: dict[str, Any]) -> Figure:
+    """Who is there (pale), who trains (dark, as high as the share of its cases), who failed."""
+    sites, rounds = results["sites"], results["rounds_per_stage"]
+    stages = len(results["arrivals"])
+    figure, axes = _figure(2.5 + max(3.0, 0.09 * rounds * stages), 1.4 + 0.35 * len(sites))
+    for row, site in enumerate(sites):
+        for stage, share in enumerate(results["presence"][site]):
+            if share is None:
+                continue
+            left = stage * rounds + 0.5
+            axes.barh(row, rounds, left=left, height=0.8, color=COLOURS[5], alpha=0.25)
+            if share:
+                axes.barh(
+                    row + 0.4 - 0.4 * share, rounds, left=left, height=0.8 * share,
+                    color=COLOURS[0],
+                )  # fmt: skip
+        gone = results["away"].get(site, [])
+        axes.barh([row] * len(gone), 1, left=[r - 0.5 for r in gone], height=0.8, color="white")
+        lost = [f["round"] for f in results["failures"] if f["site"] == site]
+        axes.plot(lost, [row] * len(lost), "x", color=COLOURS[3], markersize=5)
+    for stage in range(1, stages):
+        axes.axvline(stage * rounds + 0.5, color="black", linewidth=0.6)
+    axes.set_xlim(0.5, stages * rounds + 0.5)
+    axes.set_ylim(len(sites) - 0.4, -0.6)
+    axes.set_yticks(range(len(sites)), sites)
+    axes.set_xlabel("round (lines: a new stage; white: away; cross: nothing usable came)")
+    axes.set_title("dark: trains, on that share of its cases; pale: is there", size=10)
+    return figure
 
 
 def _matrix(results: dict[str, Any]) -> Figure:

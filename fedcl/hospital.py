@@ -97,26 +97,34 @@ class Hospital:
         """
         return _data(json.dumps(describe(self.job.scenario)), *self._place(name), self.job.seed)
 
-    def _place(self, name: str) -> Place:
-        return name, self.places[name], self._role(name).data_fraction
+    def _place(self, name: str, share: float = 1.0) -> Place:
+        return name, self.places[name], share * self._role(name).data_fraction
 
-    def samples(self, names: Sequence[str]) -> Samples:
+    def samples(self, shares: Mapping[str, float]) -> Samples:
         """Return the training samples of some of its places, stacked once per process.
+
+        Args:
+            shares: of the training cases of each place, those to take.
 
         Raises:
             RunError: it was asked for samples of another site, or of none.
         """
-        others = [name for name in names if name not in self.places]
-        if others or not names:
+        others = [name for name in shares if name not in self.places]
+        if others or not shares:
             raise RunError(f"site {self.site} has no samples of {', '.join(others) or 'no site'}")
         scenario = json.dumps(describe(self.job.scenario))
-        folders = tuple(map(self._place, names))
+        folders = tuple(self._place(name, share) for name, share in shares.items())
         return _samples(scenario, folders, self.job.seed, learner.device_of(self.job.learner))
 
     def select(
-        self, learning: Sequence[str], rehearsing: Sequence[str], state: arrays.Arrays
+        self, learning: Mapping[str, float], rehearsing: Sequence[str], state: arrays.Arrays
     ) -> tuple[Samples, dict[str, Samples]]:
         """Return the samples to train on in a round, and those to keep for later stages.
+
+        Args:
+            learning: the shares of the training cases of the places to learn from.
+            rehearsing: the places to take what was kept of.
+            state: what was kept.
 
         Raises:
             RunError: nothing was kept of a site to rehearse.
@@ -131,9 +139,9 @@ class Hospital:
             raise RunError(f"site {self.site}: nothing was kept of {', '.join(missing)}")
         parts = [self.samples(learning)] if learning else []
         samples = Samples.joined([*parts, *(buffers[site] for site in rehearsing)])
-        for site in learning:
+        for site, share in learning.items():
             rng = torch_rng("buffer", self.job.seed, site)
-            buffer = self.job.strategy.buffer(self.samples([site]), rng)
+            buffer = self.job.strategy.buffer(self.samples({site: share}), rng)
             if buffer is not None:
                 buffers[site] = buffer
         return samples, dict(sorted(buffers.items()))
@@ -164,7 +172,7 @@ class Hospital:
         """
         device, task = learner.device_of(self.job.learner), self.job.scenario.task
         for name in self.places:
-            samples = self.samples([name])
+            samples = self.samples({name: 1.0})
             for model in self.job.models:  # all of them are evaluated here
                 network = _network(self.text, model, (name,)).to(device)
                 problem = task.complaint(network, samples)
@@ -178,7 +186,8 @@ class Hospital:
                     f"{least}"
                 )
         network = _network(self.text, self.role.model, (next(iter(self.places)),))
-        problem = self.too_few(network, samples, sum(len(self.samples([n])) for n in self.places))
+        every = sum(len(self.samples({name: 1.0})) for name in self.places)
+        problem = self.too_few(network, samples, every)
         if problem is not None:
             raise DataError(problem)
         self.auxiliary({})
@@ -247,7 +256,7 @@ class Hospital:
             return {}
         weights = arrays.from_record(call.teacher)
         known = _teachers.get(self.site)
-        mark = (self.text, arrays.digest(weights), call.learning, call.rehearsing, call.arrived)
+        mark = (self.text, arrays.digest(weights), call.shares, call.rehearsing, call.arrived)
         if known is None or known[0] != mark:
             network = self.job.network(model, call.arrived)
             network.requires_grad_(False).eval().to(learner.device_of(self.job.learner))
@@ -285,7 +294,7 @@ class Hospital:
             old.requires_grad_(False).eval().to(device)
             arrays.into_network(old, arrays.grown(weights, arrays.of_network(old)))
             voices.append((partial(task.answers, old), sites))
-        past = task.past(voices, device, call.learning)
+        past = task.past(voices, device, list(call.shares))
         if past is None:
             return None
         aligned = torch.equal(past.inputs, samples.inputs)
@@ -355,9 +364,12 @@ _teachers: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
 
 @lru_cache(maxsize=64)
-def _data(scenario: str, site: str, path: Path | None, data_fraction: float, seed: int) -> SiteData:
-    data = SCENARIO.make(json.loads(scenario)).load(site, path, seed)
-    return data.limited(data_fraction, seed, site)
+def _loaded(scenario: str, site: str, path: Path | None, seed: int) -> SiteData:
+    return SCENARIO.make(json.loads(scenario)).load(site, path, seed)
+
+
+def _data(scenario: str, site: str, path: Path | None, share: float, seed: int) -> SiteData:
+    return _loaded(scenario, site, path, seed).limited(share, seed, site)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from fedcl.architecture import cost
 from fedcl.config import Config
 from fedcl.errors import DataError
 from fedcl.plugins import name_of
+from fedcl.results import presence
 from sites.base import Samples
 
 
@@ -42,6 +43,7 @@ def inspect(config: Config, console: Console) -> None:
     for line in lines[1:]:
         table.add_row(*line)
     console.print(table)
+    console.print(_timeline(config))
     for model, (site, samples) in shown.items():
         network = job.network(model, timeline.sites)
         problem = task.complaint(network, samples)
@@ -53,3 +55,15 @@ def inspect(config: Config, console: Console) -> None:
             "sample",
             soft_wrap=True,
         )
+
+
+def _timeline(config: Config) -> Table:
+    """Return who is there and who trains, stage by stage."""
+    table = Table(title="who trains: share of the training cases", title_justify="left")
+    table.add_column("site")
+    for stage in range(1, len(config.timeline.stages) + 1):
+        table.add_column(f"stage {stage}", justify="right")
+    for site, shares in presence(config).items():
+        words = ("" if s is None else f"{s:.0%}" if s else "is there" for s in shares)
+        table.add_row(site, *words)
+    return table

@@ -55,7 +55,8 @@ class Call:
         arrived: the sites that have, in order of arrival.
         sizes: how many of them arrived in each stage so far.
         lost: those of earlier stages that have never delivered anything.
-        learning: the sites to train on in full: this one, or those of a pool.
+        shares: the sites to train on, this one or those of a pool, each with the share of its
+            training cases that it has by now.
         rehearsing: the sites to train on by what was kept of their samples.
         stage: counted from 0.
         round: counted from 1 over all stages.
@@ -72,7 +73,7 @@ class Call:
     arrived: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-    learning: list[str] = field(default_factory=list)
+    shares: dict[str, float] = field(default_factory=dict)
     rehearsing: list[str] = field(default_factory=list)
     stage: int = 0
     round: int = 0
@@ -94,6 +95,7 @@ class Call:
     def pack(self) -> RecordDict:
         """Return the records; the array records themselves, not copies."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RECORDS}
+        values |= {"learning": list(self.shares), "shares": list(self.shares.values())}
         content = RecordDict({"call": ConfigRecord(values)})
         for name in RECORDS:
             if getattr(self, name) is not None:
@@ -114,7 +116,7 @@ class Call:
             arrived=_names(call["arrived"]),
             sizes=[_int(size) for size in _list(call["sizes"])],
             lost=_names(call["lost"]),
-            learning=_names(call["learning"]),
+            shares=_shares(_list(call["learning"]), _list(call["shares"])),
             rehearsing=_names(call["rehearsing"]),
             stage=_int(call["stage"]),
             round=_int(call["round"]),
@@ -331,6 +333,13 @@ def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"{value!r} is not a list")
     return value
+
+
+def _shares(sites: list[Any], shares: list[Any]) -> dict[str, float]:
+    found = {str(site): _float(share) for site, share in zip(sites, shares, strict=True)}
+    if not all(0 < share <= 1 for share in found.values()):
+        raise ValueError(f"shares of cases that are none: {shares}")
+    return found
 
 
 def _names(value: Any) -> list[str]:

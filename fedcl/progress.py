@@ -61,10 +61,13 @@ class Display:
     def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
         """Set the bar to what is done and what is to come."""
         self.timeline = config.timeline
-        sizes = [
-            len(self.timeline.trainers(config.job.strategy.cohort(self.timeline, stage)))
+        cohorts = [
+            self.timeline.trainers(config.job.strategy.cohort(self.timeline, stage))
             for stage in range(len(self.timeline.stages))
             for _ in range(self.timeline.rounds)
+        ]
+        sizes = [
+            len(config.asked(trainers, round_)) for round_, trainers in enumerate(cohorts, start=1)
         ]
         self.bar.reset(self.task, total=sum(sizes), completed=sum(sizes[: state.round]))
         self.bar.update(self.task, description="evaluating the initial model")

@@ -32,6 +32,9 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "arrivals": [list(stage) for stage in config.timeline.stages],
         "stages": trained,
         "sites": sites,
+        "presence": presence(config),
+        "away": away(config),
+        "rounds_per_stage": config.timeline.rounds,
         "score": first,
         "case": task.case,
         "matrix": matrices[first],
@@ -95,13 +98,44 @@ def _architecture(config: Config, state: State, name: str) -> dict[str, Any]:
 
 def _rounds(config: Config, state: State) -> dict[str, int]:
     """Return in how many rounds each site was asked to train."""
-    timeline, strategy = config.timeline, config.job.strategy
-    asked = dict.fromkeys(timeline.sites, 0)
-    for stage in range(len(timeline.stages)):
-        for site in strategy.cohort(timeline, stage):
-            done = state.round - stage * timeline.rounds
-            asked[site] += min(max(done, 0), timeline.rounds)
+    asked = dict.fromkeys(config.timeline.sites, 0)
+    for round_ in range(1, state.round + 1):
+        for site in config.asked(_trainers(config, round_), round_):
+            if site in asked:  # a pool is none of them
+                asked[site] += 1
     return asked
+
+
+def _trainers(config: Config, round_: int) -> list[str]:
+    timeline = config.timeline
+    stage = (round_ - 1) // timeline.rounds
+    return timeline.trainers(config.job.strategy.cohort(timeline, stage))
+
+
+def presence(config: Config) -> dict[str, list[float | None]]:
+    """Return, per site and stage, what share of its training cases it is to train on.
+
+    0 is a site that is there and does not train, None one that is not there.
+    """
+    timeline, found = config.timeline, dict[str, list[float | None]]()
+    for site in timeline.sites:
+        found[site] = []
+        for stage in range(len(timeline.stages)):
+            there = site in timeline.present(stage)
+            trains = site in config.job.strategy.cohort(timeline, stage)
+            share = timeline.share(site, stage) if trains else 0.0
+            found[site].append(share if there else None)
+    return found
+
+
+def away(config: Config) -> dict[str, list[int]]:
+    """Return the rounds in which a site of the cohort is away, for sites that ever are."""
+    timeline, found = config.timeline, dict[str, list[int]]()
+    for round_ in range(1, len(timeline.stages) * timeline.rounds + 1):
+        trainers = _trainers(config, round_)
+        for site in set(trainers) - set(config.asked(trainers, round_)):
+            found.setdefault(site, []).append(round_)
+    return found
 
 
 def matrix(rows: Sequence[Scores], sites: Sequence[str], score: str) -> list[list[float | None]]:

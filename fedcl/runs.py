@@ -21,8 +21,8 @@ from fedcl.settings import flat
 METHOD = ("strategy", "aggregation", "privacy", "timeline.centralised")
 """What a method is made of; runs that differ in it are compared."""
 FREE = (
-    "seed", "timeline.stages", "scenario.seed", "scenario.stages", "scenario.root",
-    "strategy.teacher.file",
+    "seed", "timeline.stages", "timeline.sites", "timeline.order", "scenario.seed",
+    "scenario.stages", "scenario.root", "strategy.teacher.file",
 )  # fmt: skip
 """What may differ between runs of one method: repetitions, and where the data lie."""
 IGNORED = ("engine", "tracking", "run", *(f"learner.{k}" for k in ("threads", "device", "compile")))
@@ -47,8 +47,27 @@ class Run:
 
     @property
     def order(self) -> str:
-        """The order of arrival, as "A+B > C+D"; within a stage there is none."""
-        return " > ".join("+".join(sorted(stage)) for stage in self.results["arrivals"])
+        """The order of arrival, as "A+B > C+D"; within a stage there is none.
+
+        Sites that do not simply come and stay follow with their share of cases per stage.
+        """
+        order = " > ".join("+".join(sorted(stage)) for stage in self.results["arrivals"])
+        return order + "".join(f"; {site} {self._stay(site)}" for site in sorted(self._special))
+
+    @property
+    def _special(self) -> list[str]:
+        """The sites that leave, or whose cases come in over several stages."""
+        arrivals = self.results["arrivals"]
+        found = []
+        for site, shares in self.results.get("presence", {}).items():
+            first = next(n for n, stage in enumerate(arrivals) if site in stage)
+            if any(share not in (0.0, 1.0) for share in shares[first:]):
+                found.append(site)
+        return found
+
+    def _stay(self, site: str) -> str:
+        shares = self.results["presence"][site]
+        return "-".join("" if share is None else f"{share:.2g}" for share in shares)
 
     @property
     def block(self) -> tuple[int, str]:
@@ -69,7 +88,9 @@ class Run:
         skipped = (*METHOD, *FREE, *IGNORED)
         own = {k: v for k, v in self.config.items() if not any(_under(k, s) for s in skipped)}
         sizes = sorted(len(stage) for stage in self.results["arrivals"])
-        return own | {"sites": sorted(self.results["sites"]), "sites per stage": sizes}
+        stays = sorted(self._stay(site) for site in self._special)
+        same = {"sites": sorted(self.results["sites"]), "sites per stage": sizes}
+        return own | same | ({"stays": stays} if stays else {})
 
 
 @dataclass(frozen=True)

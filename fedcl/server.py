@@ -265,7 +265,7 @@ class Server:
         parts = {}
         for site, data in stage.data().items():
             model = job.roles[site].model
-            if data["learning"] and forms.get(model):  # who only rehearses has told before
+            if data["shares"] and forms.get(model):  # who only rehearses has told before
                 parts[site] = {"model": model, "arrays": records[model], **data}
         if not parts:
             return {}

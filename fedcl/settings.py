@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -109,7 +109,10 @@ def _unknown(cls: type, full_key: str, key: str) -> str:
     *path, last = full_key.split(".")
     owner: Any = cls
     for part in path:
-        owner = {f.name: f.type for f in dataclasses.fields(owner)}[part]
+        if dataclasses.is_dataclass(owner):
+            owner = {f.name: f.type for f in dataclasses.fields(owner)}[part]
+        else:  # settings by any name
+            owner = get_args(owner)[1]
     names = [f.name for f in dataclasses.fields(owner)]
     where = ".".join([key, *path])
     return f"{where}.{last}: no such key{closest(last, names)}; there are: {', '.join(names)}"

@@ -17,6 +17,7 @@ from flwr.app import Message
 from rich.logging import RichHandler
 
 from fedcl import arrays, learner
+from fedcl.arrivals import inlined
 from fedcl.checkpoint import Checkpoint, State, lock, read_results
 from fedcl.config import Config
 from fedcl.errors import ConfigError, FedclError
@@ -49,6 +50,7 @@ def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """
     with _claimed(folder):
         config = Config.parse(values)
+        values = {**values, "timeline": inlined(values.get("timeline") or {})}
         if any((folder / name).exists() for name in ("config.yaml", "results.json", "checkpoint")):
             raise ConfigError(
                 f"run.dir: {folder} already holds a run; give another folder, or go on with "

@@ -70,6 +70,7 @@ class Stage(FlowerStrategy):
             able = {*self.learning, *state.stored}
             self.cohort = [site for site in self.cohort if site in able]
         self.trainers = config.timeline.trainers(self.cohort)
+        self.asked = self.trainers
         self.architectures = architectures
         self.losses: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
@@ -81,13 +82,19 @@ class Stage(FlowerStrategy):
         """Return which samples each trainer is to use."""
         pooled = self.config.timeline.centralised
         groups = {POOL: self.cohort} if pooled else {site: [site] for site in self.cohort}
-        return {
-            trainer: {
-                "learning": [site for site in group if site in self.learning],
+        parts: dict[str, Parts] = {}
+        for trainer, group in groups.items():
+            learning = [site for site in group if site in self.learning]
+            parts[trainer] = {
+                "shares": {s: self.config.timeline.share(s, self.number) for s in learning},
                 "rehearsing": [site for site in group if site not in self.learning],
             }
-            for trainer, group in groups.items()
-        }
+        return parts
+
+    @property
+    def _validating(self) -> list[str]:
+        """The sites whose data this round is about."""
+        return self.cohort if self.config.timeline.centralised else self.asked
 
     def run(self) -> None:
         """Run the rounds that are left.
@@ -110,7 +117,11 @@ class Stage(FlowerStrategy):
     ) -> Iterable[Message]:
         """Ask every site of the cohort to train."""
         round_ = self.state.round + 1
-        self.began(self.number, round_, self.trainers)
+        self.asked = self.config.asked(self.trainers, round_)
+        away = [site for site in self.trainers if site not in self.asked]
+        if away:
+            log.info("stage %d, round %d: %s away", self.number + 1, round_, ", ".join(away))
+        self.began(self.number, round_, self.asked)
         data = self.data()
         parts = {
             site: {
@@ -119,7 +130,7 @@ class Stage(FlowerStrategy):
                 "teacher": self._teacher(self.config.job.roles[site]),
                 "memory": self._record("memory", part["model"], self.state.memory),
             }
-            for site, part in self._parts(self.trainers, arrays).items()
+            for site, part in self._parts(self.asked, arrays).items()
         }
         return self.hospitals.calls(
             "train",
@@ -141,7 +152,7 @@ class Stage(FlowerStrategy):
         """
         round_, weights = self.state.round + 1, self.state.weights
         references = {name: one.shared(weights) for name, one in self.architectures.items()}
-        answers = self.hospitals.answers(Update, self.trainers, replies)
+        answers = self.hospitals.answers(Update, self.asked, replies)
         updates: dict[str, Update] = {}
         refused: dict[str, str] = {}
         for site, answer in answers.items():
@@ -170,7 +181,7 @@ class Stage(FlowerStrategy):
                 now, carried = self._join(architecture, own, heard)
                 moved |= architecture.whole(now)
                 momentum |= architecture.whole(carried)
-            elif name in {self.config.job.roles[site].model for site in self.trainers}:
+            elif name in {self.config.job.roles[site].model for site in self.asked}:
                 log.warning("round %d: nobody delivered %s, which stays as it was", round_, name)
                 momentum |= architecture.whole(architecture.part(self.state.momentum))
         self.state.momentum = momentum
@@ -228,7 +239,7 @@ class Stage(FlowerStrategy):
         """Ask the cohort to validate the new weights."""
         return self.hospitals.calls(
             "evaluate",
-            self._parts(self.cohort, arrays),
+            self._parts(self._validating, arrays),
             self.state.versions,
             arrivals=self.config.timeline.stages[: self.number + 1],
             split="val",
@@ -239,7 +250,7 @@ class Stage(FlowerStrategy):
     ) -> MetricRecord | None:
         """Keep each site's mean validation score."""
         self.validation = {}
-        for site, answer in self.hospitals.answers(Scored, self.cohort, replies).items():
+        for site, answer in self.hospitals.answers(Scored, self._validating, replies).items():
             score = self.config.job.scenario.task.scored(site)[0]
             if isinstance(answer, Scored) and score not in answer.scores:
                 answer = f"it left out {score}"
@@ -258,7 +269,7 @@ class Stage(FlowerStrategy):
         self, delivered: Collection[str], refused: dict[str, str], round_: int
     ) -> None:
         """Raise `RunError` where a round got too few updates, in all or to join."""
-        asks, got, of = "", len(delivered), len(self.trainers)
+        asks, got, of = "", len(delivered), len(self.asked)
         if got < self.config.engine.needed(of):
             asks = f"engine.quorum asks for {self.config.engine.quorum}"
         else:
@@ -266,7 +277,7 @@ class Stage(FlowerStrategy):
             for one in self.architectures.values():
                 there = sum(site in one.sites for site in delivered)
                 if 0 < there < least:
-                    got, of = there, sum(site in one.sites for site in self.trainers)
+                    got, of = there, sum(site in one.sites for site in self.asked)
                     asks = f"aggregation {name_of(self.config.aggregation)} needs {least}"
         if asks:
             reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
@@ -287,7 +298,9 @@ class Stage(FlowerStrategy):
                     now = one.part(self.state.weights)
                     mean = _moving_average(one.part(old), now, teaching.decay)
                     self.state.teacher |= one.whole(mean)
-        self.done(Round(self.number, self.state.round, self.cohort, self.losses, self.validation))
+        self.done(
+            Round(self.number, self.state.round, self._validating, self.losses, self.validation)
+        )
 
     def _teacher(self, role: Role) -> ArrayRecord | None:
         """Return who teaches a site, or None where there is no teacher yet.

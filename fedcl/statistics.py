@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -35,6 +36,8 @@ class Line:
         mean, std: of every figure over runs; std is the sample standard deviation, None
             for one run; a figure that no run defines is None.
         interval: 95 % interval of AVG over seeds; None for one seed.
+        spread: of AVG and of BWT, the range over orders of arrival: of the means over the seeds
+            that were run in every order; None where there are no such seeds.
         closed: the share of the distance in AVG from `finetune` to `joint` that it closes,
             over the seeds and orders that all three were run with.
         bytes, stored, seconds: mean over runs of the bytes sent in all, training slices
@@ -52,6 +55,7 @@ class Line:
     mean: dict[str, float | None] = field(default_factory=dict)
     std: dict[str, float | None] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
+    spread: dict[str, float | None] = field(default_factory=dict)
     closed: float | None = None
     bytes: float = 0.0
     stored: float = 0.0
@@ -172,6 +176,8 @@ def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
         known = [value for value in values if value is not None]
         line.mean[figure] = fmean(known) if known else None
         line.std[figure] = stdev(known) if len(known) > 1 else None
+    for figure in ("avg", "bwt"):
+        line.spread[figure] = _spread(runs, figure)
     if line.seeds > 1:
         line.interval = interval(cases(runs))
     costs = [run.results for run in runs]
@@ -179,6 +185,22 @@ def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
     line.stored = fmean(sum(one.get("stored", {}).values()) for one in costs)
     line.seconds = fmean(one["seconds"]["train"] for one in costs)
     return line
+
+
+def _spread(runs: Sequence[Run], figure: str) -> float | None:
+    """Return the range of a figure's mean over orders; see `Line.spread`."""
+    by_order: dict[str, dict[int, Any]] = {}
+    for run in runs:
+        seed, order = run.block
+        by_order.setdefault(order, {})[seed] = run.results["metrics"][figure]
+    common = set.intersection(*(set(found) for found in by_order.values()))
+    if len(by_order) < 2 or not common:
+        return None
+    values = [[found[seed] for seed in common] for found in by_order.values()]
+    if any(value is None for found in values for value in found):
+        return None
+    means = [fmean(found) for found in values]
+    return max(means) - min(means)
 
 
 def _closed(groups: Mapping[str, Group], name: str) -> float | None:

@@ -16,4 +16,4 @@ class Joint(Strategy):
 
     def cohort(self, timeline: Timeline, stage: int) -> list[str]:
         """Return all sites that have arrived."""
-        return timeline.seen(stage)
+        return timeline.present(stage)

@@ -26,11 +26,11 @@ class Replay(Strategy):
 
     def cohort(self, timeline: Timeline, stage: int) -> list[str]:
         """Return all sites that have arrived."""
-        return timeline.seen(stage)
+        return timeline.present(stage)
 
     def learning(self, timeline: Timeline, stage: int) -> list[str]:
         """Return those that arrive; the others rehearse."""
-        return list(timeline.stages[stage])
+        return timeline.new(stage)
 
     def buffer(self, samples: Samples, rng: torch.Generator) -> Samples:
         """Return the slices to keep."""
