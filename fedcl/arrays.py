@@ -4,6 +4,7 @@ Nothing here or anywhere else in fedcl unpickles.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -78,6 +79,16 @@ def complaint(update: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarr
         if not np.isfinite(array).all():
             return f"{key} is not finite"
     return None
+
+
+def distance(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
+    """Return the L2 norm of the difference of all real arrays, summed in float64."""
+    parts = [
+        array.astype(np.float64) - other[key]
+        for key, array in one.items()
+        if array.dtype.kind == "f"
+    ]
+    return math.sqrt(sum(float(np.vdot(part, part)) for part in parts))
 
 
 def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:

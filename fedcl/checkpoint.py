@@ -13,12 +13,12 @@ from typing import IO, Any
 
 from fedcl import arrays
 from fedcl.arrays import Arrays
-from fedcl.errors import ConfigError, RunError
+from fedcl.errors import ConfigError, RunError, writing
 from fedcl.hospitals import Ledger
 
 log = logging.getLogger("fedcl")
 
-FORMAT = 4
+FORMAT = 5
 """Of a snapshot and of what sites keep; another one cannot be read."""
 
 ARRAYS = ("weights", "teacher", "memory", "momentum")
@@ -34,10 +34,12 @@ class State:
 
     Attributes:
         weights: the global model; of several architectures, see `fedcl.architecture`.
+        configuration: what the run was begun with, as `Config.fingerprint` gives it.
         teacher: what teaches in the current stage, if anything; likewise.
         memory: what the strategy remembers of earlier stages.
         momentum: what the aggregation carries from round to round, within a stage.
         round: rounds finished, over all stages.
+        tries: how often the next one has failed.
         initial: scores of the untrained model, once it was evaluated.
         rows: scores after each finished stage, of every site's own architecture.
         elsewhere: likewise, per architecture, at the sites of others.
@@ -55,10 +57,12 @@ class State:
     """
 
     weights: Arrays
+    configuration: dict[str, Any] = field(default_factory=dict)
     teacher: Arrays = field(default_factory=dict)
     memory: Arrays = field(default_factory=dict)
     momentum: Arrays = field(default_factory=dict)
     round: int = 0
+    tries: int = 0
     initial: Scores | None = None
     rows: list[Scores] = field(default_factory=list)
     elsewhere: list[dict[str, Scores]] = field(default_factory=list)
@@ -94,35 +98,27 @@ class Checkpoint:
         self.folder = folder
 
     def save(self, state: State) -> None:
-        """Write `state` as a new snapshot: built aside, then renamed into place."""
+        """Write `state` as a new snapshot: built aside, then renamed into place.
+
+        Raises:
+            RunError: it cannot be written; those written before are as they were.
+        """
         name = f"round-{state.round:06d}-stage-{state.stage:03d}"
-        part = self.folder / f".{name}.part"
-        if part.exists():
-            shutil.rmtree(part)
-        part.mkdir(parents=True)
-        for kind in ARRAYS:
-            if getattr(state, kind):
-                arrays.save_file(part / f"{kind}.safetensors", getattr(state, kind))
-        numbers = {
-            item.name: getattr(state, item.name)
-            for item in fields(state)
-            if item.name not in (*ARRAYS, "ledger")
-        }
-        numbers["ledger"] = asdict(state.ledger)
-        numbers["format"] = FORMAT
-        numbers["sha256"] = {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in part.glob("*.safetensors")
-        }
-        arrays.write_atomically(part / "state.json", json.dumps(numbers).encode())
-        final = self.folder / name
-        old = self.folder / f".{name}.old"
-        if final.exists():  # the same moment again, or damaged and passed over by `load`
+        part, final, old = (self.folder / one for one in (f".{name}.part", name, f".{name}.old"))
+        with writing(final):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            try:
+                _write(part, state)
+            except OSError:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+            if final.exists():  # the same moment again, or damaged and passed over by `load`
+                shutil.rmtree(old, ignore_errors=True)
+                final.rename(old)
+            part.rename(final)
             shutil.rmtree(old, ignore_errors=True)
-            final.rename(old)
-        part.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-        _sync(self.folder)
+            _sync(self.folder)
         for early in self._snapshots()[: -self.KEPT]:
             shutil.rmtree(early)
 
@@ -159,6 +155,25 @@ class Checkpoint:
 
     def _snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("round-*-stage-*"))
+
+
+def _write(folder: Path, state: State) -> None:
+    """Write a snapshot's files."""
+    for kind in ARRAYS:
+        if getattr(state, kind):
+            arrays.save_file(folder / f"{kind}.safetensors", getattr(state, kind))
+    numbers = {
+        item.name: getattr(state, item.name)
+        for item in fields(state)
+        if item.name not in (*ARRAYS, "ledger")
+    }
+    numbers["ledger"] = asdict(state.ledger)
+    numbers["format"] = FORMAT
+    numbers["sha256"] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.glob("*.safetensors")
+    }
+    arrays.write_atomically(folder / "state.json", json.dumps(numbers).encode())
 
 
 def lock(folder: Path) -> IO[str]:

@@ -98,6 +98,7 @@ def train(message: Message, context: Context) -> Message:
         hospital.state().save(call.round, stays, base=call.state)
     update = Update(
         shared,
+        call.round,
         len(samples),
         losses,
         time.perf_counter() - started,

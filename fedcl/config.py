@@ -1,20 +1,22 @@
 """The typed configuration of a run and every check of a bad value."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fedcl.aggregations.base import Aggregation
 from fedcl.arrivals import arrivals_of, timeline_of
 from fedcl.errors import ConfigError
+from fedcl.faults import Faults
 from fedcl.job import Job, Learner, Role, check_model, checked_seed
 from fedcl.models.base import Model
-from fedcl.plugins import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, name_of
+from fedcl.plugins import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, describe, name_of
 from fedcl.privacy.base import Privacy
 from fedcl.segmentation import Segmentation
-from fedcl.settings import closest, parse, setting
+from fedcl.settings import closest, flat, parse, setting
 from fedcl.timeline import POOL, Timeline
 from sites.base import Scenario
 from strategies.base import Strategy
@@ -32,6 +34,8 @@ class Engine:
         quorum: least updates per round, as a number of sites (integer) or as a share of
             the round's cohort (a fraction such as 0.5 or 1.0).
         timeout: seconds until a site that has not answered costs its round.
+        norm_bound: an update is refused whose change of the weights is longer than so many
+            times the round's median, of three updates at least; null for no bound.
     """
 
     name: str = setting("ray", choices=("inprocess", "ray"))
@@ -41,6 +45,7 @@ class Engine:
     address: str | None = None
     quorum: Any = 0.5
     timeout: float = setting(3600.0, above=0)
+    norm_bound: float | None = setting(None, low=1)
 
     def __post_init__(self) -> None:
         """Check the quorum, which may be a count or a share."""
@@ -96,6 +101,8 @@ class Config:
     aggregation: Aggregation
     privacy: Privacy
     engine: Engine
+    faults: Faults
+    stragglers: float
     tracking: Tracking
     run: Run
 
@@ -106,7 +113,7 @@ class Config:
         Raises:
             ConfigError, DataError: one line that names the key, file or site.
         """
-        known = [f.name for f in fields(cls) if f.name != "job"]
+        known = [f.name for f in fields(cls) if f.name not in ("job", "stragglers")]
         known += ["scenario", "strategy", "model", "models", "sites", "learner", "seed"]
         for key in values:
             if key not in known:
@@ -147,6 +154,8 @@ class Config:
         aggregation = AGGREGATION.make(values.get("aggregation") or {"name": "fedavg"})
         privacy = PRIVACY.make(values.get("privacy") or {"name": "none"})
         privacy.check(job.strategy, aggregation, timeline)
+        faults = parse(Faults, values.get("faults") or {}, "faults")
+        faults.check(timeline.trainers(timeline.sites))
         for site, stay in timeline.stays.items():
             if stay.ramp > 1 and not task.held_out:
                 raise ConfigError(
@@ -178,9 +187,20 @@ class Config:
             aggregation=aggregation,
             privacy=privacy,
             engine=engine,
+            faults=faults,
+            stragglers=arrivals.stragglers,
             tracking=parse(Tracking, values.get("tracking") or {}, "tracking"),
             run=parse(Run, values.get("run") or {}, "run"),
         )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return, by dotted keys, all that what is learned depends on, as JSON has it."""
+        values = json.loads(self.job.to_json())
+        for key in ("threads", "device", "compile"):
+            del values["learner"][key]
+        parts = {"timeline": asdict(self.timeline), "faults": asdict(self.faults)}
+        parts |= {"aggregation": describe(self.aggregation), "privacy": describe(self.privacy)}
+        return dict(flat(values | json.loads(json.dumps(parts))))
 
     def asked(self, trainers: list[str], round_: int) -> list[str]:
         """Return which of a stage's trainers are asked in a round: who is away is not.

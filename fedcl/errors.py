@@ -1,5 +1,9 @@
 """The errors fedcl raises on purpose: one line each, with the exit status they lead to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class FedclError(Exception):
     """Base of all errors a user can act on; `exit_code` is what the command ends with."""
@@ -21,3 +25,17 @@ class DataError(FedclError):
 
 class RunError(FedclError):
     """A run that cannot go on; what was done so far is kept and can be resumed."""
+
+
+class TooLateError(RunError):
+    """An answer that would come after the deadline; in simulation nobody waits for it."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing a run's file, a full disk for one, into a `RunError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{path}: cannot be written ({reason}); mend that and go on") from None

@@ -26,11 +26,12 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedcl.errors import ConfigError, FedclError, RunError
+from fedcl.errors import ConfigError, FedclError, RunError, TooLateError
 
 log = logging.getLogger("fedcl")
 
 RAISED = 2  # Flower's code for a ClientApp that raised
+LATE = 408  # ours, for one that would be too late
 CRASHED = 8  # and for one whose process died
 
 NodeConfig = dict[str, str | int | float | bool]
@@ -62,7 +63,8 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
                 if "site-packages" not in frame.filename
             ]
             reason += f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})"
-        return Message(Error(RAISED, f"{reason}\n{traceback.format_exc()}"), reply_to=message)
+        code = LATE if isinstance(error, TooLateError) else RAISED
+        return Message(Error(code, f"{reason}\n{traceback.format_exc()}"), reply_to=message)
 
 
 class LocalGrid(Grid):

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from fedcl.arrays import size_of
 from fedcl.errors import DataError, RunError
+from fedcl.grids import LATE
 from fedcl.job import Job
 from fedcl.messages import Call, Hello, MalformedError, Report, Scored, Update
 
@@ -33,6 +34,8 @@ class Ledger:
             the time of the exchanges in which no site computed, if sites shared the workers
             evenly; `total`, wall time.
         failures: one entry per answer that was lost or refused.
+        reputation: per site, how many of its updates were `delivered`, `lost` on the way or
+            `refused`, and how often it was asked `again`.
     """
 
     bytes: dict[str, int] = field(
@@ -44,6 +47,12 @@ class Ledger:
         )
     )
     failures: list[dict[str, Any]] = field(default_factory=list)
+    reputation: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def judge(self, site: str, what: str) -> None:
+        """Count what a site is known for; see `reputation`."""
+        known = self.reputation.setdefault(site, {})
+        known[what] = known.get(what, 0) + 1
 
     def fail(self, site: str, stage: int, round_: int, what: str, reason: str) -> None:
         """Record that `site` delivered nothing; `reason` may have details after line one."""
@@ -165,7 +174,9 @@ class Hospitals:
         failed = [
             call
             for call in self._calls
-            if (reply := by_node.get(call.metadata.dst_node_id)) is not None and reply.has_error()
+            if (reply := by_node.get(call.metadata.dst_node_id)) is not None
+            and reply.has_error()
+            and reply.error.code != LATE
         ]
         left = self._sent + self.timeout - time.perf_counter()
         if failed and left > 0:
@@ -173,9 +184,13 @@ class Hospitals:
             for call in failed:
                 node = call.metadata.dst_node_id
                 reason = _first_line(by_node[node])
-                log.warning("%s: %s; asked once more", names.get(node, f"node {node}"), reason)
+                site = names.get(node, f"node {node}")
+                log.warning("%s: %s; asked once more", site, reason)
+                self.ledger.judge(site, "again")
             again = [
-                Message(call.content, call.metadata.dst_node_id, call.metadata.message_type)
+                Message(
+                    _second(call.content), call.metadata.dst_node_id, call.metadata.message_type
+                )
                 for call in failed
             ]
             self._count(again)
@@ -223,6 +238,15 @@ class Hospitals:
         lanes = max(1, min(self.lanes, len(sites)))
         self.ledger.seconds["communicate"] += max(0.0, wall - busy / lanes)
         return answers
+
+
+def _second(content: RecordDict) -> RecordDict:
+    """Return what is sent to a site that is asked for the second time."""
+    call = content.config_records.get("call")
+    if call is None:
+        return content
+    attempt = int(str(call["attempt"])) + 1
+    return RecordDict({**content, "call": ConfigRecord({**call, "attempt": attempt})})
 
 
 def _first_line(reply: Message) -> str:

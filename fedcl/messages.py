@@ -61,6 +61,8 @@ class Call:
         stage: counted from 0.
         round: counted from 1 over all stages.
         rounds: in every stage.
+        attempt: at the round, by this site: counted from 1, two for every time the round was
+            tried.
         state: version of the site's own state to start from; 0 for none.
         split: cases to evaluate, "val" or "test".
     """
@@ -78,6 +80,7 @@ class Call:
     stage: int = 0
     round: int = 0
     rounds: int = 1
+    attempt: int = 1
     state: int = 0
     split: str = "test"
 
@@ -121,6 +124,7 @@ class Call:
             stage=_int(call["stage"]),
             round=_int(call["round"]),
             rounds=_int(call["rounds"]),
+            attempt=_int(call["attempt"]),
             state=_int(call["state"]),
             split=str(call["split"]),
         )
@@ -187,6 +191,7 @@ class Update:
 
     Attributes:
         arrays: the weights that may leave the hospital.
+        round: that it was asked for.
         samples: training samples, the update's weight in the average.
         losses: mean of each loss term.
         seconds: time it took.
@@ -195,6 +200,7 @@ class Update:
     """
 
     arrays: Arrays
+    round: int
     samples: int
     losses: dict[str, float]
     seconds: float
@@ -204,7 +210,7 @@ class Update:
     def pack(self) -> RecordDict:
         """Return the records."""
         numbers = MetricRecord({f"loss/{name}": value for name, value in self.losses.items()})
-        for name in ("samples", "seconds", "stored"):
+        for name in ("round", "samples", "seconds", "stored"):
             numbers[name] = getattr(self, name)
         words = ConfigRecord({"kept": self.kept})
         return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers, "words": words})
@@ -229,7 +235,8 @@ class Update:
         stored = _int(numbers["stored"])
         if stored < 0:
             raise ValueError(f"{stored} samples stored")
-        return cls(weights, samples, losses, _seconds(numbers), kept, stored)
+        round_ = _int(numbers["round"])
+        return cls(weights, round_, samples, losses, _seconds(numbers), kept, stored)
 
 
 @dataclass(frozen=True)

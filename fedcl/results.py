@@ -48,6 +48,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "centralised": config.timeline.centralised,
         "aggregation": name_of(config.aggregation),
         "failures": state.ledger.failures,
+        "reputation": state.ledger.reputation,
         "versions": versions(),
         "initial": initial,
         "secondary": {

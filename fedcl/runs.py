@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from fedcl.errors import ConfigError
+from fedcl.faults import Faults
 from fedcl.plugins import STRATEGY, describe
 from fedcl.progress import console
 from fedcl.settings import flat
@@ -301,7 +302,10 @@ def _settings(folder: Path) -> dict[str, Any]:
     values = dict(yaml.safe_load((folder / "config.yaml").read_text()))
     values.setdefault("aggregation", {"name": "fedavg"})
     values.setdefault("privacy", {"name": "none"})
-    values["timeline"] = {"centralised": False} | values["timeline"]
+    values["timeline"] = {
+        "centralised": False, "dropout": 0.0, "stragglers": 0.0,
+    } | values["timeline"]  # fmt: skip
+    values["faults"] = asdict(Faults()) | values.get("faults", {})
     return values
 
 

@@ -12,7 +12,7 @@ from fedcl import arrays
 from fedcl.architecture import architectures, cost
 from fedcl.checkpoint import Checkpoint, Scores, State
 from fedcl.config import Config
-from fedcl.errors import ConfigError, DataError, RunError
+from fedcl.errors import ConfigError, DataError, RunError, writing
 from fedcl.hospitals import Hospitals, Parts, Reply
 from fedcl.messages import Hello, Report, Scored
 from fedcl.plugins import name_of
@@ -62,6 +62,8 @@ class Server:
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.config, self.checkpoint, self.watchers = config, checkpoint, watchers
+        if state is not None:
+            _check_same(state.configuration, config.fingerprint())
         timeline = config.timeline
         arrived = timeline.seen(state.stage if state else 0)
         self.architectures = architectures(config.job, arrived)
@@ -98,7 +100,7 @@ class Server:
         if job.strategy.pretrained is not None:
             for name in {role.teacher for role in job.roles.values() if role.teacher}:
                 teacher |= self.architectures[name].read(job.strategy.pretrained)
-        return State(weights, teacher)
+        return State(weights, self.config.fingerprint(), teacher)
 
     def meet(self) -> dict[str, Hello]:
         """Meet the hospitals of the timeline; nothing is written before they all answered.
@@ -160,7 +162,12 @@ class Server:
             stage = Stage(
                 config, self.hospitals, state, self.architectures, self._began, self._round_done
             )
-            stage.run()
+            try:
+                stage.run()
+            except RunError:  # a site's next attempt is another one
+                state.tries += 1
+                self._save()
+                raise
             scores = self._evaluate(state.stage)
             elsewhere = self._evaluate_elsewhere(state.stage)
             if state.stage + 1 < len(config.timeline.stages):
@@ -172,9 +179,9 @@ class Server:
             teaching = strategy.teaching
             if teaching is not None and teaching.refresh == "stage" and not strategy.pretrained:
                 state.teacher = state.weights
-            arrays.save_file(
-                self.checkpoint.folder / f"stage-{state.stage}.safetensors", state.weights
-            )
+            file = self.checkpoint.folder / f"stage-{state.stage}.safetensors"
+            with writing(file):
+                arrays.save_file(file, state.weights)
             log.info("stage %d done: %s", state.stage, _in_words(results(config, state)["metrics"]))
             # First tell, then save: a round told twice after a crash can be recognised, one
             # never told cannot be made up for.
@@ -349,6 +356,16 @@ class Server:
             took = self.state.predicting.setdefault(models[site], {})
             took[site] = answer.predicting / len(answer.cases)
         return scores
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where a run was begun with another configuration."""
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{key}: the run was begun with {before.get(key)!r}, config.yaml says "
+                f"{now.get(key)!r} now; put it back, or begin a new run"
+            )
 
 
 def _complaint(report: Report, forms: Mapping[str, Form]) -> str | None:

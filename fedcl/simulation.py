@@ -20,7 +20,8 @@ from fedcl import arrays, learner
 from fedcl.arrivals import inlined
 from fedcl.checkpoint import Checkpoint, State, lock, read_results
 from fedcl.config import Config
-from fedcl.errors import ConfigError, FedclError
+from fedcl.errors import ConfigError, FedclError, writing
+from fedcl.faults import LATE, Plan
 from fedcl.figures import draw
 from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
 from fedcl.hospital import Hospital
@@ -30,7 +31,7 @@ from fedcl.server import Server, Watcher
 from fedcl.task import Picture
 from fedcl.timeline import POOL
 
-APP = "fedcl.client:app"
+APP, FAULTY = "fedcl.client:app", "fedcl.faults:app"
 STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -111,7 +112,8 @@ def _run(
             watchers.append(tracker)
         # In the order given: sites may arrive in the order in which they are listed.
         text = yaml.safe_dump(dict(values), sort_keys=False)
-        arrays.write_atomically(folder / "config.yaml", text.encode())
+        with writing(folder / "config.yaml"):
+            arrays.write_atomically(folder / "config.yaml", text.encode())
         with _logging(folder / "log.txt"):
             reason = None
             try:
@@ -135,9 +137,9 @@ def _run(
                 outcome = results(config, server.state, status)
                 if reason:
                     outcome["reason"] = reason
-                arrays.write_atomically(
-                    folder / "results.json", json.dumps(outcome, indent=1).encode()
-                )
+                file = folder / "results.json"
+                with writing(file):
+                    arrays.write_atomically(file, json.dumps(outcome, indent=1).encode())
                 if tracker:
                     tracker.finish(STATUS[status])
     return outcome
@@ -166,6 +168,12 @@ def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
         location = config.job.scenario.location(site)
         if location is not None:
             nodes[site]["data-path"] = str(location.resolve())
+        chances = config.faults.of(site)
+        if config.stragglers:
+            chances[LATE] = config.stragglers
+        if chances:
+            plan = Plan(config.job.seed, config.faults.factor, chances)
+            nodes[site] |= {"faults": plan.to_json()}
     if config.timeline.centralised:
         places = {site: node.get("data-path") for site, node in nodes.items()}
         state = (folder / "checkpoint" / "sites" / POOL).resolve()
@@ -178,11 +186,12 @@ def _engine(
     config: Config, nodes: list[NodeConfig], on_reply: Callable[[Message], None]
 ) -> Iterator[LocalGrid]:
     engine = config.engine
+    app = FAULTY if any("faults" in node for node in nodes) else APP
     if engine.name == "inprocess":
-        yield InProcessGrid(APP, nodes, on_reply)
+        yield InProcessGrid(app, nodes, on_reply)
         return
     grid = RayGrid(
-        APP,
+        app,
         nodes,
         on_reply,
         workers=engine.workers,

@@ -4,8 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -141,6 +142,7 @@ class Stage(FlowerStrategy):
             stage=self.number,
             round=round_,
             rounds=self.config.timeline.rounds,
+            attempt=1 + 2 * self.state.tries,
         )
 
     def aggregate_train(
@@ -150,30 +152,8 @@ class Stage(FlowerStrategy):
 
         An update that is missing, not finite or of another shape costs its site the round.
         """
-        round_, weights = self.state.round + 1, self.state.weights
-        references = {name: one.shared(weights) for name, one in self.architectures.items()}
-        answers = self.hospitals.answers(Update, self.asked, replies)
-        updates: dict[str, Update] = {}
-        refused: dict[str, str] = {}
-        for site, answer in answers.items():
-            problem = answer if isinstance(answer, str) else None
-            if isinstance(answer, Update):
-                reference = references[self.config.job.roles[site].model]
-                problem = arrays.complaint(answer.arrays, reference)
-            if problem is not None:
-                self.hospitals.ledger.fail(site, self.number, round_, "update", problem)
-                refused[site] = problem.partition("\n")[0]
-            elif isinstance(answer, Update):
-                updates[site] = answer
-        self._check_quorum(updates, refused, round_)
-        kept = {site: update.kept for site, update in updates.items() if update.kept}
-        self.state.kept |= kept
-        self.state.versions |= dict.fromkeys(kept, round_)
-        self.state.stored |= {s: u.stored for s, u in updates.items() if u.stored}
-        delivered = self.cohort if self.config.timeline.centralised else updates
+        updates = self._usable(self.hospitals.answers(Update, self.asked, replies))
         heard = [site for stage in self.state.trained[self.number :] for site in stage]
-        self.state.note_trained([site for site in self.learning if site in delivered])
-        self.losses = {site: update.losses for site, update in updates.items()}
         moved, momentum = arrays.Arrays(), arrays.Arrays()
         for name, architecture in self.architectures.items():
             own = {site: one for site, one in updates.items() if site in architecture.sites}
@@ -182,11 +162,81 @@ class Stage(FlowerStrategy):
                 moved |= architecture.whole(now)
                 momentum |= architecture.whole(carried)
             elif name in {self.config.job.roles[site].model for site in self.asked}:
-                log.warning("round %d: nobody delivered %s, which stays as it was", round_, name)
+                log.warning("%s: nobody delivered %s, which stays as it was", self._now, name)
                 momentum |= architecture.whole(architecture.part(self.state.momentum))
+        spoilt = [key for key, array in moved.items() if not np.isfinite(array).all()]
+        if spoilt:  # finite updates can still be too large for a sum, or for a strategy
+            raise RunError(
+                f"{self._now}: {spoilt[0]} of the joined weights is not finite; a robust "
+                "aggregation or engine.norm_bound leaves such updates out"
+            )
+        kept = {site: update.kept for site, update in updates.items() if update.kept}
+        self.state.kept |= kept
+        self.state.versions |= dict.fromkeys(kept, self.state.round + 1)
+        self.state.stored |= {s: u.stored for s, u in updates.items() if u.stored}
+        delivered = self.cohort if self.config.timeline.centralised else updates
+        self.state.note_trained([site for site in self.learning if site in delivered])
+        self.losses = {site: update.losses for site, update in updates.items()}
         self.state.momentum = momentum
-        self.state.weights = weights | moved  # a new dict: the old one may teach
+        self.state.weights = self.state.weights | moved  # a new dict: the old one may teach
         return self._shared(), None
+
+    @property
+    def _now(self) -> str:
+        """The round that is being played, in words."""
+        return f"stage {self.number + 1}, round {self.state.round + 1}"
+
+    def _usable(self, answers: Mapping[str, Update | str]) -> dict[str, Update]:
+        """Return the updates that may be joined; the others count as failures of their sites.
+
+        Raises:
+            RunError: they are too few.
+        """
+        round_, ledger = self.state.round + 1, self.hospitals.ledger
+        updates: dict[str, Update] = {}
+        refused: dict[str, str] = {}
+        for site, answer in answers.items():
+            if isinstance(answer, str):
+                refused[site] = answer
+                continue
+            architecture = self.architectures[self.config.job.roles[site].model]
+            problem = arrays.complaint(answer.arrays, architecture.shared(self.state.weights))
+            if answer.round != round_:
+                problem = f"it is of round {answer.round}"
+            if problem is None:
+                updates[site] = answer
+            else:
+                refused[site] = problem
+        for architecture in self.architectures.values():
+            refused |= self._too_long(architecture, updates)
+        for site, answer in answers.items():
+            if site not in refused:
+                ledger.judge(site, "delivered")
+                continue
+            ledger.fail(site, self.number, round_, "update", refused[site])
+            ledger.judge(site, "lost" if isinstance(answer, str) else "refused")
+            updates.pop(site, None)
+        self._check_quorum(updates, refused)
+        return updates
+
+    def _too_long(
+        self, architecture: Architecture, updates: Mapping[str, Update]
+    ) -> dict[str, str]:
+        """Return whose change of the weights is too long beside the others', and why.
+
+        The length is the L2 norm; three updates at least are needed to tell.
+        """
+        bound, old = self.config.engine.norm_bound, architecture.shared(self.state.weights)
+        own = {site: update for site, update in updates.items() if site in architecture.sites}
+        if bound is None or len(own) < 3:
+            return {}
+        lengths = {site: arrays.distance(update.arrays, old) for site, update in own.items()}
+        middle = median(lengths.values())
+        return {
+            site: f"its change of the weights is {length:.3g} long, the median is {middle:.3g}"
+            for site, length in lengths.items()
+            if length > bound * middle
+        }
 
     def _join(
         self, architecture: Architecture, updates: Mapping[str, Update], heard: Sequence[str]
@@ -265,9 +315,7 @@ class Stage(FlowerStrategy):
     def summary(self) -> None:
         """Say nothing: the run's own log says it."""
 
-    def _check_quorum(
-        self, delivered: Collection[str], refused: dict[str, str], round_: int
-    ) -> None:
+    def _check_quorum(self, delivered: Collection[str], refused: Mapping[str, str]) -> None:
         """Raise `RunError` where a round got too few updates, in all or to join."""
         asks, got, of = "", len(delivered), len(self.asked)
         if got < self.config.engine.needed(of):
@@ -280,16 +328,17 @@ class Stage(FlowerStrategy):
                     got, of = there, sum(site in one.sites for site in self.asked)
                     asks = f"aggregation {name_of(self.config.aggregation)} needs {least}"
         if asks:
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
+            first = {site: reason.partition("\n")[0] for site, reason in refused.items()}
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in first.items())
             raise RunError(
-                f"stage {self.number + 1}, round {round_}: {got} of {of} sites delivered an "
-                f"update, {asks} ({reasons})"
+                f"{self._now}: {got} of {of} sites delivered an update, {asks} ({reasons})"
             )
 
     def _finish_round(self, server_round: int, _: ArrayRecord) -> None:
         if server_round == 0:
             return
         self.state.round += 1
+        self.state.tries = 0
         teaching = self.strategy.teaching
         if teaching is not None and teaching.refresh == "ema" and not self.strategy.pretrained:
             old, self.state.teacher = self.state.teacher, {}

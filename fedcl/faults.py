@@ -1,0 +1,169 @@
+"""Hospitals that fail on purpose: how robust is a method to them? In simulation only.
+
+`app` answers as `fedcl.client.app` does, but its training misbehaves as the node's own
+configuration says. What happens follows from (seed, site, round, attempt).
+"""
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedcl import arrays, client
+from fedcl.arrays import Arrays
+from fedcl.errors import ConfigError, TooLateError
+from fedcl.messages import Call, Update
+from fedcl.seeding import numpy_rng
+
+
+@dataclass
+class Faults:
+    """What may go wrong in a site's round: the chance of each, at most 1 together.
+
+    Each is one number for all sites, or one per site, {A: 0.5}. A crash is over when the site
+    is asked once more, as likely as not to come again; the others happen once in a round.
+
+    Attributes:
+        crash: the call raises an error.
+        hang: no answer before the deadline.
+        nan: an array of the update is not finite.
+        shape: an array of the update has another shape.
+        flip: the change of the weights has the opposite sign.
+        scale: the change of the weights is `factor` times as large.
+        factor: see `scale`.
+    """
+
+    crash: Any = 0.0
+    hang: Any = 0.0
+    nan: Any = 0.0
+    shape: Any = 0.0
+    flip: Any = 0.0
+    scale: Any = 0.0
+    factor: float = 10.0
+
+    def of(self, site: str) -> dict[str, float]:
+        """Return the chances of a site's faults, of those that can happen."""
+        chances = {}
+        for kind in KINDS:
+            value = getattr(self, kind)
+            chance = value.get(site, 0.0) if isinstance(value, dict) else value
+            if chance:
+                chances[kind] = float(chance)
+        return chances
+
+    def check(self, sites: list[str]) -> None:
+        """Raise `ConfigError` where the chances of a site are none."""
+        for kind in KINDS:
+            value = getattr(self, kind)
+            for site in value if isinstance(value, dict) else ():
+                if site not in sites:
+                    raise ConfigError(
+                        f"faults.{kind}.{site}: no such site; there are: {', '.join(sites)}"
+                    )
+            for chance in value.values() if isinstance(value, dict) else (value,):
+                number = isinstance(chance, int | float) and not isinstance(chance, bool)
+                if not number or not 0 <= chance <= 1:
+                    raise ConfigError(
+                        f"faults.{kind}: must be a chance from 0 to 1, or one per site such as "
+                        f"{{{sites[0]}: 0.5}}, got {chance!r}"
+                    )
+        for site in sites:
+            if sum(self.of(site).values()) > 1 + 1e-9:
+                raise ConfigError(f"faults: those of site {site} have chances of more than 1")
+
+
+KINDS = tuple(item.name for item in fields(Faults) if item.name != "factor")
+LATE = "late"
+"""What a straggler is: it trains, and is too late (`timeline.stragglers`)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The faults of one site, as its node's configuration holds them."""
+
+    seed: int
+    factor: float
+    chances: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps([self.seed, self.factor, self.chances])
+
+    def draw(self, site: str, round_: int, attempt: int) -> str | None:
+        """Return what goes wrong, if anything."""
+        left = float(numpy_rng("faults", self.seed, site, round_, attempt).random())
+        for kind, chance in self.chances.items():
+            left -= chance
+            if left < 0:
+                return kind
+        return None
+
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train as the real one does, or not."""
+    node = context.node_config
+    call = Call.unpack(message.content)
+    plan = Plan(*json.loads(str(node.get("faults", "[0, 1, {}]"))))
+    kind = plan.draw(str(node["site"]), call.round, call.attempt)
+    if kind == "crash":
+        raise RuntimeError("crashed, as faults.crash asks for")
+    if kind == "hang":
+        raise TooLateError("no answer before the deadline, as faults.hang asks for")
+    reply = client.app(message, context)
+    if kind is None:
+        return reply
+    if kind == LATE:
+        raise TooLateError("its answer came after the deadline, as timeline.stragglers asks for")
+    update = Update.unpack(reply.content)
+    spoilt = SPOIL[kind](update.arrays, arrays.from_record(call.arrays), plan.factor)
+    return Message(replace(update, arrays=spoilt).pack(), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Answer as the real one does."""
+    return client.app(message, context)
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Answer as the real one does."""
+    return client.app(message, context)
+
+
+@app.query("report")
+def report(message: Message, context: Context) -> Message:
+    """Answer as the real one does."""
+    return client.app(message, context)
+
+
+def _one(update: Arrays, change: Any) -> Arrays:
+    """Return an update of which one array, the first by name, is changed."""
+    key = min(key for key, array in update.items() if array.dtype.kind == "f")
+    return update | {key: change(update[key])}
+
+
+def _moved(update: Arrays, before: Arrays, factor: float) -> Arrays:
+    """Return an update whose change of the weights is `factor` times as large."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what cannot be is refused as such
+        return {
+            key: (before[key] + np.float32(factor) * (array - before[key])).astype(array.dtype)
+            if array.dtype.kind == "f" and key in before
+            else array
+            for key, array in update.items()
+        }
+
+
+SPOIL = {
+    "nan": lambda update, before, factor: _one(update, lambda array: array * np.nan),
+    "shape": lambda update, before, factor: _one(update, lambda array: array[..., None]),
+    "flip": lambda update, before, factor: _moved(update, before, -1.0),
+    "scale": lambda update, before, factor: _moved(update, before, factor),
+}
