@@ -49,8 +49,10 @@ class State:
         versions: the round of each site's own latest state.
         kept: digest of each site's own latest state.
         stored: training samples that each site keeps for later stages.
+        holds: digests of what each site was sent and keeps.
         digests: digest of each site's data.
         ledger: costs and failures so far.
+        sent: the ledger's bytes at the end of each stage.
         tracking_run: the MLflow run.
         secret: what noise is drawn from that nobody else may know; a round repeated after a
             crash has the same again.
@@ -72,8 +74,10 @@ class State:
     versions: dict[str, int] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     stored: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, list[str]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
+    sent: list[dict[str, int]] = field(default_factory=list)
     tracking_run: str | None = None
     secret: int = field(default_factory=lambda: secrets.randbits(62))
 

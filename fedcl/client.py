@@ -14,8 +14,8 @@ from torch import nn
 
 from fedcl import arrays, learner
 from fedcl.errors import FedclError, RunError
-from fedcl.hospital import Hospital
-from fedcl.messages import Call, Hello, Report, Scored, Update
+from fedcl.hospital import Hospital, MissingError
+from fedcl.messages import Call, Hello, Missing, Report, Scored, Update
 from fedcl.seeding import seeded, torch_rng
 from fedcl.step import Lesson
 
@@ -52,6 +52,10 @@ def train(message: Message, context: Context) -> Message:
     """Train for one round from the weights sent; return the weights that may leave."""
     started = time.perf_counter()
     call, hospital, student = _begin(message, context)
+    try:
+        call = hospital.received(call)
+    except MissingError as error:
+        return Message(Missing(error.records).pack(), reply_to=message)
     job, state = hospital.job, hospital.kept(call.state)
     if call.model != hospital.role.model:
         raise RunError(f"site {hospital.site}: it trains {hospital.role.model}, not {call.model}")
@@ -104,6 +108,7 @@ def train(message: Message, context: Context) -> Message:
         time.perf_counter() - started,
         kept=arrays.digest(stays) if stays else "",
         stored=sum(map(len, buffers.values())),
+        holds=hospital.holds(call),
     )
     return Message(update.pack(), reply_to=message)
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -20,9 +20,19 @@ from fedcl.messages import Call
 from fedcl.models.base import Model
 from fedcl.plugins import SCENARIO, describe, name_of
 from fedcl.seeding import seeded, torch_rng
+from fedcl.shelf import Shelf
 from fedcl.step import Rehearsal, Seen, watch
 from fedcl.task import Voice
 from sites.base import Samples, SiteData
+
+
+class MissingError(RunError):
+    """What was sent before is not here any more: `records` of a call."""
+
+    def __init__(self, records: list[str]) -> None:
+        super().__init__(f"{', '.join(records)} must be sent again")
+        self.records = records
+
 
 LEAST = 4
 """Training samples below which a hospital tells nothing about them but weights."""
@@ -42,25 +52,29 @@ class Hospital:
         places: the sites whose data it holds and their folders: itself alone, or all of
             them for the pool of a centralised simulation.
         state_path: folder of its own state.
+        shelf: where it keeps what it was sent once.
         text: the job, as it was sent.
     """
 
     site: str
     places: Places
     state_path: Path | None
+    shelf: Shelf
     text: str
 
     @classmethod
     def of(cls, node: Mapping[str, Any], text: str) -> "Hospital":
         """Join a node's own configuration with the job it was sent.
 
-        `data-path` is one folder; a pool's `pool` is JSON: {site: folder}.
+        `data-path` is one folder; a pool's `pool` is JSON: {site: folder}. `received-path` is by
+        default a folder in `state-path`; sites of one machine may share it.
         """
         site = str(node["site"])
         places = json.loads(str(node.get("pool", "null"))) or {site: node.get("data-path")}
         state = Path(str(node["state-path"])) if "state-path" in node else None
         folders = {name: Path(str(path)) if path else None for name, path in places.items()}
-        return cls(site, folders, state, text)
+        received = node.get("received-path", state / "received" if state else None)
+        return cls(site, folders, state, Shelf(Path(str(received)) if received else None), text)
 
     @property
     def job(self) -> Job:
@@ -162,6 +176,27 @@ class Hospital:
         """Return what it kept: "weights/", "auxiliary/" and "buffer/" arrays."""
         return self.state().load(version) if version else {}
 
+    def received(self, call: Call) -> Call:
+        """Return a call with all that belongs to it, and keep what will be asked for again.
+
+        Raises:
+            MissingError: something that was sent before is not here any more.
+        """
+        found: dict[str, Any] = {}
+        for name, mark in call.digests.items():
+            found[name] = getattr(call, name) or self.shelf.get(mark)
+            if name in call.keep and getattr(call, name) is not None:
+                self.shelf.put(mark, found[name])
+        missing = [name for name, record in found.items() if record is None]
+        if missing:
+            raise MissingError(missing)
+        return replace(call, **found)
+
+    def holds(self, call: Call) -> list[str]:
+        """Return the digests of a call that need not be sent again."""
+        marks = [mark for name, mark in call.digests.items() if name in call.keep]
+        return [mark for mark in marks if self.shelf.has(mark)]
+
     # --- networks --------------------------------------------------------------------
 
     def check(self) -> None:
@@ -254,13 +289,12 @@ class Hospital:
         model = self.role.teacher
         if call.teacher is None or model is None:
             return {}
-        weights = arrays.from_record(call.teacher)
         known = _teachers.get(self.site)
-        mark = (self.text, arrays.digest(weights), call.shares, call.rehearsing, call.arrived)
+        mark = (self.text, call.digests.get("teacher"), call.shares, call.rehearsing, call.arrived)
         if known is None or known[0] != mark:
             network = self.job.network(model, call.arrived)
             network.requires_grad_(False).eval().to(learner.device_of(self.job.learner))
-            arrays.into_network(network, weights)
+            arrays.into_network(network, arrays.from_record(call.teacher))
             task, kind = self.job.scenario.task, self.job.models[model]
             known = (
                 mark,

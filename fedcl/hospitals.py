@@ -3,17 +3,18 @@
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedcl.arrays import size_of
 from fedcl.errors import DataError, RunError
 from fedcl.grids import LATE
 from fedcl.job import Job
-from fedcl.messages import Call, Hello, MalformedError, Report, Scored, Update
+from fedcl.messages import KEPT, Call, Hello, MalformedError, Missing, Report, Scored, Update
+from fedcl.shelf import digest
 
 log = logging.getLogger("fedcl")
 
@@ -77,6 +78,7 @@ class Hospitals:
         timeout: seconds to wait for the answers of one exchange.
         nodes: the node id of each site, once they have met.
         samples: how many training samples each site has.
+        holds: the digests of what each site has been sent and keeps.
     """
 
     grid: Grid
@@ -86,11 +88,14 @@ class Hospitals:
     timeout: float
     nodes: dict[str, int] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._text = self.job.to_json()
         self._sent = 0.0
         self._calls: list[Message] = []
+        self._whole: dict[int, Call] = {}
+        self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
     def meet(self, sites: Sequence[str]) -> dict[str, Hello]:
         """Ask every node who it is and what it holds.
@@ -143,16 +148,31 @@ class Hospitals:
             arrivals: the sites that arrived in each stage so far.
             others: the other attributes of `Call`, the same for all.
         """
-        messages = []
+        messages, whole = [], {}
+        used = {id(own[name]) for own in parts.values() for name in KEPT if name in own}
+        self._digests = {mark: known for mark, known in self._digests.items() if mark in used}
         seen: Parts = {
             "arrived": [site for stage in arrivals for site in stage],
             "sizes": [len(stage) for stage in arrivals],
         }
         for site, own in parts.items():
-            call = Call(self._text, **seen, **own, state=versions.get(site, 0), **others)
-            messages.append(Message(call.pack(), self.nodes[site], what))
+            node, state = self.nodes[site], versions.get(site, 0)
+            records = {name: own[name] for name in KEPT if own.get(name) is not None}
+            digests = {name: self._digest(record) for name, record in records.items()}
+            call = Call(self._text, **seen, **own, state=state, digests=digests, **others)
+            held = self.holds.get(site, [])
+            known: dict[str, Any] = {n: None for n, d in digests.items() if d in held}
+            messages.append(Message(replace(call, **known).pack(), node, what))
+            whole[node] = call
         self._begin(messages)
+        self._whole = whole
         return messages
+
+    def _digest(self, record: ArrayRecord) -> str:
+        """Return the digest of a record; it is computed once while the record is in use."""
+        if id(record) not in self._digests:
+            self._digests[id(record)] = record, digest(record)
+        return self._digests[id(record)][1]
 
     def _begin(self, calls: list[Message]) -> None:
         """Note what is sent, and when."""
@@ -169,34 +189,42 @@ class Hospitals:
                     self.ledger.bytes[name] += size
 
     def _complete(self, replies: Iterable[Message]) -> list[Message]:
-        """Return the replies; who answered by an error is asked once more, in the time left."""
+        """Return the replies, after a second try with some sites, in the time that is left.
+
+        Who answered by an error is asked once more; who has lost what it was to keep is sent it.
+        """
         by_node = {reply.metadata.src_node_id: reply for reply in replies}
-        failed = [
-            call
-            for call in self._calls
-            if (reply := by_node.get(call.metadata.dst_node_id)) is not None
-            and reply.has_error()
-            and reply.error.code != LATE
-        ]
+        again = []
+        for call in self._calls:
+            node = call.metadata.dst_node_id
+            content = self._second(node, call.content, by_node.get(node))
+            if content is not None:
+                again.append(Message(content, node, call.metadata.message_type))
         left = self._sent + self.timeout - time.perf_counter()
-        if failed and left > 0:
-            names = {node: site for site, node in self.nodes.items()}
-            for call in failed:
-                node = call.metadata.dst_node_id
-                reason = _first_line(by_node[node])
-                site = names.get(node, f"node {node}")
-                log.warning("%s: %s; asked once more", site, reason)
-                self.ledger.judge(site, "again")
-            again = [
-                Message(
-                    _second(call.content), call.metadata.dst_node_id, call.metadata.message_type
-                )
-                for call in failed
-            ]
+        if again and left > 0:
             self._count(again)
             later = self.grid.send_and_receive(again, timeout=left)
             by_node |= {reply.metadata.src_node_id: reply for reply in later}
         return list(by_node.values())
+
+    def _second(self, node: int, sent: RecordDict, reply: Message | None) -> RecordDict | None:
+        """Return what a site is sent in the second place, or None."""
+        if reply is None or (reply.has_error() and reply.error.code == LATE):
+            return None
+        site = next((name for name, known in self.nodes.items() if known == node), f"node {node}")
+        if reply.has_error():
+            log.warning("%s: %s; asked once more", site, _first_line(reply))
+            self.ledger.judge(site, "again")
+            call = sent.config_records.get("call")
+            if call is None:
+                return sent
+            attempt = int(str(call["attempt"])) + 1
+            return RecordDict({**sent, "call": ConfigRecord({**call, "attempt": attempt})})
+        if Missing.of(reply.content) is None or node not in self._whole:
+            return None
+        log.info("%s has lost what it was sent before; it is sent again", site)
+        self.holds[site] = []
+        return self._whole[node].pack()
 
     def answers(
         self, kind: type[Reply], sites: Sequence[str], replies: Iterable[Message]
@@ -230,6 +258,8 @@ class Hospitals:
                     answers[site] = f"{max(used, kept)} samples, it has {self.samples[site]}"
                     continue
                 answers[site] = answer
+                if isinstance(answer, Update):
+                    self.holds[site] = answer.holds
                 busy += answer.seconds
                 size = sum(map(size_of, reply.content.array_records.values()))
                 self.ledger.bytes["up"] += size
@@ -238,15 +268,6 @@ class Hospitals:
         lanes = max(1, min(self.lanes, len(sites)))
         self.ledger.seconds["communicate"] += max(0.0, wall - busy / lanes)
         return answers
-
-
-def _second(content: RecordDict) -> RecordDict:
-    """Return what is sent to a site that is asked for the second time."""
-    call = content.config_records.get("call")
-    if call is None:
-        return content
-    attempt = int(str(call["attempt"])) + 1
-    return RecordDict({**content, "call": ConfigRecord({**call, "attempt": attempt})})
 
 
 def _first_line(reply: Message) -> str:

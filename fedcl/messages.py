@@ -40,6 +40,8 @@ def _checked(unpack: Callable[[type[T], RecordDict], T]) -> Callable[[type[T], R
 
 RECORDS = ("arrays", "teacher", "memory")
 """What a call carries besides names and numbers."""
+KEPT = ("teacher", "memory")
+"""What a site may have been sent before, and then is sent the digest of."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ class Call:
         job: the `Job`, as JSON.
         model: the architecture that the weights are of.
         arrays: the global weights.
-        teacher: the teacher's weights, if there is one.
-        memory: what the server remembers of earlier stages, if anything.
+        teacher: the teacher's weights, if there is one and the site does not have it yet.
+        memory: what the server remembers of earlier stages, likewise.
+        digests: of teacher and memory, where there are any, whether they are sent or not.
+        keep: which of them will be asked for again.
         arrived: the sites that have, in order of arrival.
         sizes: how many of them arrived in each stage so far.
         lost: those of earlier stages that have never delivered anything.
@@ -72,6 +76,8 @@ class Call:
     arrays: ArrayRecord
     teacher: ArrayRecord | None = None
     memory: ArrayRecord | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+    keep: list[str] = field(default_factory=list)
     arrived: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -99,6 +105,7 @@ class Call:
         """Return the records; the array records themselves, not copies."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RECORDS}
         values |= {"learning": list(self.shares), "shares": list(self.shares.values())}
+        values["digests"] = [self.digests.get(name, "") for name in KEPT]
         content = RecordDict({"call": ConfigRecord(values)})
         for name in RECORDS:
             if getattr(self, name) is not None:
@@ -116,6 +123,12 @@ class Call:
             arrays=content.array_records["arrays"],
             teacher=content.array_records.get("teacher"),
             memory=content.array_records.get("memory"),
+            digests={
+                name: digest
+                for name, digest in zip(KEPT, _names(call["digests"]), strict=True)
+                if digest
+            },
+            keep=_names(call["keep"]),
             arrived=_names(call["arrived"]),
             sizes=[_int(size) for size in _list(call["sizes"])],
             lost=_names(call["lost"]),
@@ -186,6 +199,29 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """Hospital to server, instead of an answer: what it was to have and has not.
+
+    Attributes:
+        records: some of `KEPT`.
+    """
+
+    records: list[str]
+
+    def pack(self) -> RecordDict:
+        """Return the records."""
+        return RecordDict({"missing": ConfigRecord({"records": self.records})})
+
+    @classmethod
+    def of(cls, content: RecordDict) -> "Missing | None":
+        """Read the records, if they are of this kind."""
+        record = content.config_records.get("missing")
+        if record is None:
+            return None
+        return cls([name for name in KEPT if name in _names(record["records"])])
+
+
+@dataclass(frozen=True)
 class Update:
     """Hospital to server: what training gave.
 
@@ -197,6 +233,7 @@ class Update:
         seconds: time it took.
         kept: digest of what stays there; empty if nothing does.
         stored: how many training samples it keeps for later stages.
+        holds: the digests among the call's that need not be sent again.
     """
 
     arrays: Arrays
@@ -206,13 +243,14 @@ class Update:
     seconds: float
     kept: str = ""
     stored: int = 0
+    holds: list[str] = field(default_factory=list)
 
     def pack(self) -> RecordDict:
         """Return the records."""
         numbers = MetricRecord({f"loss/{name}": value for name, value in self.losses.items()})
         for name in ("round", "samples", "seconds", "stored"):
             numbers[name] = getattr(self, name)
-        words = ConfigRecord({"kept": self.kept})
+        words = ConfigRecord({"kept": self.kept, "holds": self.holds})
         return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers, "words": words})
 
     @classmethod
@@ -236,7 +274,8 @@ class Update:
         if stored < 0:
             raise ValueError(f"{stored} samples stored")
         round_ = _int(numbers["round"])
-        return cls(weights, round_, samples, losses, _seconds(numbers), kept, stored)
+        holds = _names(content.config_records["words"]["holds"])[: len(KEPT)]
+        return cls(weights, round_, samples, losses, _seconds(numbers), kept, stored, holds)
 
 
 @dataclass(frozen=True)

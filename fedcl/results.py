@@ -44,6 +44,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "weights_sha256": _digest(state, sites),
         "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
         "bytes": state.ledger.bytes,
+        "bytes_by_stage": _by_stage(state),
         "stored": state.stored,
         "centralised": config.timeline.centralised,
         "aggregation": name_of(config.aggregation),
@@ -95,6 +96,13 @@ def _architecture(config: Config, state: State, name: str) -> dict[str, Any]:
             for score in scores[1:]
         },
     }
+
+
+def _by_stage(state: State) -> list[dict[str, int]]:
+    """Return the bytes of each finished stage; what came before the first counts as its."""
+    before = [dict.fromkeys(state.ledger.bytes, 0), *state.sent]
+    pairs = zip(before, state.sent, strict=False)
+    return [{kind: new[kind] - old[kind] for kind in new} for old, new in pairs]
 
 
 def _rounds(config: Config, state: State) -> dict[str, int]:

@@ -82,7 +82,12 @@ class Server:
                     "strategy=individual"
                 )
         self.hospitals = Hospitals(
-            grid, config.job, self.state.ledger, lanes, config.engine.timeout
+            grid,
+            config.job,
+            self.state.ledger,
+            lanes,
+            config.engine.timeout,
+            holds=self.state.holds,
         )
 
     def _new(self) -> State:
@@ -175,6 +180,7 @@ class Server:
             state.rows.append(scores)
             state.elsewhere.append(elsewhere)
             state.momentum = {}
+            state.sent.append(dict(state.ledger.bytes))
             strategy = config.job.strategy
             teaching = strategy.teaching
             if teaching is not None and teaching.refresh == "stage" and not strategy.pretrained:

@@ -162,9 +162,10 @@ def _claimed(folder: Path) -> Iterator[None]:
 def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
     """Return the node configuration of every site, as a hospital would write its own."""
     nodes: dict[str, NodeConfig] = {}
+    received = str((folder / "checkpoint" / "received").resolve())  # kept once for all of them
     for site in config.timeline.sites:
         state = (folder / "checkpoint" / "sites" / site).resolve()
-        nodes[site] = {"site": site, "state-path": str(state)}
+        nodes[site] = {"site": site, "state-path": str(state), "received-path": received}
         location = config.job.scenario.location(site)
         if location is not None:
             nodes[site]["data-path"] = str(location.resolve())
@@ -178,6 +179,7 @@ def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
         places = {site: node.get("data-path") for site, node in nodes.items()}
         state = (folder / "checkpoint" / "sites" / POOL).resolve()
         nodes[POOL] = {"site": POOL, "state-path": str(state), "pool": json.dumps(places)}
+        nodes[POOL]["received-path"] = received
     return nodes
 
 

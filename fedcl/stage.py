@@ -143,6 +143,7 @@ class Stage(FlowerStrategy):
             round=round_,
             rounds=self.config.timeline.rounds,
             attempt=1 + 2 * self.state.tries,
+            keep=["memory"] + ["teacher"] * self._teacher_stays,
         )
 
     def aggregate_train(
@@ -367,6 +368,14 @@ class Stage(FlowerStrategy):
             return None
         source = self.state.weights if teaching.refresh == "round" else self.state.teacher
         return self._record("teacher", role.teacher, source)
+
+    @property
+    def _teacher_stays(self) -> bool:
+        """Whether the teacher is the same in all rounds of a stage."""
+        teaching = self.strategy.teaching
+        return teaching is not None and (
+            teaching.refresh == "stage" or self.strategy.pretrained is not None
+        )
 
     def _has_trained(self, architecture: str, stage: int) -> bool:
         """Return whether a site has trained an architecture by `stage`."""

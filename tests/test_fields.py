@@ -351,7 +351,7 @@ def taught(overrides: list[str], arrivals: list[list[str]], site: str) -> Rehear
         arrived=every,
         sizes=[len(stage) for stage in arrivals],
     )  # fmt: skip
-    return here.past(call, teacher, here.samples([site]))
+    return here.past(call, teacher, here.samples({site: 1.0}))
 
 
 FRAMES = [["early"], ["middle"], ["late"]]

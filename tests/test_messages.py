@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 
 from fedcl.messages import Hello, MalformedError, Report, Scored, Update
 
-UPDATE = Update({"w": np.ones(3, np.float32)}, 4, {"seg": 0.5}, 1.0, "ff")
+UPDATE = Update({"w": np.ones(3, np.float32)}, 7, 4, {"seg": 0.5}, 1.0, "ff", holds=["aa"])
 SCORED = Scored(["p", "q"], {"dice": [0.1, 0.2], "iou": [0.3, 0.4]}, 1.0, 0.5)
 
 
@@ -29,7 +29,8 @@ def archive() -> bytes:
 def test_what_is_packed_comes_back():
     back = Update.unpack(UPDATE.pack())
     assert back.arrays["w"].tolist() == [1, 1, 1]
-    assert (back.samples, back.losses, back.kept) == (4, {"seg": 0.5}, "ff")
+    assert (back.round, back.samples, back.losses, back.kept) == (7, 4, {"seg": 0.5}, "ff")
+    assert back.holds == ["aa"]
     assert Scored.unpack(SCORED.pack()) == SCORED
 
 

@@ -70,8 +70,11 @@ def test_bytes_add_up(tiny, tmp_path: Path):
     weights = arrays.load_file(tmp_path / "run0" / "checkpoint" / "stage-3.safetensors")
     size = arrays.size_of(arrays.to_record(weights))
     trained, validated, tested = 2 * 2 * 3, 2 * 2 * 3, 6 * 4
-    taught = 2 * 2 * 2  # two rounds of two sites in two stages
+    taught = 2 * 2  # once per site, in two stages
     assert results["bytes"]["teacher"] == taught * size
+    by_stage = results["bytes_by_stage"]
+    assert [stage["teacher"] for stage in by_stage] == [0, 2 * size, 2 * size]
+    assert {k: sum(stage[k] for stage in by_stage) for k in by_stage[0]} == results["bytes"]
     assert results["bytes"]["down"] == (trained + validated + tested + taught) * size
     assert results["bytes"]["up"] == trained * size
 
