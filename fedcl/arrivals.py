@@ -31,6 +31,7 @@ class Arrivals:
             "permuted" at random by the run's seed.
         rounds, participation, centralised, dropout: see `Timeline`.
         stragglers: the chance that a site's answer comes after a round's deadline; simulated.
+        wait: seconds that a deployed run waits for a site at the stage in which it arrives.
     """
 
     stages: list[list[str]] | None = None
@@ -42,6 +43,7 @@ class Arrivals:
     centralised: bool = False
     dropout: float = setting(0.0, low=0, high=1)
     stragglers: float = setting(0.0, low=0, high=1)
+    wait: float = setting(600.0, low=0)
 
 
 def arrivals_of(values: Mapping[str, Any]) -> Arrivals:
@@ -66,7 +68,7 @@ def inlined(values: Mapping[str, Any]) -> dict[str, Any]:
     try:
         read = _table(path) if path.suffix.lower() == ".csv" else yaml.safe_load(path.read_text())
     except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ConfigError(f"timeline.file: {path} cannot be read ({reason})") from None
     if not isinstance(read, dict) or not read.keys() <= {"stages", "sites"} or not read:
         raise ConfigError(
@@ -88,11 +90,14 @@ def _table(path: Path) -> dict[str, Any]:
             raise ValueError(f"its columns must be {', '.join(COLUMNS)}, not {', '.join(heads)}")
         sites: dict[str, Any] = {}
         for row in rows:
-            name = str(row.pop("site"))
-            if None in row or None in row.values() or not row["join"] or name in sites:
-                raise ValueError(
-                    f"line {rows.line_num}: one site, its join, and no more than there are columns"
-                )
+            name, line = str(row.pop("site")), f"line {rows.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(f"{line}: not as many values as columns, separated by commas")
+            if not row["join"] or name in sites:
+                raise ValueError(f"{line}: every site once, with its join")
+            wrong = [value for value in row.values() if value and not value.strip().isdecimal()]
+            if wrong:
+                raise ValueError(f"{line}: {wrong[0]!r} is not the number of a stage")
             sites[name] = {key: int(value) for key, value in row.items() if value}
     return {"sites": sites}
 

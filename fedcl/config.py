@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -21,13 +21,16 @@ from fedcl.timeline import POOL, Timeline
 from sites.base import Scenario
 from strategies.base import Strategy
 
+DEPLOYED = "superlink"
+"""The engine of a deployed run."""
+
 
 @dataclass
 class Engine:
     """Where the hospitals of a simulation run.
 
     Attributes:
-        name: "inprocess" (one process, for debugging) or "ray".
+        name: "inprocess" (one process, for debugging) or "ray"; "superlink" is a deployed run.
         workers: processes that train at the same time; null for as many as fit.
         num_cpus, num_gpus: share of a CPU or GPU that each worker takes.
         address: an existing Ray cluster to join; null starts one of our own.
@@ -38,7 +41,7 @@ class Engine:
             times the round's median, of three updates at least; null for no bound.
     """
 
-    name: str = setting("ray", choices=("inprocess", "ray"))
+    name: str = setting("ray", choices=("inprocess", "ray", DEPLOYED))
     workers: int | None = setting(None, low=1)
     num_cpus: float = setting(1.0, low=0.001)
     num_gpus: float = setting(0.0, low=0)
@@ -103,17 +106,22 @@ class Config:
     engine: Engine
     faults: Faults
     stragglers: float
+    wait: float
     tracking: Tracking
     run: Run
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Config":
+    def parse(cls, values: Mapping[str, Any], simulated: bool = True) -> "Config":
         """Check a composed configuration.
+
+        Args:
+            values: as composed.
+            simulated: whether the data of all sites lie here, so that their names can be checked.
 
         Raises:
             ConfigError, DataError: one line that names the key, file or site.
         """
-        known = [f.name for f in fields(cls) if f.name not in ("job", "stragglers")]
+        known = [f.name for f in fields(cls) if f.name not in ("job", "stragglers", "wait")]
         known += ["scenario", "strategy", "model", "models", "sites", "learner", "seed"]
         for key in values:
             if key not in known:
@@ -128,14 +136,15 @@ class Config:
         strategy = STRATEGY.make(values["strategy"])
         arrivals = arrivals_of(values)
         timeline = timeline_of(arrivals, scenario.arrivals(), seed)
-        there = scenario.sites()
+        there = scenario.sites() if simulated else timeline.sites
         for site in timeline.sites:
             if site not in there:
+                key = f"timeline.sites.{site}" if site in arrivals.sites else "timeline.stages"
                 raise ConfigError(
-                    f"timeline.stages: scenario has no site {site!r}{closest(site, there)}; "
+                    f"{key}: {name_of(scenario)} has no site {site!r}{closest(site, there)}; "
                     f"there are: {', '.join(there)}"
                 )
-        models, roles = _roles(values, timeline, scenario, strategy)
+        models, roles = _roles(values, timeline, there, scenario, strategy)
         job = Job(
             scenario=scenario,
             strategy=strategy,
@@ -189,6 +198,7 @@ class Config:
             engine=engine,
             faults=faults,
             stragglers=arrivals.stragglers,
+            wait=arrivals.wait if engine.name == DEPLOYED else 0.0,
             tracking=parse(Tracking, values.get("tracking") or {}, "tracking"),
             run=parse(Run, values.get("run") or {}, "run"),
         )
@@ -220,7 +230,11 @@ class Config:
 
 
 def _roles(
-    values: Mapping[str, Any], timeline: Timeline, scenario: Scenario, strategy: Strategy
+    values: Mapping[str, Any],
+    timeline: Timeline,
+    there: Sequence[str],
+    scenario: Scenario,
+    strategy: Strategy,
 ) -> tuple[dict[str, Model], dict[str, Role]]:
     """Return the architectures of a run by name, and what each site is to do.
 
@@ -229,17 +243,18 @@ def _roles(
     Args:
         values: the composed configuration; `model`, `models` and `sites` are read.
         timeline: who takes part.
+        there: who might.
         scenario: says what is learned.
         strategy: says which architecture teaches.
 
     Raises:
         ConfigError: a site or a model that is not there, or what cannot be combined.
     """
-    there, sites = scenario.sites(), {}
+    sites = {}
     for site, one in _group(values, "sites").items():
         if site not in there:
             raise ConfigError(
-                f"sites.{site}: no such site{closest(str(site), there)}; there are: "
+                f"sites.{site}: no such site{closest(str(site), list(there))}; there are: "
                 f"{', '.join(there)}"
             )
         sites[site] = parse(Site, one or {}, f"sites.{site}")

@@ -32,8 +32,9 @@ class Projections(nn.Module):
             if not ours or len(theirs) < len(ours):
                 raise ConfigError(
                     f"strategy.terms: {scale} needs at least one {scale} level of the student's "
-                    f"network and as many of the teacher's; they have {len(ours)} and "
-                    f"{len(theirs)}; leave the term out or change the models"
+                    f"network and as many of the teacher's, which have {len(ours)} and "
+                    f"{len(theirs)}; leave the term out, or change the models or who teaches "
+                    "(strategy.teacher.model)"
                 )
             self.convolutions[scale] = nn.ModuleList(
                 nn.Conv2d(other.shape[1], own.shape[1], 1, bias=False)

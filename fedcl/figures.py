@@ -27,8 +27,8 @@ def draw(
         results: as in results.json.
         pictures: of test cases.
         legend: what they show.
-        folder: gets `timeline.png`, `matrix.png`, `forgetting.png`, `overlays.png` and, of a
-            field, `frames.png`.
+        folder: gets `timeline.png`, `matrix.png`, `forgetting.png`, where there are pictures
+            `overlays.png` and, of a field, `frames.png`.
 
     Returns:
         The files.
@@ -38,8 +38,9 @@ def draw(
         "timeline": _timeline(results),
         "matrix": _matrix(results),
         "forgetting": _curves(results),
-        "overlays": _overlays(pictures, legend),
     }
+    if pictures:
+        figures["overlays"] = _overlays(pictures, legend)
     frames = sum(map(len, results["cases"].values()))
     if results.get("case") == "frame" and frames > 1:
         figures["frames"] = _frames(results)

@@ -95,40 +95,60 @@ class Hospitals:
         self._sent = 0.0
         self._calls: list[Message] = []
         self._whole: dict[int, Call] = {}
+        self._asked: set[int] = set()
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
-    def meet(self, sites: Sequence[str]) -> dict[str, Hello]:
-        """Ask every node who it is and what it holds.
+    def meet(self, sites: Sequence[str], wait: float = 0.0) -> dict[str, Hello]:
+        """Ask every node that is new who it is and what it holds.
+
+        Args:
+            sites: those that are needed now.
+            wait: seconds to wait for them.
 
         Returns:
-            What each of `sites` answered, in that order.
+            What the new ones answered, among them those of `sites` that came in time.
 
         Raises:
-            DataError: a site cannot take part, or is not there.
+            DataError: a site cannot take part, or two answer to one name.
             RunError: a node could not answer at all.
         """
+        until = time.monotonic() + wait
+        met: dict[str, Hello] = {}
+        while True:
+            met |= self._greet()
+            if all(site in self.nodes for site in sites) or time.monotonic() >= until:
+                return met
+            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+
+    def _greet(self) -> dict[str, Hello]:
+        """Return what nodes answer that have not been asked yet."""
+        there = set(self.grid.get_node_ids())
         content = RecordDict({"job": ConfigRecord({"json": self._text})})
         calls = [
             Message(content, dst_node_id=node, message_type="query.hello")
-            for node in self.grid.get_node_ids()
+            for node in sorted(there - self._asked)
         ]
+        if not calls:
+            return {}
         self._begin(calls)
         met: dict[str, Hello] = {}
         for reply in self._complete(self.grid.send_and_receive(calls, timeout=self.timeout)):
+            node = reply.metadata.src_node_id
             if reply.has_error():
                 raise RunError(f"a hospital did not start: {_first_line(reply)}")
             hello = Hello.unpack(reply.content)
-            if hello.site in met:
+            if hello.site not in self.job.roles:  # connected, and no part of this run
+                self._asked.add(node)
+                continue
+            if hello.error:
+                raise DataError(hello.error)
+            if self.nodes.get(hello.site, node) in there - {node}:
                 raise DataError(f"site {hello.site}: two hospitals answer to that name")
             met[hello.site] = hello
-            self.nodes[hello.site] = reply.metadata.src_node_id
+            self._asked.add(node)
+            self.nodes[hello.site] = node
             self.samples[hello.site] = hello.samples
-        for site in sites:
-            if site not in met:
-                raise DataError(f"site {site}: no hospital of that name answered")
-            if met[site].error:
-                raise DataError(met[site].error)
-        return {site: met[site] for site in sites}
+        return met
 
     def calls(
         self,

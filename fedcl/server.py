@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from fedcl import arrays
 from fedcl.architecture import architectures, cost
 from fedcl.checkpoint import Checkpoint, Scores, State
-from fedcl.config import Config
+from fedcl.config import DEPLOYED, Config
 from fedcl.errors import ConfigError, DataError, RunError, writing
 from fedcl.hospitals import Hospitals, Parts, Reply
 from fedcl.messages import Hello, Report, Scored
@@ -61,7 +61,7 @@ class Server:
         lanes: int = 1,
         watchers: Sequence[Watcher] = (),
     ) -> None:
-        self.config, self.checkpoint, self.watchers = config, checkpoint, watchers
+        self.config, self.checkpoint, self.watchers = config, checkpoint, list(watchers)
         if state is not None:
             _check_same(state.configuration, config.fingerprint())
         timeline = config.timeline
@@ -81,6 +81,8 @@ class Server:
                     "would overwrite one another; take model=diner, model.latent=16 or "
                     "strategy=individual"
                 )
+        self.cases: dict[str, int] = {}
+        self.shape: list[int] = []
         self.hospitals = Hospitals(
             grid,
             config.job,
@@ -108,39 +110,62 @@ class Server:
         return State(weights, self.config.fingerprint(), teacher)
 
     def meet(self) -> dict[str, Hello]:
-        """Meet the hospitals of the timeline; nothing is written before they all answered.
+        """Meet the hospitals; nothing is written before those needed first have answered.
 
         Raises:
             DataError: a site cannot take part, or its data are not those of the run resumed.
             ConfigError: what sites are to send cannot be protected.
         """
-        sites = self.config.timeline.sites
-        met = self.hospitals.meet(sites + self.config.timeline.trainers([]))
-        about = {site: met[site] for site in sites}
-        digests = {site: hello.digest for site, hello in about.items()}
-        for site, old in self.state.digests.items():
-            if digests[site] != old:
+        timeline = self.config.timeline
+        deployed = self.config.engine.name == DEPLOYED
+        needed = timeline.seen(self.state.stage) if deployed else timeline.sites
+        about = self._welcome(needed + timeline.trainers([]))
+        missing = [site for site in needed if site not in about]
+        if missing and not (deployed and about):
+            raise DataError(f"site {missing[0]}: no hospital of that name answered")
+        return about
+
+    def _welcome(self, sites: Sequence[str]) -> dict[str, Hello]:
+        """Meet hospitals that have not been met yet, and see that they fit the others.
+
+        Args:
+            sites: whom to wait for.
+
+        Raises:
+            DataError, ConfigError: see `meet`.
+        """
+        config, strategy = self.config, self.config.job.strategy
+        met = self.hospitals.meet(sites, config.wait)
+        about = {site: met[site] for site in config.timeline.sites if site in met}
+        for site, hello in about.items():
+            if self.state.digests.setdefault(site, hello.digest) != hello.digest:
                 raise DataError(f"site {site}: its data have changed since the run began")
-        self.state.digests = digests
-        self.cases = {site: hello.test for site, hello in about.items()}
-        self.shape = about[sites[0]].shape
-        strategy = self.config.job.strategy
+            if not self.cases:
+                self._first_met(site, hello)
+            self.cases[site] = hello.test
+            one = self.architectures[config.job.roles[site].model]
+            ours = strategy.forms(one.network, hello.shape)
+            if ours != strategy.forms(one.network, self.shape):
+                raise DataError(
+                    f"site {site}: its images are {hello.shape} (channels, rows, columns), those "
+                    f"of {next(iter(self.cases))} {self.shape}; {name_of(strategy)} needs one "
+                    "shape, change scenario.size or the scenario"
+                )
+        return about
+
+    def _first_met(self, site: str, hello: Hello) -> None:
+        """Learn from the first hospital what a sample looks like, and what that costs."""
+        config, strategy = self.config, self.config.job.strategy
+        self.shape = hello.shape
         sample = -torch.ones(1, *self.shape)  # of a field a corner, which every grid has
         for name, one in self.architectures.items():
-            parameters, operations = cost(self.config.job.network(name, sites), sample)
+            network = config.job.network(name, config.timeline.sites)
+            parameters, operations = cost(network, sample)
             self.state.costs[name] = {"parameters": parameters, "macs": operations}
-            forms = strategy.forms(one.network, self.shape)
             if one.sites:
                 shared = one.shared(self.state.weights).keys()
-                self.config.privacy.check_sent(strategy, shared, bool(forms))
-            for site in [site for site in sites if site in one.sites]:
-                if strategy.forms(one.network, about[site].shape) != forms:
-                    raise DataError(
-                        f"site {site}: its images are {about[site].shape} (channels, rows, "
-                        f"columns), those of {sites[0]} {self.shape}; {name_of(strategy)} needs "
-                        "one shape, change scenario.size or the scenario"
-                    )
-        return about
+                forms = strategy.forms(one.network, self.shape)
+                config.privacy.check_sent(strategy, shared, bool(forms))
 
     def run(self, about: dict[str, Hello], started: float) -> None:
         """Run all stages that are left.
@@ -163,6 +188,7 @@ class Server:
             state.ledger.seconds["setup"] += time.perf_counter() - started
             self._save()
         while state.stage < len(config.timeline.stages):
+            self._arrive()
             self._grow()
             stage = Stage(
                 config, self.hospitals, state, self.architectures, self._began, self._round_done
@@ -194,6 +220,17 @@ class Server:
             for watcher in self.watchers:
                 watcher.stage_done(config, state)
             self._save()
+
+    def _arrive(self) -> None:
+        """Wait for the hospitals of this stage that have not been met yet, not for ever."""
+        timeline, state = self.config.timeline, self.state
+        expected = [s for s in timeline.present(state.stage) if s not in self.hospitals.nodes]
+        if expected:
+            self._welcome(expected)
+        for site in expected:
+            if site not in self.hospitals.nodes:
+                reason = f"not there after {self.config.wait:g} s (timeline.wait)"
+                state.ledger.fail(site, state.stage, state.round, "arrival", reason)
 
     def _grow(self) -> None:
         """Give the model room for what the sites arriving in this stage bring."""
@@ -314,21 +351,22 @@ class Server:
     def _evaluate(self, stage: int) -> Scores:
         """Score every site's own architecture on its test cases after `stage`."""
         timeline, job = self.config.timeline, self.config.job
-        sites = job.strategy.evaluated(timeline, stage)
+        sites = self._evaluated(stage)
         if not job.scenario.task.foresight:
             sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
         return self._score(stage, {site: job.roles[site].model for site in sites})
 
+    def _evaluated(self, stage: int) -> list[str]:
+        """Return the sites to score after `stage`: of the strategy's, those that have been met."""
+        sites = self.config.job.strategy.evaluated(self.config.timeline, stage)
+        return [site for site in sites if site in self.hospitals.nodes]
+
     def _evaluate_elsewhere(self, stage: int) -> dict[str, Scores]:
         """Score every architecture at the sites of others, where no part of it stays at a site."""
-        timeline, job = self.config.timeline, self.config.job
+        job = self.config.job
         found = {}
         for name, one in self.architectures.items():
-            others = [
-                site
-                for site in job.strategy.evaluated(timeline, stage)
-                if job.roles[site].model != name
-            ]
+            others = [site for site in self._evaluated(stage) if job.roles[site].model != name]
             if others and not one.local:
                 found[name] = self._score(stage, dict.fromkeys(others, name))
         return found

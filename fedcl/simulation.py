@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,27 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from flwr.app import Message
 from rich.logging import RichHandler
 
 from fedcl import arrays, learner
 from fedcl.arrivals import inlined
-from fedcl.checkpoint import Checkpoint, State, lock, read_results
-from fedcl.config import Config
-from fedcl.errors import ConfigError, FedclError, writing
+from fedcl.checkpoint import Checkpoint, State, read_results
+from fedcl.conduct import claimed, conduct, holds_run, stored
+from fedcl.config import DEPLOYED, Config
+from fedcl.errors import ConfigError, FedclError
 from fedcl.faults import LATE, Plan
-from fedcl.figures import draw
 from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
 from fedcl.hospital import Hospital
 from fedcl.progress import Display, console
-from fedcl.results import results
-from fedcl.server import Server, Watcher
+from fedcl.server import Server
 from fedcl.task import Picture
 from fedcl.timeline import POOL
 
 APP, FAULTY = "fedcl.client:app", "fedcl.faults:app"
-STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
 def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -49,10 +45,10 @@ def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         FedclError: one line that says what is wrong; for bad configuration or data
             nothing is left behind.
     """
-    with _claimed(folder):
+    with claimed(folder):
         config = Config.parse(values)
         values = {**values, "timeline": inlined(values.get("timeline") or {})}
-        if any((folder / name).exists() for name in ("config.yaml", "results.json", "checkpoint")):
+        if holds_run(folder):
             raise ConfigError(
                 f"run.dir: {folder} already holds a run; give another folder, or go on with "
                 f"run.resume={folder}"
@@ -70,23 +66,14 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, 
     Raises:
         FedclError: there is no run to go on with, or it cannot go on.
     """
-    stored = folder / "config.yaml"
-    if not stored.is_file():
-        inside = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
-        hint = f"; a sweep is resumed run by run, here {', '.join(inside)}" if inside else ""
-        raise ConfigError(f"run.resume: {folder} holds no run (there is no config.yaml){hint}")
-    try:
-        values = dict(yaml.safe_load(stored.read_text()))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"run.resume: {stored} cannot be read ({reason})") from None
+    values = stored(folder)
     change(values)
     done = read_results(folder)
     if done is not None and done.get("status") == "completed":
         console.print(f"{folder} is complete already")
         return done
     config = Config.parse(values)
-    with _claimed(folder):
+    with claimed(folder):
         return _run(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)
 
 
@@ -96,67 +83,19 @@ def _run(
     started = time.perf_counter()
     torch.set_num_threads(config.job.learner.threads)
     nodes = nodes_of(config, folder)
-    status = "failed"
     with Display() as display, _engine(config, list(nodes.values()), display.replied) as grid:
-        watchers: list[Watcher] = [display]
         lanes = grid.workers if isinstance(grid, RayGrid) else 1
-        checkpoint = Checkpoint(folder / "checkpoint")
-        server = Server(grid, config, checkpoint, state, lanes, watchers)
-        about = server.meet()
-        # Only now that configuration, data and MLflow are known to be good is anything written.
-        tracker = None
-        if config.tracking.enabled:
-            from fedcl.tracking import Tracker
-
-            tracker = Tracker(config.tracking.uri, folder)
-            watchers.append(tracker)
-        # In the order given: sites may arrive in the order in which they are listed.
-        text = yaml.safe_dump(dict(values), sort_keys=False)
-        with writing(folder / "config.yaml"):
-            arrays.write_atomically(folder / "config.yaml", text.encode())
-        with _logging(folder / "log.txt"):
-            reason = None
-            try:
-                server.run(about, started)
-                if config.run.figures:
-                    draw(
-                        results(config, server.state),
-                        _pictures(config, server.state, nodes),
-                        config.job.scenario.task.legend,
-                        folder / "figures",
-                    )
-                status = "completed"
-            except KeyboardInterrupt:
-                status = "interrupted"
-                raise
-            except Exception as error:
-                reason = str(error).partition("\n")[0] or type(error).__name__
-                logging.getLogger("fedcl").debug("the run failed", exc_info=True)
-                raise
-            finally:
-                outcome = results(config, server.state, status)
-                if reason:
-                    outcome["reason"] = reason
-                file = folder / "results.json"
-                with writing(file):
-                    arrays.write_atomically(file, json.dumps(outcome, indent=1).encode())
-                if tracker:
-                    tracker.finish(STATUS[status])
-    return outcome
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Hold the lock on `folder`; leave no trace if nothing was written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = lock(folder)
-    try:
-        yield
-    finally:
-        if os.listdir(folder) == [".lock"]:
-            (folder / ".lock").unlink()
-            folder.rmdir()
-        file.close()
+        server = Server(
+            grid, config, Checkpoint(folder / "checkpoint"), state, lanes, watchers=[display]
+        )
+        return conduct(
+            server,
+            folder,
+            values,
+            started,
+            terminal=RichHandler(logging.WARNING, console=console, show_path=False),
+            pictures=lambda: _pictures(config, server.state, nodes),
+        )
 
 
 def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
@@ -192,6 +131,10 @@ def _engine(
     if engine.name == "inprocess":
         yield InProcessGrid(app, nodes, on_reply)
         return
+    if engine.name == DEPLOYED:
+        raise ConfigError(
+            "engine: superlink is what `flwr run` takes; simulate on inprocess or ray"
+        )
     grid = RayGrid(
         app,
         nodes,
@@ -206,24 +149,6 @@ def _engine(
         yield grid
     finally:
         grid.close()
-
-
-@contextmanager
-def _logging(path: Path) -> Iterator[None]:
-    """Write everything to `path` and warnings to the terminal; quieten Flower."""
-    file = logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    terminal = RichHandler(logging.WARNING, console=console, show_path=False)
-    ours, flower = logging.getLogger("fedcl"), logging.getLogger("flwr")
-    ours.setLevel(logging.DEBUG)
-    ours.propagate = flower.propagate = False
-    ours.handlers, flower.handlers = [file, terminal], [file]
-    flower.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        ours.handlers, flower.handlers = [], []
-        file.close()
 
 
 def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> list[Picture]:

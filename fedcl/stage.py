@@ -1,6 +1,7 @@
 """One stage of a run as a Flower strategy: its rounds, from the cohort to the average."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Stage(FlowerStrategy):
         self.learning = self.strategy.learning(config.timeline, self.number)
         if not config.timeline.centralised:  # a site lost in its own stage has kept nothing
             able = {*self.learning, *state.stored}
-            self.cohort = [site for site in self.cohort if site in able]
+            self.cohort = [s for s in self.cohort if s in able and s in hospitals.nodes]
         self.trainers = config.timeline.trainers(self.cohort)
         self.asked = self.trainers
         self.architectures = architectures
@@ -320,7 +321,7 @@ class Stage(FlowerStrategy):
         """Raise `RunError` where a round got too few updates, in all or to join."""
         asks, got, of = "", len(delivered), len(self.asked)
         if got < self.config.engine.needed(of):
-            asks = f"engine.quorum asks for {self.config.engine.quorum}"
+            asks = f"engine.quorum asks for {math.ceil(self.config.engine.needed(of) - 1e-9)}"
         else:
             least = self.config.aggregation.least
             for one in self.architectures.values():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fedcl.errors import ConfigError
 from fedcl.seeding import numpy_rng
-from fedcl.settings import setting
+from fedcl.settings import closest, setting
 
 NAME = r"[^/\\\[\]\x00-\x1f\x7f]{1,100}"
 """What a site may be called: its state lies in a folder of that name."""
@@ -87,7 +87,8 @@ class Timeline:
         key, last = f"timeline.sites.{site}", len(self.stages)
         if site not in self.sites:
             raise ConfigError(
-                f"{key}: it arrives in no stage; give it a join, or list it in timeline.stages"
+                f"{key}: it arrives in no stage{closest(site, self.sites)}; there are: "
+                f"{', '.join(self.sites)}"
             )
         leave, back = stay.leave, stay.rejoin
         if leave is not None and leave <= self.arrival(site) + 1:

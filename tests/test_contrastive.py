@@ -186,7 +186,7 @@ def test_a_teacher_without_the_scale_is_refused():
     deep = built("plain_unet", channels=[4, 8, 8, 8])
     images = torch.zeros(1, 1, 16, 16)
     views = [watch(network, model, images) for model, network in (deep, shallow)]
-    with pytest.raises(ConfigError, match=r"encoder needs .* they have 3 and 1"):
+    with pytest.raises(ConfigError, match=r"encoder needs .* which have 3 and 1"):
         make("contrastive").auxiliary(*views, images)
     assert make("contrastive", terms="bottleneck+maps").auxiliary(*views, images) is not None
     assert make("contrastive", terms="maps").auxiliary(*views, images) is None
@@ -305,7 +305,7 @@ def test_a_teacher_trained_before_teaches_from_the_first_round(
     [
         (["learner.batch_size=1"], ["learner.batch_size: contrastive", "at least 2, got 1"]),
         (["scenario.slices=1", "scenario.patients=4"], ["site A: 1 training samples", "least 2"]),
-        (["models.small.channels=[4,8,8]"], ["encoder needs", "they have 2 and 1"]),
+        (["models.small.channels=[4,8,8]"], ["encoder needs", "which have 2 and 1"]),
         (["strategy.terms=encoder+depth"], ["there is no 'depth'", "bottleneck"]),
         (["strategy.teacher.model=huge"], ["strategy.teacher.model: there is no 'huge'"]),
         (["strategy.teacher.model=segresnet"], ["no site trains segresnet", "teacher.file"]),

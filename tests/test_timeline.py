@@ -116,7 +116,10 @@ def test_who_is_away_follows_from_the_seed_and_never_too_many_are():
         ({"sites": {"A": {"leave": 5}}}, "timeline.sites.A.leave: 5, but there are 2 stages"),
         ({"sites": {"A": {"rejoin": 3}}}, "timeline.sites.A.rejoin: 3; give it a leave"),
         ({"sites": {"A": {"leave": 3, "rejoin": 3}}}, "timeline.sites.A.rejoin: 3; give it"),
-        ({"sites": {"X": {"ramp": 2}}}, "timeline.sites.X: it arrives in no stage"),
+        (
+            {"sites": {"X": {"ramp": 2}}},
+            "timeline.sites.X: it arrives in no stage; there are: A, B, C",
+        ),
         ({"sites": {"A": {"join": 1}, "B": {}}}, "timeline.sites.B.join: missing"),
         ({"sites": {"A": {"join": 1}}, "stages": [["A"]]}, "timeline.sites.A.join: timeline.sta"),
         ({"sites": {"A": {"ramps": 2}}}, "timeline.sites.A.ramps"),
