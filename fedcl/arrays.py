@@ -37,7 +37,8 @@ def into_network(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
 
 def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Return `arrays` as a Flower record."""
-    return ArrayRecord({key: Array(value) for key, value in arrays.items()})
+    # In C order, as files have it: the same values have the same bytes.
+    return ArrayRecord({key: Array(np.asarray(a, order="C")) for key, a in arrays.items()})
 
 
 def from_record(record: ArrayRecord) -> Arrays:

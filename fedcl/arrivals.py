@@ -1,7 +1,8 @@
 """The timeline as it is configured: on the command line, in YAML or as a CSV table."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -102,18 +103,24 @@ def _table(path: Path) -> dict[str, Any]:
     return {"sites": sites}
 
 
-def timeline_of(arrivals: Arrivals, default: Sequence[Sequence[str]], seed: int) -> Timeline:
+def timeline_of(
+    arrivals: Arrivals, default: Callable[[], Sequence[Sequence[str]]], seed: int
+) -> Timeline:
     """Return the timeline that a configuration asks for.
 
     Args:
         arrivals: the group `timeline`.
-        default: the stages of the scenario.
+        default: gives the stages of the scenario.
         seed: of the run; order and dropout are drawn from it.
 
     Raises:
         ConfigError: it contradicts itself.
     """
     joins = {site: stay.join for site, stay in arrivals.sites.items() if stay.join is not None}
+    if arrivals.centralised and arrivals.stragglers:
+        raise ConfigError(
+            "timeline.stragglers: a pool has no single site that could be late; take 0"
+        )
     if joins and arrivals.stages is not None:
         raise ConfigError(
             f"timeline.sites.{next(iter(joins))}.join: timeline.stages says when sites arrive; "
@@ -127,7 +134,7 @@ def timeline_of(arrivals: Arrivals, default: Sequence[Sequence[str]], seed: int)
         stages = [[s for s, join in joins.items() if join == n] for n in range(1, last + 1)]
     else:
         stages = [
-            list(stage) for stage in (default if arrivals.stages is None else arrivals.stages)
+            list(stage) for stage in (default() if arrivals.stages is None else arrivals.stages)
         ]
         for number, stage in enumerate(stages, start=1):
             if not stage:
@@ -143,7 +150,9 @@ def timeline_of(arrivals: Arrivals, default: Sequence[Sequence[str]], seed: int)
     }
     ends = [stay.rejoin or 0 for stay in stays.values()]
     for number, stage in enumerate(placed):
-        ends += [number + stays[site].ramp for site in stage if site in stays]
+        for stay in (stays[site] for site in stage if site in stays):
+            gone = stay.leave - 1 if stay.leave and stay.rejoin is None else math.inf
+            ends.append(int(min(number + stay.ramp, gone)))
     placed += [[] for _ in range(max(ends, default=0) - len(placed))]
     return Timeline(
         stages=tuple(map(tuple, placed)),

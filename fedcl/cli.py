@@ -56,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of the planned grid, in mm, as `fedcl inspect` gives it under voxel; default: 1 1 1",
     )  # fmt: skip
     command.set_defaults(run=export)
+    about = "write a folder for the server and one for every hospital of a real federation"
+    command = commands.add_parser("deploy", help=about, description=about)
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="new; gets keys and scripts")
+    command.add_argument("--sites", required=True, help="the hospitals, e.g. RUNMC,BMC")
+    command.add_argument("--host", default="127.0.0.1", help="of the server; default: this machine")
+    command.add_argument("--port", type=int, default=18001, help="of the server; default: 18001")
+    command.set_defaults(run=deploy)
     given = parser.parse_args(arguments)
     try:
         given.run(given)
@@ -74,6 +81,14 @@ def compare(given: argparse.Namespace) -> None:
     write(
         given.sources, given.out, given.uri, given.reference, given.where, given.strict, given.mix
     )
+
+
+def deploy(given: argparse.Namespace) -> None:
+    """Prepare a federation; see `fedcl.federation.prepare`."""
+    from fedcl.federation import prepare
+
+    prepare(given.folder, given.sites.split(","), given.host, given.port)
+    Console().print(f"written to {given.folder}; docs/deployment.md says how to go on")
 
 
 def export(given: argparse.Namespace) -> None:

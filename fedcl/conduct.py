@@ -82,10 +82,12 @@ def conduct(
             if reason:
                 outcome["reason"] = reason
             file = folder / "results.json"
-            with writing(file):
-                arrays.write_atomically(file, json.dumps(outcome, indent=1).encode())
-            if tracker:
-                tracker.finish(STATUS[status])
+            try:
+                with writing(file):
+                    arrays.write_atomically(file, json.dumps(outcome, indent=1).encode())
+            finally:
+                if tracker:
+                    tracker.finish(STATUS[status])
     return outcome
 
 

@@ -135,7 +135,7 @@ class Config:
         scenario = SCENARIO.make(values["scenario"])
         strategy = STRATEGY.make(values["strategy"])
         arrivals = arrivals_of(values)
-        timeline = timeline_of(arrivals, scenario.arrivals(), seed)
+        timeline = timeline_of(arrivals, scenario.arrivals, seed)
         there = scenario.sites() if simulated else timeline.sites
         for site in timeline.sites:
             if site not in there:
@@ -144,7 +144,7 @@ class Config:
                     f"{key}: {name_of(scenario)} has no site {site!r}{closest(site, there)}; "
                     f"there are: {', '.join(there)}"
                 )
-        models, roles = _roles(values, timeline, there, scenario, strategy)
+        models, roles = _roles(values, timeline, there if simulated else None, scenario, strategy)
         job = Job(
             scenario=scenario,
             strategy=strategy,
@@ -164,7 +164,14 @@ class Config:
         privacy = PRIVACY.make(values.get("privacy") or {"name": "none"})
         privacy.check(job.strategy, aggregation, timeline)
         faults = parse(Faults, values.get("faults") or {}, "faults")
-        faults.check(timeline.trainers(timeline.sites))
+        faults.check(timeline.sites, arrivals.stragglers)
+        if timeline.centralised and any(map(faults.of, timeline.sites)):
+            raise ConfigError("faults: a pool has no single site that could fail; take none")
+        if engine.norm_bound is not None and name_of(privacy) != "none":
+            raise ConfigError(
+                f"engine.norm_bound: {name_of(privacy)} bounds every update by itself, and one "
+                "site's update must not decide over another's; take null"
+            )
         for site, stay in timeline.stays.items():
             if stay.ramp > 1 and not task.held_out:
                 raise ConfigError(
@@ -209,6 +216,7 @@ class Config:
         for key in ("threads", "device", "compile"):
             del values["learner"][key]
         parts = {"timeline": asdict(self.timeline), "faults": asdict(self.faults)}
+        parts["timeline"]["stragglers"] = self.stragglers
         parts |= {"aggregation": describe(self.aggregation), "privacy": describe(self.privacy)}
         return dict(flat(values | json.loads(json.dumps(parts))))
 
@@ -232,7 +240,7 @@ class Config:
 def _roles(
     values: Mapping[str, Any],
     timeline: Timeline,
-    there: Sequence[str],
+    there: Sequence[str] | None,
     scenario: Scenario,
     strategy: Strategy,
 ) -> tuple[dict[str, Model], dict[str, Role]]:
@@ -243,7 +251,7 @@ def _roles(
     Args:
         values: the composed configuration; `model`, `models` and `sites` are read.
         timeline: who takes part.
-        there: who might.
+        there: who might; None where that is not known.
         scenario: says what is learned.
         strategy: says which architecture teaches.
 
@@ -252,7 +260,7 @@ def _roles(
     """
     sites = {}
     for site, one in _group(values, "sites").items():
-        if site not in there:
+        if there is not None and site not in there:
             raise ConfigError(
                 f"sites.{site}: no such site{closest(str(site), list(there))}; there are: "
                 f"{', '.join(there)}"

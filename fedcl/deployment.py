@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -24,6 +25,7 @@ from fedcl.conduct import claimed, conduct, holds_run, stored
 from fedcl.config import DEPLOYED, Config
 from fedcl.errors import ConfigError
 from fedcl.server import Server
+from fedcl.settings import flat
 
 log = logging.getLogger("fedcl")
 
@@ -64,9 +66,11 @@ def main(grid: Grid, context: Context) -> None:
             state = Checkpoint(folder / "checkpoint").load()
         elif holds_run(folder):
             raise ConfigError(f"{folder} already holds a run; go on with {RESUME}={folder.name}")
+        torch.set_num_threads(config.job.learner.threads)
         lanes = len(config.timeline.sites)
         server = Server(grid, config, Checkpoint(folder / "checkpoint"), state, lanes)
         terminal = logging.StreamHandler(sys.stderr)
+        terminal.setLevel(logging.WARNING)
         conduct(server, folder, values, started, terminal)
 
 
@@ -99,6 +103,13 @@ def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None
     uri = os.environ.get("FEDCL_TRACKING")
     values = compose(overrides)
     values["engine"] |= {"name": DEPLOYED}
+    for key, value in flat(values):  # whatever way it was said
+        if key in OWN and value is not None:
+            raise ConfigError(
+                f"run-config: {key}: a path; it is the server's or the hospital's own"
+            )
+        if key in SIMULATED and value:
+            raise ConfigError(f"run-config: {key}: for simulations only")
     values["tracking"] = {"enabled": bool(uri), "uri": uri or ""}
     return values, None
 
@@ -113,10 +124,6 @@ def _check(override: str) -> None:
             f"run-config: {key}: not for a deployed run; there are: "
             f"{', '.join((*GROUPS, *ENGINE, RESUME))}"
         )
-    if key in OWN or key.endswith(".file"):
-        raise ConfigError(f"run-config: {key}: a path; it is the server's or the hospital's own")
-    if key in SIMULATED:
-        raise ConfigError(f"run-config: {key}: for simulations only")
     if "." not in key and key != "seed" and not re.fullmatch(rf"{key}=[\w-]+", override):
         raise ConfigError(f"run-config: {key}: must be a name")
     if "$" in override or "_target_" in override:

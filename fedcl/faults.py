@@ -23,8 +23,8 @@ from fedcl.seeding import numpy_rng
 class Faults:
     """What may go wrong in a site's round: the chance of each, at most 1 together.
 
-    Each is one number for all sites, or one per site, {A: 0.5}. A crash is over when the site
-    is asked once more, as likely as not to come again; the others happen once in a round.
+    Each is one number for all sites, or one per site, {A: 0.5}. After a crash the site is asked
+    once more in the same round, and all of it may happen again.
 
     Attributes:
         crash: the call raises an error.
@@ -54,8 +54,8 @@ class Faults:
                 chances[kind] = float(chance)
         return chances
 
-    def check(self, sites: list[str]) -> None:
-        """Raise `ConfigError` where the chances of a site are none."""
+    def check(self, sites: list[str], stragglers: float) -> None:
+        """Raise `ConfigError` where the chances of a site, with that of being late, are none."""
         for kind in KINDS:
             value = getattr(self, kind)
             for site in value if isinstance(value, dict) else ():
@@ -71,8 +71,11 @@ class Faults:
                         f"{{{sites[0]}: 0.5}}, got {chance!r}"
                     )
         for site in sites:
-            if sum(self.of(site).values()) > 1 + 1e-9:
-                raise ConfigError(f"faults: those of site {site} have chances of more than 1")
+            if sum(self.of(site).values()) + stragglers > 1 + 1e-9:
+                raise ConfigError(
+                    f"faults: those of site {site}, with timeline.stragglers, have chances of more "
+                    "than 1 together"
+                )
 
 
 KINDS = tuple(item.name for item in fields(Faults) if item.name != "factor")

@@ -62,7 +62,7 @@ def _timeline(results: dict[str, Any]) -> Figure:
                 continue
             left = stage * rounds + 0.5
             axes.barh(row, rounds, left=left, height=0.8, color=COLOURS[5], alpha=0.25)
-            if share:
+            if site in results["cohorts"][stage]:
                 axes.barh(
                     row + 0.4 - 0.4 * share, rounds, left=left, height=0.8 * share,
                     color=COLOURS[0],

@@ -8,7 +8,7 @@ from fedcl.architecture import cost
 from fedcl.config import Config
 from fedcl.errors import DataError
 from fedcl.plugins import name_of
-from fedcl.results import presence
+from fedcl.results import cohorts, presence
 from sites.base import Samples
 
 
@@ -59,11 +59,15 @@ def inspect(config: Config, console: Console) -> None:
 
 def _timeline(config: Config) -> Table:
     """Return who is there and who trains, stage by stage."""
-    table = Table(title="who trains: share of the training cases", title_justify="left")
+    table = Table(title="who trains, on which share of its training cases", title_justify="left")
     table.add_column("site")
     for stage in range(1, len(config.timeline.stages) + 1):
         table.add_column(f"stage {stage}", justify="right")
+    trains = cohorts(config)
     for site, shares in presence(config).items():
-        words = ("" if s is None else f"{s:.0%}" if s else "is there" for s in shares)
+        words = (
+            "" if share is None else f"{share:.0%}" if site in trains[stage] else "is there"
+            for stage, share in enumerate(shares)
+        )
         table.add_row(site, *words)
     return table

@@ -33,6 +33,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "stages": trained,
         "sites": sites,
         "presence": presence(config),
+        "cohorts": cohorts(config),
         "away": away(config),
         "rounds_per_stage": config.timeline.rounds,
         "score": first,
@@ -106,13 +107,13 @@ def _by_stage(state: State) -> list[dict[str, int]]:
 
 
 def _rounds(config: Config, state: State) -> dict[str, int]:
-    """Return in how many rounds each site was asked to train."""
-    asked = dict.fromkeys(config.timeline.sites, 0)
-    for round_ in range(1, state.round + 1):
-        for site in config.asked(_trainers(config, round_), round_):
-            if site in asked:  # a pool is none of them
-                asked[site] += 1
-    return asked
+    """Return how often each site was asked to train."""
+    known = state.ledger.reputation
+    answers = ("delivered", "lost", "refused")
+    return {
+        site: sum(known.get(site, {}).get(what, 0) for what in answers)
+        for site in config.timeline.sites
+    }
 
 
 def _trainers(config: Config, round_: int) -> list[str]:
@@ -122,19 +123,19 @@ def _trainers(config: Config, round_: int) -> list[str]:
 
 
 def presence(config: Config) -> dict[str, list[float | None]]:
-    """Return, per site and stage, what share of its training cases it is to train on.
+    """Return, per site and stage, the share of its training cases; None where it is not there."""
+    timeline = config.timeline
+    stages = range(len(timeline.stages))
+    return {
+        site: [timeline.share(site, t) if site in timeline.present(t) else None for t in stages]
+        for site in timeline.sites
+    }
 
-    0 is a site that is there and does not train, None one that is not there.
-    """
-    timeline, found = config.timeline, dict[str, list[float | None]]()
-    for site in timeline.sites:
-        found[site] = []
-        for stage in range(len(timeline.stages)):
-            there = site in timeline.present(stage)
-            trains = site in config.job.strategy.cohort(timeline, stage)
-            share = timeline.share(site, stage) if trains else 0.0
-            found[site].append(share if there else None)
-    return found
+
+def cohorts(config: Config) -> list[list[str]]:
+    """Return the sites that are to train in each stage."""
+    stages = range(len(config.timeline.stages))
+    return [config.job.strategy.cohort(config.timeline, stage) for stage in stages]
 
 
 def away(config: Config) -> dict[str, list[int]]:

@@ -19,7 +19,7 @@ from fedcl.plugins import STRATEGY, describe
 from fedcl.progress import console
 from fedcl.settings import flat
 
-METHOD = ("strategy", "aggregation", "privacy", "timeline.centralised")
+METHOD = ("strategy", "aggregation", "privacy", "timeline.centralised", "engine.norm_bound")
 """What a method is made of; runs that differ in it are compared."""
 FREE = (
     "seed", "timeline.stages", "timeline.sites", "timeline.order", "scenario.seed",
@@ -62,7 +62,7 @@ class Run:
         found = []
         for site, shares in self.results.get("presence", {}).items():
             first = next(n for n, stage in enumerate(arrivals) if site in stage)
-            if any(share not in (0.0, 1.0) for share in shares[first:]):
+            if any(share != 1.0 for share in shares[first:]):
                 found.append(site)
         return found
 

@@ -195,9 +195,8 @@ class Server:
             )
             try:
                 stage.run()
-            except RunError:  # a site's next attempt is another one
-                state.tries += 1
-                self._save()
+            except RunError:
+                self._note_failure()
                 raise
             scores = self._evaluate(state.stage)
             elsewhere = self._evaluate_elsewhere(state.stage)
@@ -268,6 +267,17 @@ class Server:
         self.state.ledger.seconds["total"] += now - self._clock
         self._clock = now
         self.checkpoint.save(self.state)
+
+    def _note_failure(self) -> None:
+        """Write down that a round has failed: the sites' next attempt at it is another one.
+
+        All else stays as it was before the round, whatever part of it had been done.
+        """
+        before = self.checkpoint.load()
+        if before is not None:
+            before.tries += 1
+            before.ledger = self.state.ledger
+            self.checkpoint.save(before)
 
     def _remember(self, stage: Stage) -> arrays.Arrays:
         """Ask for the strategy's reports, if it wants any, and let it remember the stage.

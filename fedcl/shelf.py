@@ -53,9 +53,12 @@ class Shelf:
         path = self._path(mark)
         if path is None or not path.exists():
             return None
-        found = _read(path, mark)
-        if found is not None:
-            path.touch()
+        try:
+            found = _read(path, mark)
+        except RunError:  # it will be sent again
+            path.unlink(missing_ok=True)
+            return None
+        path.touch()
         return found
 
     def has(self, mark: str) -> bool:
@@ -78,12 +81,9 @@ def _age(path: Path) -> float:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, mark: str) -> ArrayRecord | None:
-    try:
-        found = arrays.to_record(arrays.load_file(path))
-    except RunError:
-        found = None
-    if found is None or digest(found) != mark:
-        path.unlink(missing_ok=True)  # it will be sent again
-        return None
+def _read(path: Path, mark: str) -> ArrayRecord:
+    """Return the record in a file; raises `RunError` where it is not that of the digest."""
+    found = arrays.to_record(arrays.load_file(path))
+    if digest(found) != mark:
+        raise RunError(f"{path}: not what was written")
     return found

@@ -70,13 +70,18 @@ class Stage(FlowerStrategy):
         self.learning = self.strategy.learning(config.timeline, self.number)
         if not config.timeline.centralised:  # a site lost in its own stage has kept nothing
             able = {*self.learning, *state.stored}
-            self.cohort = [s for s in self.cohort if s in able and s in hospitals.nodes]
+            self.cohort = [site for site in self.cohort if site in able]
+        there = [site for site in self.cohort if site in hospitals.nodes]
+        self.absent = [] if config.timeline.centralised else sorted({*self.cohort} - {*there})
+        self.cohort = [site for site in self.cohort if site not in self.absent]
+        if not self.cohort:
+            raise RunError(f"stage {self.number + 1}: none of its sites is there")
         self.trainers = config.timeline.trainers(self.cohort)
         self.asked = self.trainers
         self.architectures = architectures
         self.losses: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
-        known = {site for stage in state.trained for site in stage}
+        known = {site for stage in state.trained[: self.number] for site in stage}
         self.lost = [s for s in config.timeline.seen(self.number - 1) if s not in known]
         self._sent: dict[tuple[str, str], tuple[arrays.Arrays, ArrayRecord | None]] = {}
 
@@ -254,12 +259,14 @@ class Stage(FlowerStrategy):
         seed, rule = config.job.seed, config.aggregation
         old = architecture.shared(self.state.weights)
         several = [architecture.name] if architecture.prefix else []
+        digests = {site: arrays.digest(update.arrays) for site, update in updates.items()}
         joined = config.privacy.join(
             rule,
             [update.arrays for update in updates.values()],
             [update.samples for update in updates.values()],
             old,
-            (self.state.secret, round_, *several),
+            # A repeated round with other updates must not have the same noise.
+            (self.state.secret, round_, *several, *(f"{s} {d}" for s, d in digests.items())),
         )
         started = time.perf_counter()
         refined = self.strategy.refine(
@@ -319,7 +326,7 @@ class Stage(FlowerStrategy):
 
     def _check_quorum(self, delivered: Collection[str], refused: Mapping[str, str]) -> None:
         """Raise `RunError` where a round got too few updates, in all or to join."""
-        asks, got, of = "", len(delivered), len(self.asked)
+        asks, got, of = "", len(delivered), len(self.asked) + len(self.absent)
         if got < self.config.engine.needed(of):
             asks = f"engine.quorum asks for {math.ceil(self.config.engine.needed(of) - 1e-9)}"
         else:

@@ -20,7 +20,7 @@ STAGES = [["A", "B"], ["C"]]
 
 
 def timeline(seed: int = 0, **values: Any) -> Timeline:
-    return timeline_of(arrivals_of({"timeline": values}), STAGES, seed)
+    return timeline_of(arrivals_of({"timeline": values}), lambda: STAGES, seed)
 
 
 def who(told: Callable[[int], list[str]], stages: int) -> list[str]:
@@ -180,10 +180,11 @@ def test_a_run_follows_its_timeline(cli: Callable[..., int], tmp_path: Path):
     assert results["arrivals"] == [["A", "B"], ["C"], ["D"], []]
     assert results["presence"] == {
         "A": [1.0, None, None, 1.0],
-        "B": [0.5, 1.0, 0.0, 0.0],
-        "C": [None, 1.0, 0.0, 0.0],
-        "D": [None, None, 1.0, 0.0],
+        "B": [0.5, 1.0, 1.0, 1.0],
+        "C": [None, 1.0, 1.0, 1.0],
+        "D": [None, None, 1.0, 1.0],
     }
+    assert results["cohorts"] == [["A", "B"], ["B", "C"], ["D"], ["A"]]
     rounds = {site: set(away) for site, away in results["away"].items()}
     for stage, cohort in enumerate([["A", "B"], ["B", "C"], ["D"], ["A"]]):
         here = {2 * stage + 1, 2 * stage + 2}

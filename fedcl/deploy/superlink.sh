@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The server of the federation: Flower's SuperLink, with TLS, for known hospitals only. It listens
+# on this machine alone: whoever reaches the port can start runs, see docs/deployment.md.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+export FLWR_HOME="$here/flwr" FEDCL_RUNS="$here/runs"
+export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
+export RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
+export PATH="{{ programs }}:$PATH"
+mkdir -p "$FEDCL_RUNS"
+cd "$here"
+exec flower-superlink --host 127.0.0.1 --port {{ port }} \
+    --ssl-certfile server.pem --ssl-keyfile server.key --ssl-ca-certfile ca.crt \
+    --enable-supernode-auth
