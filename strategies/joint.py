@@ -1,4 +1,4 @@
-"""Joint training: all sites seen so far train in every round."""
+"""Joint training: all sites that are there train in every round."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from strategies.base import Strategy
 
 @dataclass
 class Joint(Strategy):
-    """The upper bound: no site ever leaves, so nothing has to be remembered without data.
+    """The upper bound: who has arrived goes on training, so nothing is remembered without data.
 
-    It spends more than the others: in stage t all sites of stages 1..t train the full
-    number of rounds, going on from the model of stage t-1.
+    It spends more than the others: in stage t all sites of stages 1..t that have not left train
+    the full number of rounds, going on from the model of stage t-1.
     """
 
     def cohort(self, timeline: Timeline, stage: int) -> list[str]:
