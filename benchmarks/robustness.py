@@ -38,7 +38,7 @@ TEXT = f"""## robustness
 
 Six hospitals in one stage, `{" ".join(COMMON)}`, seeds {", ".join(map(str, SEEDS))}; what E or F
 sends in every round is spoilt after its training. Dice at the hospitals that are honest in all
-columns, A to D: mean over cases, sites and seeds. The trimmed mean leaves
+columns, A to D: mean over cases, sites and seeds (range over seeds). The trimmed mean leaves
 out one of six at each end. Regenerate with `python -m benchmarks.robustness`.
 
 """
