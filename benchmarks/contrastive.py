@@ -5,7 +5,6 @@ and writes a section of `benchmarks/RESULTS.md` from what there is; `--lanes 2` 
 time, `--report` only writes.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
@@ -13,7 +12,16 @@ from statistics import fmean
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
-from benchmarks.running import ROOT, Planned, completed, markdown, run_all, slug, write_section
+from benchmarks.running import (
+    ROOT,
+    Planned,
+    completed,
+    markdown,
+    options,
+    run_all,
+    slug,
+    write_section,
+)  # fmt: skip
 from fedcl.model_table import scored, view
 from fedcl.runs import Group, read
 from fedcl.statistics import Line, average, cases, table
@@ -60,11 +68,7 @@ gain, or none. `benchmarks/contrastive.tar.xz` holds what every run left. Regene
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmarks")
-    parser.add_argument("--lanes", type=int, default=1)
-    parser.add_argument("--report", action="store_true")
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     planned: dict[tuple[str, str], list[Planned]] = {}
     for budget, epochs in BUDGETS.items():
         for name, own in METHODS.items():

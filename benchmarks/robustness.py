@@ -4,13 +4,11 @@
 `benchmarks/RESULTS.md`; `--report` only writes.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
-from benchmarks.running import ROOT, completed, markdown, run_all, slug, write_section
+from benchmarks.running import completed, markdown, options, run_all, slug, write_section
 
 SEEDS = (0, 1)
 COMMON = (
@@ -46,11 +44,7 @@ out one of six at each end. Regenerate with `python -m benchmarks.robustness`.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmarks")
-    parser.add_argument("--lanes", type=int, default=1)
-    parser.add_argument("--report", action="store_true")
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     planned = {
         (rule, fault): [
             (

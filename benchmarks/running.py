@@ -1,5 +1,6 @@
 """What the benchmarks share: runs that are made once, and their place in RESULTS.md."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -22,6 +23,15 @@ SUNNYBROOK = ROOT.parent / "shared" / "data" / "sunnybrook"
 
 Planned = tuple[Path, list[str]]
 """A run's folder and its overrides."""
+
+
+def options(about: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line of a benchmark that runs what is missing: `out`, `lanes`, `report`."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmarks")
+    parser.add_argument("--lanes", type=int, default=1, help="runs at a time")
+    parser.add_argument("--report", action="store_true", help="only write")
+    return parser.parse_args(arguments)
 
 
 def completed(folder: Path) -> dict[str, Any] | None:

@@ -137,15 +137,14 @@ class Hospitals:
             if reply.has_error():
                 raise RunError(f"a hospital did not start: {_first_line(reply)}")
             hello = Hello.unpack(reply.content)
+            self._asked.add(node)
             if hello.site not in self.job.roles:  # connected, and no part of this run
-                self._asked.add(node)
                 continue
             if hello.error:
                 raise DataError(hello.error)
             if self.nodes.get(hello.site, node) in there - {node}:
                 raise DataError(f"site {hello.site}: two hospitals answer to that name")
             met[hello.site] = hello
-            self._asked.add(node)
             self.nodes[hello.site] = node
             self.samples[hello.site] = hello.samples
         return met

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Hospital {{ site }}: Flower's SuperNode. Edit the first line: where its data lie, if in files.
+# Hospital {{ site }}: Flower's SuperNode. Say in data="" where its data lie, if in files.
 data=""
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
