@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -118,6 +119,11 @@ class LocalGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of all nodes."""
         return list(self.contexts)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return all nodes, by id and the name of their site."""
+        for number, context in self.contexts.items():
+            yield NodeInfo(node_id=number, name=str(context.node_config.get("site", "")))
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send `messages`; returns their ids."""

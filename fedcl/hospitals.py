@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedcl.arrays import size_of
-from fedcl.errors import DataError, RunError
+from fedcl.errors import DataError, FedclError, RunError
 from fedcl.grids import LATE
 from fedcl.job import Job
 from fedcl.messages import KEPT, Call, Hello, MalformedError, Missing, Report, Scored, Update
@@ -94,60 +95,66 @@ class Hospitals:
         self._text = self.job.to_json()
         self._sent = 0.0
         self._calls: list[Message] = []
+        self._asked: set[tuple[int, str]] = set()
         self._whole: dict[int, Call] = {}
-        self._asked: set[int] = set()
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
-    def meet(self, sites: Sequence[str], wait: float = 0.0) -> dict[str, Hello]:
-        """Ask every node that is new who it is and what it holds.
+    def meet(self, sites: Iterable[str], wait: float = 0.0) -> dict[str, Hello | FedclError]:
+        """Ask every node that is new, or has been started again, who it is and what it holds.
 
         Args:
             sites: those that are needed now.
-            wait: seconds to wait for them.
+            wait: seconds to wait until they are connected and have answered.
 
         Returns:
-            What the new ones answered, among them those of `sites` that came in time.
-
-        Raises:
-            DataError: a site cannot take part, or two answer to one name.
-            RunError: a node could not answer at all.
+            What was answered, or why a site cannot take part, by its name.
         """
         until = time.monotonic() + wait
-        met: dict[str, Hello] = {}
+        missing, met = set(sites), dict[str, Hello | FedclError]()
         while True:
-            met |= self._greet()
-            if all(site in self.nodes for site in sites) or time.monotonic() >= until:
+            there = list(self.grid.get_nodes())
+            left = max(1.0, until - time.monotonic()) if wait else self.timeout
+            met |= self._greet(there, min(self.timeout, left))
+            missing -= met.keys() | set(self.connected(there))
+            left = until - time.monotonic()
+            if not missing or left <= 0:
                 return met
-            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+            time.sleep(min(1.0, left))
 
-    def _greet(self) -> dict[str, Hello]:
-        """Return what nodes answer that have not been asked yet."""
-        there = set(self.grid.get_node_ids())
+    def connected(self, there: Iterable[NodeInfo] | None = None) -> list[str]:
+        """Return the sites that have been met and are among `there`, by default those now."""
+        ids = {node.node_id for node in (self.grid.get_nodes() if there is None else there)}
+        return [site for site, node in self.nodes.items() if node in ids]
+
+    def _greet(self, there: Sequence[NodeInfo], timeout: float) -> dict[str, Hello | FedclError]:
+        """Return what those of the nodes answer that have not been asked since they started."""
+        starts = {(one.node_id, one.last_activated_at): one.name for one in there}
+        new = {start[0]: name for start, name in starts.items() if start not in self._asked}
+        if not new:
+            return {}
+        self._asked |= starts.keys()
+        ids = {one.node_id for one in there}
         content = RecordDict({"job": ConfigRecord({"json": self._text})})
         calls = [
-            Message(content, dst_node_id=node, message_type="query.hello")
-            for node in sorted(there - self._asked)
+            Message(content, dst_node_id=node, message_type="query.hello") for node in sorted(new)
         ]
-        if not calls:
-            return {}
         self._begin(calls)
-        met: dict[str, Hello] = {}
-        for reply in self._complete(self.grid.send_and_receive(calls, timeout=self.timeout)):
+        met: dict[str, Hello | FedclError] = {}
+        for reply in self._complete(self.grid.send_and_receive(calls, timeout=timeout)):
             node = reply.metadata.src_node_id
-            if reply.has_error():
-                raise RunError(f"a hospital did not start: {_first_line(reply)}")
-            hello = Hello.unpack(reply.content)
-            self._asked.add(node)
-            if hello.site not in self.job.roles:  # connected, and no part of this run
+            site, answer = _introduction(reply, new[node])
+            if site and site not in self.job.roles:  # connected, and no part of this run
                 continue
-            if hello.error:
-                raise DataError(hello.error)
-            if self.nodes.get(hello.site, node) in there - {node}:
-                raise DataError(f"site {hello.site}: two hospitals answer to that name")
-            met[hello.site] = hello
-            self.nodes[hello.site] = node
-            self.samples[hello.site] = hello.samples
+            if self.nodes.get(site, node) in ids - {node}:
+                answer = DataError(f"site {site}: two hospitals answer to that name")
+            if isinstance(answer, Hello):
+                self.nodes[site], self.samples[site] = node, answer.samples
+            met[site or f"node {node}"] = answer
         return met
+
+    def dismiss(self, site: str) -> None:
+        """Forget a site that cannot take part, if it had been met."""
+        self.nodes.pop(site, None)
 
     def calls(
         self,
@@ -287,6 +294,24 @@ class Hospitals:
         lanes = max(1, min(self.lanes, len(sites)))
         self.ledger.seconds["communicate"] += max(0.0, wall - busy / lanes)
         return answers
+
+
+def _introduction(reply: Message, name: str) -> tuple[str, Hello | FedclError]:
+    """Return a hospital's name and what it says of itself, or why it cannot take part.
+
+    Args:
+        reply: to the question who it is.
+        name: that it is registered under; empty if under none.
+    """
+    if reply.has_error():
+        return name, RunError(f"{name or 'a hospital'} did not start: {_first_line(reply)}")
+    try:
+        hello = Hello.unpack(reply.content)
+    except MalformedError as error:
+        return name, error
+    if name not in ("", hello.site):
+        return name, DataError(f"site {name}: registered by this name, but says {hello.site!r}")
+    return hello.site, DataError(hello.error) if hello.error else hello
 
 
 def _first_line(reply: Message) -> str:

@@ -12,7 +12,7 @@ from fedcl import arrays
 from fedcl.architecture import architectures, cost
 from fedcl.checkpoint import Checkpoint, Scores, State
 from fedcl.config import DEPLOYED, Config
-from fedcl.errors import ConfigError, DataError, RunError, writing
+from fedcl.errors import ConfigError, DataError, FedclError, RunError, writing
 from fedcl.hospitals import Hospitals, Parts, Reply
 from fedcl.messages import Hello, Report, Scored
 from fedcl.plugins import name_of
@@ -83,6 +83,7 @@ class Server:
                 )
         self.cases: dict[str, int] = {}
         self.shape: list[int] = []
+        self._missed: list[str] = []
         self.hospitals = Hospitals(
             grid,
             config.job,
@@ -115,43 +116,70 @@ class Server:
         Raises:
             DataError: a site cannot take part, or its data are not those of the run resumed.
             ConfigError: what sites are to send cannot be protected.
+            RunError: a hospital could not answer at all.
         """
         timeline = self.config.timeline
-        deployed = self.config.engine.name == DEPLOYED
-        needed = timeline.seen(self.state.stage) if deployed else timeline.sites
-        about = self._welcome(needed + timeline.trainers([]))
-        missing = [site for site in needed if site not in about]
-        if missing and not (deployed and about):
-            raise DataError(f"site {missing[0]}: no hospital of that name answered")
+        needed = timeline.present(self.state.stage) if self.deployed else timeline.sites
+        about, refused = self._welcome(needed + timeline.trainers([]), self.config.wait)
+        for error in refused.values():
+            raise error
+        self._missed = [site for site in needed if site not in about]
+        if self._missed and not (self.deployed and about):
+            raise DataError(f"site {self._missed[0]}: no hospital of that name answered")
         return about
 
-    def _welcome(self, sites: Sequence[str]) -> dict[str, Hello]:
-        """Meet hospitals that have not been met yet, and see that they fit the others.
+    def _welcome(
+        self, sites: Sequence[str], wait: float
+    ) -> tuple[dict[str, Hello], dict[str, FedclError]]:
+        """Meet hospitals that are new, and see that they fit the others.
 
         Args:
             sites: whom to wait for.
+            wait: how many seconds.
+
+        Returns:
+            What the new ones hold, and why others cannot take part, by site.
+        """
+        met = self.hospitals.meet(sites, wait)
+        refused = {site: one for site, one in met.items() if isinstance(one, FedclError)}
+        about = {}
+        for site in self.config.timeline.sites:
+            hello = met.get(site)
+            if isinstance(hello, Hello):
+                try:
+                    self._admit(site, hello)
+                    about[site] = hello
+                except FedclError as error:
+                    refused[site] = error
+        for site in refused:
+            self.hospitals.dismiss(site)
+        return about, refused
+
+    def _admit(self, site: str, hello: Hello) -> None:
+        """Take note of what a hospital holds.
 
         Raises:
             DataError, ConfigError: see `meet`.
         """
         config, strategy = self.config, self.config.job.strategy
-        met = self.hospitals.meet(sites, config.wait)
-        about = {site: met[site] for site in config.timeline.sites if site in met}
-        for site, hello in about.items():
-            if self.state.digests.setdefault(site, hello.digest) != hello.digest:
-                raise DataError(f"site {site}: its data have changed since the run began")
-            if not self.cases:
-                self._first_met(site, hello)
-            self.cases[site] = hello.test
-            one = self.architectures[config.job.roles[site].model]
-            ours = strategy.forms(one.network, hello.shape)
-            if ours != strategy.forms(one.network, self.shape):
-                raise DataError(
-                    f"site {site}: its images are {hello.shape} (channels, rows, columns), those "
-                    f"of {next(iter(self.cases))} {self.shape}; {name_of(strategy)} needs one "
-                    "shape, change scenario.size or the scenario"
-                )
-        return about
+        if self.state.digests.get(site, hello.digest) != hello.digest:
+            raise DataError(f"site {site}: its data have changed since the run began")
+        if not self.cases:
+            self._first_met(site, hello)
+        one = self.architectures[config.job.roles[site].model]
+        ours = strategy.forms(one.network, hello.shape)
+        if ours != strategy.forms(one.network, self.shape):
+            raise DataError(
+                f"site {site}: its images are {hello.shape} (channels, rows, columns), those "
+                f"of {next(iter(self.cases))} {self.shape}; {name_of(strategy)} needs one "
+                "shape, change scenario.size or the scenario"
+            )
+        self.cases[site], self.state.digests[site] = hello.test, hello.digest
+
+    @property
+    def deployed(self) -> bool:
+        """Whether hospitals are real ones, which may be there or not."""
+        return self.config.engine.name == DEPLOYED
 
     def _first_met(self, site: str, hello: Hello) -> None:
         """Learn from the first hospital what a sample looks like, and what that costs."""
@@ -188,16 +216,18 @@ class Server:
             state.ledger.seconds["setup"] += time.perf_counter() - started
             self._save()
         while state.stage < len(config.timeline.stages):
-            self._arrive()
+            self._expect(config.timeline.present(state.stage), "arrival")
             self._grow()
             stage = Stage(
-                config, self.hospitals, state, self.architectures, self._began, self._round_done
-            )
+                config, self.hospitals, state, self.architectures, self._arrive, self._began,
+                self._round_done,
+            )  # fmt: skip
             try:
                 stage.run()
             except RunError:
                 self._note_failure()
                 raise
+            self._expect(config.timeline.present(state.stage), "test")
             scores = self._evaluate(state.stage)
             elsewhere = self._evaluate_elsewhere(state.stage)
             if state.stage + 1 < len(config.timeline.stages):
@@ -220,16 +250,31 @@ class Server:
                 watcher.stage_done(config, state)
             self._save()
 
-    def _arrive(self) -> None:
-        """Wait for the hospitals of this stage that have not been met yet, not for ever."""
-        timeline, state = self.config.timeline, self.state
-        expected = [s for s in timeline.present(state.stage) if s not in self.hospitals.nodes]
-        if expected:
-            self._welcome(expected)
-        for site in expected:
-            if site not in self.hospitals.nodes:
-                reason = f"not there after {self.config.wait:g} s (timeline.wait)"
-                state.ledger.fail(site, state.stage, state.round, "arrival", reason)
+    def _expect(self, sites: Sequence[str], what: str) -> None:
+        """Wait for hospitals, not for ever, nor again for one that did not come.
+
+        Args:
+            sites: whom the stage needs.
+            what: they are to do, in the words of `failures`.
+        """
+        state, wait = self.state, self.config.wait
+        _, refused = self._welcome([site for site in sites if site not in self._missed], wait)
+        there = self.hospitals.connected()
+        for site in sites:
+            if site not in there:
+                reason = str(refused.get(site, f"not there after {wait:g} s (timeline.wait)"))
+                state.ledger.fail(site, state.stage, state.round, what, reason)
+        self._missed = [site for site in sites if site not in there]
+
+    def _arrive(self, sites: Sequence[str]) -> None:
+        """Let hospitals enter that were not there when their stage began."""
+        about, refused = self._welcome(sites, 0.0)
+        for site in about:
+            log.info("stage %d: %s has come", self.state.stage + 1, site)
+        for site in refused.keys() & set(sites):
+            self.state.ledger.fail(
+                site, self.state.stage, self.state.round, "arrival", str(refused[site])
+            )
 
     def _grow(self) -> None:
         """Give the model room for what the sites arriving in this stage bring."""
@@ -367,9 +412,10 @@ class Server:
         return self._score(stage, {site: job.roles[site].model for site in sites})
 
     def _evaluated(self, stage: int) -> list[str]:
-        """Return the sites to score after `stage`: of the strategy's, those that have been met."""
+        """Return the sites to score after `stage`: of the strategy's, those that are there."""
+        there = self.hospitals.connected()
         sites = self.config.job.strategy.evaluated(self.config.timeline, stage)
-        return [site for site in sites if site in self.hospitals.nodes]
+        return [site for site in sites if site in there]
 
     def _evaluate_elsewhere(self, stage: int) -> dict[str, Scores]:
         """Score every architecture at the sites of others, where no part of it stays at a site."""
@@ -393,17 +439,21 @@ class Server:
         scores: Scores = {}
         answers = self._exchange(Scored, "evaluate", parts, stage, split="test")
         for site, answer in answers.items():
+            names = task.scored(site)
+            if isinstance(answer, Scored):
+                count = len(answer.cases)
+                if set(answer.scores) != set(names) or count != self.cases[site]:
+                    answer = (
+                        f"it sent scores of {count} test cases, it has {self.cases[site]}, or "
+                        f"left out one of {', '.join(names)}"
+                    )
             if isinstance(answer, str):
                 when = f"after stage {stage + 1}" if stage >= 0 else "before the first stage"
-                raise RunError(
-                    f"site {site} could not be evaluated {when}: {answer.splitlines()[0]}"
-                )
-            names = task.scored(site)
-            if set(answer.scores) != set(names) or len(answer.cases) != self.cases[site]:
-                raise RunError(
-                    f"site {site} sent scores of {len(answer.cases)} test cases, it has "
-                    f"{self.cases[site]}, or left out one of {', '.join(names)}"
-                )
+                if not self.deployed:  # nobody is away; to be mended, and the run resumed
+                    reason = answer.partition("\n")[0]
+                    raise RunError(f"site {site} could not be evaluated {when}: {reason}")
+                self.state.ledger.fail(site, stage, self.state.round, "test", answer)
+                continue
             scores[site] = {
                 score: dict(zip(answer.cases, answer.scores[score], strict=True)) for score in names
             }

@@ -50,7 +50,8 @@ class Round:
 class Stage(FlowerStrategy):
     """Federated rounds of one stage, from the state's weights and back into it.
 
-    `start` runs them; after every round the state has moved on and `done` is called.
+    `start` runs them; after every round the state has moved on and `done` is called. Before a
+    round `arrive` is called with the sites of the stage that are not there yet.
     """
 
     def __init__(
@@ -59,24 +60,19 @@ class Stage(FlowerStrategy):
         hospitals: Hospitals,
         state: State,
         architectures: Mapping[str, Architecture],
+        arrive: Callable[[list[str]], None],
         began: Callable[[int, int, list[str]], None],
         done: Callable[[Round], None],
     ) -> None:
         self.config, self.hospitals, self.state = config, hospitals, state
-        self.began, self.done = began, done
+        self.arrive, self.began, self.done = arrive, began, done
         self.number = state.stage
         self.strategy = config.job.strategy
-        self.cohort = self.strategy.cohort(config.timeline, self.number)
+        self.expected = self.strategy.cohort(config.timeline, self.number)
         self.learning = self.strategy.learning(config.timeline, self.number)
         if not config.timeline.centralised:  # a site lost in its own stage has kept nothing
             able = {*self.learning, *state.stored}
-            self.cohort = [site for site in self.cohort if site in able]
-        there = [site for site in self.cohort if site in hospitals.nodes]
-        self.absent = [] if config.timeline.centralised else sorted({*self.cohort} - {*there})
-        self.cohort = [site for site in self.cohort if site not in self.absent]
-        if not self.cohort:
-            raise RunError(f"stage {self.number + 1}: none of its sites is there")
-        self.trainers = config.timeline.trainers(self.cohort)
+            self.expected = [site for site in self.expected if site in able]
         self.asked = self.trainers
         self.architectures = architectures
         self.losses: dict[str, dict[str, float]] = {}
@@ -84,6 +80,18 @@ class Stage(FlowerStrategy):
         known = {site for stage in state.trained[: self.number] for site in stage}
         self.lost = [s for s in config.timeline.seen(self.number - 1) if s not in known]
         self._sent: dict[tuple[str, str], tuple[arrays.Arrays, ArrayRecord | None]] = {}
+
+    @property
+    def cohort(self) -> list[str]:
+        """The sites of the stage that are there."""
+        if self.config.timeline.centralised:
+            return self.expected
+        return [site for site in self.expected if site in self.hospitals.nodes]
+
+    @property
+    def trainers(self) -> list[str]:
+        """Who computes for the cohort."""
+        return self.config.timeline.trainers(self.cohort)
 
     def data(self) -> dict[str, Parts]:
         """Return which samples each trainer is to use."""
@@ -122,8 +130,17 @@ class Stage(FlowerStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask every site of the cohort to train."""
+        """Ask every site of the cohort to train.
+
+        Raises:
+            RunError: none of them is there.
+        """
         round_ = self.state.round + 1
+        absent = [site for site in self.expected if site not in self.cohort]
+        if absent:
+            self.arrive(absent)
+        if not self.cohort:
+            raise RunError(f"{self._now}: none of its sites is there")
         self.asked = self.config.asked(self.trainers, round_)
         away = [site for site in self.trainers if site not in self.asked]
         if away:
@@ -326,7 +343,7 @@ class Stage(FlowerStrategy):
 
     def _check_quorum(self, delivered: Collection[str], refused: Mapping[str, str]) -> None:
         """Raise `RunError` where a round got too few updates, in all or to join."""
-        asks, got, of = "", len(delivered), len(self.asked) + len(self.absent)
+        asks, got, of = "", len(delivered), len(self.asked) + len(self.expected) - len(self.cohort)
         if got < self.config.engine.needed(of):
             asks = f"engine.quorum asks for {math.ceil(self.config.engine.needed(of) - 1e-9)}"
         else:

@@ -275,13 +275,14 @@ class Archiving(Distilling):
     """A distilling strategy whose hospitals leave a record of what their images are like."""
 
     def remember(self, past: Past) -> Arrays:
-        """Return the archive with the new hospitals' records in it, "STAGE/SITE/..."."""
+        """Return the archive with the hospitals' newest records in it, "STAGE/SITE/..."."""
+        old = {k: v for k, v in past.memory.items() if k.split("/")[1] not in past.reports}
         new = {
             f"{past.stage}/{site}/{name}": value
             for site, record in past.reports.items()
             for name, value in record.items()
         }
-        return past.memory | new
+        return old | new
 
 
 def drawn(archive: Mapping[str, Tensor], count: int, rng: torch.Generator) -> dict[str, Tensor]:

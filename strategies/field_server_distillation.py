@@ -63,6 +63,7 @@ class FieldServerDistillation(Strategy):
         speak = {*gathered.updates, *gathered.lost}
         voices = [(weights, [site]) for site, weights in gathered.updates.items()]
         voices.append((gathered.before, [s for s in gathered.heard if s not in speak]))
+        speak |= {*gathered.heard}  # also a hospital of an earlier stage that trains again
         voices.append((gathered.teacher, [s for s in gathered.earlier if s not in speak]))
         for weights, sites in voices:
             if sites:
