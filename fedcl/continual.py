@@ -2,8 +2,9 @@
 
 R[t][s] is the score on site s after stage t (0-based, last stage T); None where it was not
 evaluated. `trained[t]` are the sites that trained in stage t; e(s) is the last of them for
-site s. Higher scores are better. A figure that is not defined (no earlier site, say) is
-None, never 0.
+site s. Higher scores are better. A figure that is not defined is None, never 0: where there is
+no earlier site, or where a score that it needs is missing, since a mean over fewer sites would
+look like one over all.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,24 +49,26 @@ def summary(
         return matrix[stage][column[site]]
 
     when = {site: [t for t, cohort in enumerate(trained) if site in cohort] for site in sites}
-    learned = [site for site in sites if when[site]]
+    learned = [site for site in sites if when[site] and (arrived is None or site in arrived)]
     seen = learned if arrived is None else arrived
     old = [site for site in learned if when[site][0] < last]
     new = [site for site in learned if when[site][0] > 0]
 
-    final = _known(score(last, s) for s in seen)
-    if len(final) < len(seen):  # an average over fewer sites would look like one over all
-        final = []
+    final = _all([score(last, s) for s in seen])
+    forgotten = forgetting_by_site(matrix, trained, sites)
     return {
         "avg": _mean(final),
-        "bwt": _mean(_differences((score(last, s), score(when[s][-1], s)) for s in old)),
+        "bwt": _mean(_all([_minus(score(last, s), score(when[s][-1], s)) for s in old])),
         "fwt": _mean(
-            _differences(
-                (score(when[s][0] - 1, s), initial[column[s]] if initial else None) for s in new
+            _all(
+                [
+                    _minus(score(when[s][0] - 1, s), initial[column[s]] if initial else None)
+                    for s in new
+                ]
             )
         ),
-        "forgetting": _mean(list(forgetting_by_site(matrix, trained, sites).values())),
-        "plasticity": _mean(_known(score(when[s][-1], s) for s in learned)),
+        "forgetting": _mean(_all([forgotten.get(s) for s in old])),
+        "plasticity": _mean(_all([score(when[s][-1], s) for s in learned])),
         "worst_site": min(final) if final else None,
         "std_site": pstdev(final) if final else None,
     }
@@ -89,8 +92,14 @@ def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _differences(pairs: Iterable[tuple[float | None, float | None]]) -> list[float]:
-    return [a - b for a, b in pairs if a is not None and b is not None]
+def _all(values: Sequence[float | None]) -> list[float]:
+    """Return the values; none where one is missing."""
+    known = _known(values)
+    return known if len(known) == len(values) else []
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -24,6 +24,7 @@ from fedcl.composition import compose
 from fedcl.conduct import claimed, conduct, holds_run, stored
 from fedcl.config import DEPLOYED, Config
 from fedcl.errors import ConfigError
+from fedcl.link import LinkGrid
 from fedcl.server import Server
 from fedcl.settings import flat
 
@@ -68,7 +69,7 @@ def main(grid: Grid, context: Context) -> None:
             raise ConfigError(f"{folder} already holds a run; go on with {RESUME}={folder.name}")
         torch.set_num_threads(config.job.learner.threads)
         lanes = len(config.timeline.sites)
-        server = Server(grid, config, Checkpoint(folder / "checkpoint"), state, lanes)
+        server = Server(LinkGrid(grid), config, Checkpoint(folder / "checkpoint"), state, lanes)
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setLevel(logging.WARNING)
         conduct(server, folder, values, started, terminal)

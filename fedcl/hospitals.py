@@ -2,12 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedcl.arrays import size_of
@@ -77,6 +76,7 @@ class Hospitals:
         ledger: where bytes, seconds and failures are written down.
         lanes: sites that can compute at the same time, to share out waiting time.
         timeout: seconds to wait for the answers of one exchange.
+        wait: seconds to wait for a site that is not connected.
         nodes: the node id of each site, once they have met.
         samples: how many training samples each site has.
         holds: the digests of what each site has been sent and keeps.
@@ -87,6 +87,7 @@ class Hospitals:
     ledger: Ledger
     lanes: int
     timeout: float
+    wait: float = 0.0
     nodes: dict[str, int] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)
@@ -96,38 +97,52 @@ class Hospitals:
         self._sent = 0.0
         self._calls: list[Message] = []
         self._asked: set[tuple[int, str]] = set()
+        self._gone: set[str] = set()
         self._whole: dict[int, Call] = {}
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
-    def meet(self, sites: Iterable[str], wait: float = 0.0) -> dict[str, Hello | FedclError]:
+    def meet(self, sites: Iterable[str]) -> dict[str, Hello | FedclError]:
         """Ask every node that is new, or has been started again, who it is and what it holds.
 
         Args:
-            sites: those that are needed now.
-            wait: seconds to wait until they are connected and have answered.
+            sites: those that are needed now; they are waited for, but none a second time before
+                it has come.
 
         Returns:
             What was answered, or why a site cannot take part, by its name.
         """
-        until = time.monotonic() + wait
-        missing, met = set(sites), dict[str, Hello | FedclError]()
+        needed, met = set(sites), dict[str, Hello | FedclError]()
+
+        def missing() -> set[str]:
+            met.update(self._greet())
+            return needed - met.keys() - {*self.connected()}
+
+        self._gone -= {*self.connected()}
+        self._gone |= self._until_none(lambda: missing() - self._gone)
+        return met
+
+    def connected(self) -> list[str]:
+        """Return the sites that have been met and are connected now."""
+        there = set(self.grid.get_node_ids())
+        return [site for site, node in self.nodes.items() if node in there]
+
+    def _await(self, nodes: Collection[int]) -> None:
+        """Wait for nodes that may just have been started again."""
+        known = {site for site, node in self.nodes.items() if node in nodes}
+        self._gone |= self._until_none(lambda: known - {*self.connected()} - self._gone)
+
+    def _until_none(self, missing: Callable[[], set[str]]) -> set[str]:
+        """Wait until no site is missing, up to `wait`; return those that still are."""
+        until = time.monotonic() + self.wait
         while True:
-            there = list(self.grid.get_nodes())
-            left = max(1.0, until - time.monotonic()) if wait else self.timeout
-            met |= self._greet(there, min(self.timeout, left))
-            missing -= met.keys() | set(self.connected(there))
-            left = until - time.monotonic()
-            if not missing or left <= 0:
-                return met
+            left, sites = until - time.monotonic(), missing()
+            if not sites or left <= 0:
+                return sites
             time.sleep(min(1.0, left))
 
-    def connected(self, there: Iterable[NodeInfo] | None = None) -> list[str]:
-        """Return the sites that have been met and are among `there`, by default those now."""
-        ids = {node.node_id for node in (self.grid.get_nodes() if there is None else there)}
-        return [site for site, node in self.nodes.items() if node in ids]
-
-    def _greet(self, there: Sequence[NodeInfo], timeout: float) -> dict[str, Hello | FedclError]:
-        """Return what those of the nodes answer that have not been asked since they started."""
+    def _greet(self) -> dict[str, Hello | FedclError]:
+        """Return what those nodes answer that have not been asked since they started."""
+        there = list(self.grid.get_nodes())
         starts = {(one.node_id, one.last_activated_at): one.name for one in there}
         new = {start[0]: name for start, name in starts.items() if start not in self._asked}
         if not new:
@@ -140,12 +155,13 @@ class Hospitals:
         ]
         self._begin(calls)
         met: dict[str, Hello | FedclError] = {}
-        for reply in self._complete(self.grid.send_and_receive(calls, timeout=timeout)):
-            node = reply.metadata.src_node_id
+        timeout = min(self.timeout, self.wait or self.timeout)
+        replies = self._complete(self.grid.send_and_receive(calls, timeout=timeout))
+        for node, reply in replies.items():
             site, answer = _introduction(reply, new[node])
             if site and site not in self.job.roles:  # connected, and no part of this run
                 continue
-            if self.nodes.get(site, node) in ids - {node}:
+            if isinstance(answer, Hello) and self.nodes.get(site, node) in ids - {node}:
                 answer = DataError(f"site {site}: two hospitals answer to that name")
             if isinstance(answer, Hello):
                 self.nodes[site], self.samples[site] = node, answer.samples
@@ -214,24 +230,25 @@ class Hospitals:
                 if name != "arrays":
                     self.ledger.bytes[name] += size
 
-    def _complete(self, replies: Iterable[Message]) -> list[Message]:
-        """Return the replies, after a second try with some sites, in the time that is left.
+    def _complete(self, replies: Iterable[Message]) -> dict[int, Message]:
+        """Return the replies by node, after a second try with some, in the time that is left.
 
         Who answered by an error is asked once more; who has lost what it was to keep is sent it.
         """
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
+        by_node = _by_node(self._calls, replies)
         again = []
         for call in self._calls:
             node = call.metadata.dst_node_id
             content = self._second(node, call.content, by_node.get(node))
             if content is not None:
                 again.append(Message(content, node, call.metadata.message_type))
+        if again:
+            self._await({call.metadata.dst_node_id for call in again})
         left = self._sent + self.timeout - time.perf_counter()
         if again and left > 0:
             self._count(again)
-            later = self.grid.send_and_receive(again, timeout=left)
-            by_node |= {reply.metadata.src_node_id: reply for reply in later}
-        return list(by_node.values())
+            by_node |= _by_node(again, self.grid.send_and_receive(again, timeout=left))
+        return by_node
 
     def _second(self, node: int, sent: RecordDict, reply: Message | None) -> RecordDict | None:
         """Return what a site is sent in the second place, or None."""
@@ -262,7 +279,7 @@ class Hospitals:
             sites: who was called.
             replies: what came back, in any order.
         """
-        by_node = {reply.metadata.src_node_id: reply for reply in self._complete(replies)}
+        by_node = self._complete(replies)
         wall = time.perf_counter() - self._sent
         answers: dict[str, Reply | str] = {}
         busy = 0.0
@@ -294,6 +311,13 @@ class Hospitals:
         lanes = max(1, min(self.lanes, len(sites)))
         self.ledger.seconds["communicate"] += max(0.0, wall - busy / lanes)
         return answers
+
+
+def _by_node(calls: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:
+    """Return the replies by whom they are from: of some errors the sender is the SuperLink."""
+    asked = {call.metadata.message_id: call.metadata.dst_node_id for call in calls}
+    known = [reply for reply in replies if reply.metadata.reply_to_message_id in asked]
+    return {asked[reply.metadata.reply_to_message_id]: reply for reply in known}
 
 
 def _introduction(reply: Message, name: str) -> tuple[str, Hello | FedclError]:

@@ -283,6 +283,10 @@ def read(place: str, folder: Path) -> Run:
         status = results["status"]
         if status == "completed":
             results.setdefault("arrivals", _arrivals(config, results["sites"]))
+            last = zip(results["sites"], results["matrix"][-1], strict=True)
+            sites = [site for site, score in last if score is None]
+            if results["metrics"]["avg"] is None and sites:
+                raise LeftOutError(f"no AVG: not tested at {', '.join(sites)} after the last stage")
             _check(results)
     # Whatever is wrong with a file of unknown origin, its run is left out and named.
     except (OSError, RecursionError, *_DAMAGED) as error:

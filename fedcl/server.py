@@ -83,13 +83,13 @@ class Server:
                 )
         self.cases: dict[str, int] = {}
         self.shape: list[int] = []
-        self._missed: list[str] = []
         self.hospitals = Hospitals(
             grid,
             config.job,
             self.state.ledger,
             lanes,
             config.engine.timeout,
+            config.wait,
             holds=self.state.holds,
         )
 
@@ -120,27 +120,24 @@ class Server:
         """
         timeline = self.config.timeline
         needed = timeline.present(self.state.stage) if self.deployed else timeline.sites
-        about, refused = self._welcome(needed + timeline.trainers([]), self.config.wait)
+        about, refused = self._welcome(needed + timeline.trainers([]))
         for error in refused.values():
             raise error
-        self._missed = [site for site in needed if site not in about]
-        if self._missed and not (self.deployed and about):
-            raise DataError(f"site {self._missed[0]}: no hospital of that name answered")
+        missing = [site for site in needed if site not in about]
+        if missing and not (self.deployed and about):
+            raise DataError(f"site {missing[0]}: no hospital of that name answered")
         return about
 
-    def _welcome(
-        self, sites: Sequence[str], wait: float
-    ) -> tuple[dict[str, Hello], dict[str, FedclError]]:
+    def _welcome(self, sites: Sequence[str] = ()) -> tuple[dict[str, Hello], dict[str, FedclError]]:
         """Meet hospitals that are new, and see that they fit the others.
 
         Args:
             sites: whom to wait for.
-            wait: how many seconds.
 
         Returns:
             What the new ones hold, and why others cannot take part, by site.
         """
-        met = self.hospitals.meet(sites, wait)
+        met = self.hospitals.meet(sites)
         refused = {site: one for site, one in met.items() if isinstance(one, FedclError)}
         about = {}
         for site in self.config.timeline.sites:
@@ -251,30 +248,30 @@ class Server:
             self._save()
 
     def _expect(self, sites: Sequence[str], what: str) -> None:
-        """Wait for hospitals, not for ever, nor again for one that did not come.
+        """Wait for hospitals, not for ever.
 
         Args:
             sites: whom the stage needs.
             what: they are to do, in the words of `failures`.
         """
-        state, wait = self.state, self.config.wait
-        _, refused = self._welcome([site for site in sites if site not in self._missed], wait)
+        _, refused = self._welcome(sites)
         there = self.hospitals.connected()
         for site in sites:
             if site not in there:
-                reason = str(refused.get(site, f"not there after {wait:g} s (timeline.wait)"))
-                state.ledger.fail(site, state.stage, state.round, what, reason)
-        self._missed = [site for site in sites if site not in there]
+                self._note_absent(site, what, refused)
 
-    def _arrive(self, sites: Sequence[str]) -> None:
+    def _note_absent(self, site: str, what: str, refused: Mapping[str, FedclError]) -> None:
+        reason = f"not there after {self.config.wait:g} s (timeline.wait)"
+        reason = str(refused.get(site, reason))
+        self.state.ledger.fail(site, self.state.stage, self.state.round, what, reason)
+
+    def _arrive(self) -> None:
         """Let hospitals enter that were not there when their stage began."""
-        about, refused = self._welcome(sites, 0.0)
+        about, refused = self._welcome()
         for site in about:
             log.info("stage %d: %s has come", self.state.stage + 1, site)
-        for site in refused.keys() & set(sites):
-            self.state.ledger.fail(
-                site, self.state.stage, self.state.round, "arrival", str(refused[site])
-            )
+        for site in refused:
+            self._note_absent(site, "arrival", refused)
 
     def _grow(self) -> None:
         """Give the model room for what the sites arriving in this stage bring."""

@@ -51,7 +51,7 @@ class Stage(FlowerStrategy):
     """Federated rounds of one stage, from the state's weights and back into it.
 
     `start` runs them; after every round the state has moved on and `done` is called. Before a
-    round `arrive` is called with the sites of the stage that are not there yet.
+    round of which a site is not there yet `arrive` is called.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Stage(FlowerStrategy):
         hospitals: Hospitals,
         state: State,
         architectures: Mapping[str, Architecture],
-        arrive: Callable[[list[str]], None],
+        arrive: Callable[[], None],
         began: Callable[[int, int, list[str]], None],
         done: Callable[[Round], None],
     ) -> None:
@@ -136,9 +136,8 @@ class Stage(FlowerStrategy):
             RunError: none of them is there.
         """
         round_ = self.state.round + 1
-        absent = [site for site in self.expected if site not in self.cohort]
-        if absent:
-            self.arrive(absent)
+        if len(self.cohort) < len(self.expected):
+            self.arrive()
         if not self.cohort:
             raise RunError(f"{self._now}: none of its sites is there")
         self.asked = self.config.asked(self.trainers, round_)

@@ -1,0 +1,134 @@
+"""A run over Flower's SuperLink and SuperNodes, with TLS and known hospitals: real processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, TINY, read
+
+from fedcl.federation import prepare
+
+PATIENCE = 400.0  # seconds for a whole run; one call takes a process of its own, some seconds each
+SITES = ["A", "B", "C", "D"]
+SMALL = [
+    *(one for one in TINY if one.partition("=")[0] in ("scenario.size", "scenario.patients",
+      "scenario.slices", "scenario.strength", "model.channels", "learner.epochs")),
+    "scenario=phantom", "strategy=ted", "timeline.stages=[[A,B],[C,D]]", "timeline.rounds=1",
+]  # fmt: skip
+
+
+class Federation:
+    """The processes of a server and its hospitals, on this machine."""
+
+    def __init__(self, folder: Path, sites: list[str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1] % 40000 + 20000
+        self.folder, self.sites = folder, sites
+        prepare(folder, sites, "127.0.0.1", self.port)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        """Start the server, or a hospital's SuperNode."""
+        own = self.folder / ("server" if name == "server" else f"sites/{name}")
+        log = (own / "out.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [str(own / "start.sh")], stdout=log, stderr=log, start_new_session=True
+        )
+
+    def said(self, name: str) -> str:
+        return (self.folder / "sites" / name / "out.log").read_text()
+
+    def flwr(self, *words: str) -> str:
+        """Call `flwr` as the server's operator would."""
+        home = {"FLWR_HOME": str(self.folder / "server" / "flwr"), "FLWR_TELEMETRY_ENABLED": "0"}
+        program = Path(sys.executable).with_name("flwr")
+        done = subprocess.run(
+            [str(program), *words], capture_output=True, text=True, env=os.environ | home
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def open(self, registered: list[str]) -> None:
+        """Start the server, tell it its hospitals, and start these."""
+        self.start("server")
+        self.until(self.listens)
+        for site in registered:
+            key = self.folder / "server" / "hospitals" / f"{site}.pub"
+            self.flwr("supernode", "register", str(key), "federation", "--name", site)
+        for site in self.sites:
+            self.start(site)
+
+    def listens(self) -> bool:
+        with socket.socket() as link:
+            return link.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def online(self) -> int:
+        """Return how many hospitals are connected."""
+        nodes = json.loads(self.flwr("supernode", "ls", "federation", "--format", "json"))
+        return sum(node["status"] == "online" for node in nodes["nodes"])
+
+    def run(self, overrides: list[str]) -> Path:
+        """Start a run; return its folder, which may not be there yet."""
+        words = f"overrides='{' '.join(overrides)}'"
+        said = self.flwr("run", str(ROOT), "federation", "--run-config", words, "--format", "json")
+        number = json.loads(said)["run-id"]
+        return self.folder / "server" / "runs" / f"run-{number}"
+
+    def until(self, happened: Callable[[], Any], patience: float = PATIENCE) -> None:
+        deadline = time.monotonic() + patience
+        while not happened():
+            assert time.monotonic() < deadline, "it took too long"
+            time.sleep(0.5)
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
+        process = self.processes.pop(name)
+        os.killpg(process.pid, how)
+        process.wait(60)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(60)
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Callable[[list[str]], Federation]]:
+    opened: list[Federation] = []
+
+    def make(sites: list[str]) -> Federation:
+        opened.append(Federation(tmp_path / "federation", sites))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.skipif("FEDCL_NETWORK" not in os.environ, reason="minutes: set FEDCL_NETWORK=1")
+def test_over_the_network_it_is_the_run_of_one_process(
+    cli: Callable[..., int], tmp_path: Path, federation: Callable[[list[str]], Federation]
+):
+    """Four hospitals with keys that the server knows, and one without."""
+    fed = federation([*SITES, "stranger"])
+    fed.open(registered=SITES)
+    fed.until(lambda: fed.online() == len(SITES))
+    folder = fed.run(SMALL)
+    here = tmp_path / "here"
+    common = ["engine=inprocess", "tracking.enabled=false", "run.figures=false"]
+    assert cli(*SMALL, *common, f"run.dir={here}") == 0
+    fed.until((folder / "results.json").exists)
+    there, expected = read(folder), read(here)
+    assert (there["status"], there["engine"]) == ("completed", "superlink")
+    for key in ("weights_sha256", "matrix", "cases", "stages", "bytes", "failures"):
+        assert there[key] == expected[key], key
+    assert "2004" in fed.said("stranger") or "not registered" in fed.said("stranger").lower()
+    assert not any((fed.folder / "sites" / "stranger" / "state").iterdir())
