@@ -21,7 +21,7 @@ SITES = ["A", "B", "C", "D"]
 SMALL = [
     *(one for one in TINY if one.partition("=")[0] in ("scenario.size", "scenario.patients",
       "scenario.slices", "scenario.strength", "model.channels", "learner.epochs")),
-    "scenario=phantom", "strategy=ted", "timeline.stages=[[A,B],[C,D]]", "timeline.rounds=1",
+    "scenario=phantom", "strategy=ted", "timeline.stages=[[A,B],[C,D]]",
 ]  # fmt: skip
 
 
@@ -57,14 +57,14 @@ class Federation:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def open(self, registered: list[str]) -> None:
-        """Start the server, tell it its hospitals, and start these."""
+    def open(self, registered: list[str], started: list[str]) -> None:
+        """Start the server, tell it its hospitals, and start some."""
         self.start("server")
         self.until(self.listens)
         for site in registered:
             key = self.folder / "server" / "hospitals" / f"{site}.pub"
             self.flwr("supernode", "register", str(key), "federation", "--name", site)
-        for site in self.sites:
+        for site in started:
             self.start(site)
 
     def listens(self) -> bool:
@@ -89,10 +89,27 @@ class Federation:
             assert time.monotonic() < deadline, "it took too long"
             time.sleep(0.5)
 
-    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
+    def kill(self, name: str) -> None:
         process = self.processes.pop(name)
-        os.killpg(process.pid, how)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
+
+    def revive(self, name: str) -> None:
+        """Start a hospital until the server lets it in again, as systemd would."""
+
+        def lives() -> bool:
+            self.start(name)
+            time.sleep(10)
+            return self.processes[name].poll() is None
+
+        self.until(lives)
+
+    def kill_application(self) -> None:
+        """Kill the server's application, which the SuperLink has started."""
+        words = f"flwr-serverapp --runtime-api-address 127.0.0.1:{self.port} "
+        found = subprocess.run(["pgrep", "-f", words], capture_output=True, text=True)
+        (number,) = found.stdout.split()
+        os.kill(int(number), signal.SIGKILL)
 
     def close(self) -> None:
         for process in self.processes.values():
@@ -113,22 +130,49 @@ def federation(tmp_path: Path) -> Iterator[Callable[[list[str]], Federation]]:
         one.close()
 
 
-@pytest.mark.skipif("FEDCL_NETWORK" not in os.environ, reason="minutes: set FEDCL_NETWORK=1")
 def test_over_the_network_it_is_the_run_of_one_process(
     cli: Callable[..., int], tmp_path: Path, federation: Callable[[list[str]], Federation]
 ):
     """Four hospitals with keys that the server knows, and one without."""
     fed = federation([*SITES, "stranger"])
-    fed.open(registered=SITES)
+    fed.open(registered=SITES, started=[*SITES, "stranger"])
     fed.until(lambda: fed.online() == len(SITES))
-    folder = fed.run(SMALL)
+    folder = fed.run([*SMALL, "timeline.rounds=1"])
     here = tmp_path / "here"
     common = ["engine=inprocess", "tracking.enabled=false", "run.figures=false"]
-    assert cli(*SMALL, *common, f"run.dir={here}") == 0
+    assert cli(*SMALL, "timeline.rounds=1", *common, f"run.dir={here}") == 0
     fed.until((folder / "results.json").exists)
     there, expected = read(folder), read(here)
     assert (there["status"], there["engine"]) == ("completed", "superlink")
     for key in ("weights_sha256", "matrix", "cases", "stages", "bytes", "failures"):
         assert there[key] == expected[key], key
+    assert there["bytes_by_stage"][1]["teacher"] > 0
     assert "2004" in fed.said("stranger") or "not registered" in fed.said("stranger").lower()
     assert not any((fed.folder / "sites" / "stranger" / "state").iterdir())
+
+
+@pytest.mark.skipif("FEDCL_NETWORK" not in os.environ, reason="minutes: set FEDCL_NETWORK=1")
+def test_a_run_outlives_its_hospitals_and_its_server(
+    federation: Callable[[list[str]], Federation],
+):
+    """B is killed in round 1, the server in round 2; C comes while the run is on, D never."""
+    fed = federation(SITES)
+    fed.open(registered=SITES, started=["A", "B"])
+    fed.until(lambda: fed.online() == 2)
+    folder = fed.run([*SMALL, "timeline.rounds=2", "timeline.wait=90", "engine.timeout=300"])
+    snapshots = folder / "checkpoint"
+    fed.until(lambda: fed.said("B").count("Receiving: train"))
+    fed.kill("B")
+    fed.revive("B")
+    fed.until((snapshots / "round-000001-stage-000").exists)
+    fed.start("C")
+    fed.until(lambda: fed.said("A").count("Receiving: train") == 2)
+    fed.kill_application()
+    fed.run([f"run.resume={folder.name}"])
+    fed.until((folder / "results.json").exists)
+    found = read(folder)
+    assert found["status"] == "completed" and found["stages"] == [["A", "B"], ["C"]]
+    assert found["reputation"]["B"]["again"] == 1 and found["reputation"]["B"]["delivered"] == 2
+    lost = {(one["site"], one["what"]) for one in found["failures"]}
+    assert lost == {("D", "arrival"), ("D", "test")}
+    assert all(row[:3].count(None) == 0 for row in found["matrix"][1:])
