@@ -24,6 +24,8 @@ TEMPLATES = Path(__file__).parent / "deploy"
 VALID = datetime.timedelta(days=825)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}"
 """What a hospital may be called here: its name stands in scripts."""
+HERE = ("127.0.0.1", "localhost")
+"""Hosts that only this machine reaches; others get a gate before the SuperLink."""
 
 
 def prepare(folder: Path, sites: Sequence[str], host: str, port: int) -> None:
@@ -32,11 +34,11 @@ def prepare(folder: Path, sites: Sequence[str], host: str, port: int) -> None:
     Args:
         folder: gets `server/` and `sites/SITE/`; must not be there yet.
         sites: the hospitals.
-        host: of the server, as the hospitals reach it: a name or an address.
-        port: of the server; on one machine the SuperNodes take those that follow.
+        host: of the server, as the hospitals reach it: a name or an IPv4 address.
+        port: of the server; for itself, on one machine, it takes those that follow.
 
     Raises:
-        ConfigError: the folder is there, or a name cannot be used.
+        ConfigError: the folder is there or cannot be written, or a name cannot be used.
     """
     for site in sites:
         if not re.fullmatch(NAME, site):
@@ -45,8 +47,8 @@ def prepare(folder: Path, sites: Sequence[str], host: str, port: int) -> None:
             )
     if len(set(sites)) < len(sites) or not sites:
         raise ConfigError("deploy --sites: every hospital once, and one at least")
-    if not re.fullmatch(r"[A-Za-z0-9.:-]{1,253}", host):
-        raise ConfigError(f"deploy --host: {host!r} is neither a name nor an address")
+    if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}", host):
+        raise ConfigError(f"deploy --host: {host!r} is neither a name nor an IPv4 address")
     if not 1024 <= port <= 65000:
         raise ConfigError(f"deploy --port: must be from 1024 to 65000, got {port}")
     if folder.exists():
@@ -55,11 +57,17 @@ def prepare(folder: Path, sites: Sequence[str], host: str, port: int) -> None:
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
     )
 
+    inner = port if host in HERE else port + 1
+    common = {"host": host, "port": port, "inner": inner, "programs": Path(sys.executable).parent}
+
     def write(path: Path, template: str, mode: int = 0o644, **values: object) -> None:
-        given = {"host": host, "port": port, "programs": Path(sys.executable).parent, **values}
-        _write(path, templates.get_template(template).render(given).encode(), mode)
+        _write(path, templates.get_template(template).render(common | values).encode(), mode)
 
     folder = folder.resolve()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"deploy: {folder} cannot be made ({error.strerror})") from None
     certificate, signed, key = _certificates(host)
     server = folder / "server"
     _write(server / "ca.crt", certificate)
@@ -71,9 +79,13 @@ def prepare(folder: Path, sites: Sequence[str], host: str, port: int) -> None:
         certificate=server / "ca.crt",
     )  # fmt: skip
     write(server / "fedcl-server.service", "unit.service", name="fedcl-server",
-          what="the server", folder="server")  # fmt: skip
-    ports = f'\n    ports: ["{port}:{port}"]'
-    write(server / "compose.yaml", "compose.yaml", ports=ports)
+          what="the server", folder="server", script="start.sh")  # fmt: skip
+    write(server / "compose.yaml", "compose.yaml", gate=host not in HERE)
+    if host not in HERE:
+        write(server / "nginx.conf", "nginx.conf")
+        write(server / "gate.sh", "gate.sh", 0o755)
+        write(server / "fedcl-gate.service", "unit.service", name="fedcl-gate",
+              what="the server's gate", folder="server", script="gate.sh")  # fmt: skip
     for number, site in enumerate(sites, start=1):
         private, public = _node_key()
         own = folder / "sites" / site
@@ -81,10 +93,10 @@ def prepare(folder: Path, sites: Sequence[str], host: str, port: int) -> None:
         _write(own / "key.pub", public)
         _write(server / "hospitals" / f"{site}.pub", public)
         _write(own / "ca.crt", certificate)
-        write(own / "start.sh", "supernode.sh", 0o755, site=site, own_port=port + number)
+        write(own / "start.sh", "supernode.sh", 0o755, site=site, own_port=inner + number)
         write(own / "fedcl-site.service", "unit.service", name="fedcl-site",
-              what=f"hospital {site}", folder=site)  # fmt: skip
-        write(own / "compose.yaml", "compose.yaml", ports="")
+              what=f"hospital {site}", folder=site, script="start.sh")  # fmt: skip
+        write(own / "compose.yaml", "compose.yaml", gate=False)
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -67,6 +67,9 @@ def test_every_folder_has_its_own_key_and_no_other(tmp_path: Path):
     assert len(context.get_ca_certs()) == 1
     script = (folder / "sites" / "BMC" / "start.sh").read_text()
     assert "--superlink fl.example.org:18001" in script and "site='BMC'" in script
+    link = (folder / "server" / "start.sh").read_text()
+    assert "--host 127.0.0.1 --port 18002" in link, "nobody else reaches the SuperLink"
+    assert "listen 18001 ssl" in (folder / "server" / "nginx.conf").read_text()
     for path in folder.rglob("*.sh"):
         assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
         assert os.access(path, os.X_OK)
@@ -80,6 +83,7 @@ def test_every_folder_has_its_own_key_and_no_other(tmp_path: Path):
         ("A;rm -rf", [], "letters, digits"),
         ("A", ["--port", "80"], "deploy --port"),
         ("A", ["--host", "x y"], "deploy --host"),
+        ("A", ["--host", "::1"], "an IPv4 address"),
     ],
 )
 def test_names_that_would_break_a_script_are_refused(

@@ -1,9 +1,12 @@
 """A run over Flower's SuperLink and SuperNodes, with TLS and known hospitals: real processes."""
 
+import http.client
 import json
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -26,23 +29,37 @@ SMALL = [
 
 
 class Federation:
-    """The processes of a server and its hospitals, on this machine."""
+    """The processes of a server and its hospitals, on this machine; with a gate if there is nginx.
+
+    Another address than 127.0.0.1 is reached through the gate.
+    """
 
     def __init__(self, folder: Path, sites: list[str]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1] % 40000 + 20000
         self.folder, self.sites = folder, sites
-        prepare(folder, sites, "127.0.0.1", self.port)
+        self.gated = shutil.which("nginx") is not None
+        self.host = "127.0.0.2" if self.gated else "127.0.0.1"
+        self.inner = self.port + self.gated
+        prepare(folder, sites, self.host, self.port)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
-        """Start the server, or a hospital's SuperNode."""
-        own = self.folder / ("server" if name == "server" else f"sites/{name}")
+        """Start the server, its gate, or a hospital's SuperNode."""
+        own = self.folder / ("server" if name in ("server", "gate") else f"sites/{name}")
         log = (own / "out.log").open("ab")
+        script = own / ("gate.sh" if name == "gate" else "start.sh")
         self.processes[name] = subprocess.Popen(
-            [str(own / "start.sh")], stdout=log, stderr=log, start_new_session=True
+            [str(script)], stdout=log, stderr=log, start_new_session=True
         )
+
+    def status(self, path: str, port: int) -> int:
+        """Return how a request from the network is answered."""
+        context = ssl.create_default_context(cafile=self.folder / "server" / "ca.crt")
+        link = http.client.HTTPSConnection(self.host, port, context=context)
+        link.request("POST", path)
+        return link.getresponse().status
 
     def said(self, name: str) -> str:
         return (self.folder / "sites" / name / "out.log").read_text()
@@ -60,6 +77,8 @@ class Federation:
     def open(self, registered: list[str], started: list[str]) -> None:
         """Start the server, tell it its hospitals, and start some."""
         self.start("server")
+        if self.gated:
+            self.start("gate")
         self.until(self.listens)
         for site in registered:
             key = self.folder / "server" / "hospitals" / f"{site}.pub"
@@ -68,8 +87,11 @@ class Federation:
             self.start(site)
 
     def listens(self) -> bool:
-        with socket.socket() as link:
-            return link.connect_ex(("127.0.0.1", self.port)) == 0
+        def taken(host: str, port: int) -> bool:
+            with socket.socket() as link:
+                return link.connect_ex((host, port)) == 0
+
+        return taken("127.0.0.1", self.inner) and taken(self.host, self.port)
 
     def online(self) -> int:
         """Return how many hospitals are connected."""
@@ -106,7 +128,7 @@ class Federation:
 
     def kill_application(self) -> None:
         """Kill the server's application, which the SuperLink has started."""
-        words = f"flwr-serverapp --runtime-api-address 127.0.0.1:{self.port} "
+        words = f"flwr-serverapp --runtime-api-address 127.0.0.1:{self.inner} "
         found = subprocess.run(["pgrep", "-f", words], capture_output=True, text=True)
         (number,) = found.stdout.split()
         os.kill(int(number), signal.SIGKILL)
@@ -149,6 +171,10 @@ def test_over_the_network_it_is_the_run_of_one_process(
     assert there["bytes_by_stage"][1]["teacher"] > 0
     assert "2004" in fed.said("stranger") or "not registered" in fed.said("stranger").lower()
     assert not any((fed.folder / "sites" / "stranger" / "state").iterdir())
+    if fed.gated:  # hospitals come through, whoever wants to start runs does not
+        closed = ("control/list-runs", "runtime/get-nodes", "fleet/../control/list-runs",
+                  "fleet/%2e%2e/control/list-runs", "fleet/..%2fcontrol/list-runs")  # fmt: skip
+        assert {fed.status(f"/v1/{path}", fed.port) for path in closed} == {403}
 
 
 @pytest.mark.skipif("FEDCL_NETWORK" not in os.environ, reason="minutes: set FEDCL_NETWORK=1")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The server of the federation: Flower's SuperLink, with TLS, for known hospitals only. It listens
-# on this machine alone: whoever reaches the port can start runs, see docs/deployment.md.
+# on this machine alone, since whoever reaches it can start runs; hospitals come through gate.sh.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 export FLWR_HOME="$here/flwr" FEDCL_RUNS="$here/runs"
@@ -10,6 +10,6 @@ export RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
 export PATH="{{ programs }}:$PATH"
 mkdir -p "$FEDCL_RUNS"
 cd "$here"
-exec flower-superlink --host 127.0.0.1 --port {{ port }} \
+exec flower-superlink --host 127.0.0.1 --port {{ inner }} \
     --ssl-certfile server.pem --ssl-keyfile server.key --ssl-ca-certfile ca.crt \
     --enable-supernode-auth
