@@ -5,24 +5,62 @@ site's state. The site's name, data folder and state folder come from the node's
 configuration; a message can name neither a path nor code.
 """
 
+import logging
 import time
+from collections.abc import Callable
+from functools import wraps
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 
 from fedcl import arrays, learner
 from fedcl.errors import FedclError, RunError
 from fedcl.hospital import Hospital, MissingError
-from fedcl.messages import Call, Hello, Missing, Report, Scored, Update
+from fedcl.messages import RAISED, Call, Hello, Missing, Report, Scored, Update
 from fedcl.seeding import seeded, torch_rng
 from fedcl.step import Lesson
 
 app = ClientApp()
+log = logging.getLogger("fedcl")
+Handler = Callable[[Message, Context], Message]
+
+
+def _discreet(handler: Handler) -> Handler:
+    """Let an error leave in one line, without the hospital's folders; its own log has it all.
+
+    In a simulation, where all hospitals are one user's, nothing is held back.
+    """
+
+    @wraps(handler)
+    def safe(message: Message, context: Context) -> Message:
+        if context.node_config.get("simulated"):
+            return handler(message, context)
+        try:
+            return handler(message, context)
+        except Exception as error:
+            log.exception("%s failed", message.metadata.message_type)
+            reason = _without_folders(f"{type(error).__name__}: {error}", context)
+            return Message(Error(RAISED, reason), reply_to=message)
+
+    return safe
+
+
+def _without_folders(text: str, context: Context) -> str:
+    """Return the first line of what a hospital says, without where its files lie."""
+    line = text.partition("\n")[0]
+    if context.node_config.get("simulated"):
+        return line
+    for key in ("data-path", "state-path", "received-path"):
+        folder = str(context.node_config.get(key, "")).rstrip("/")
+        if folder:
+            line = line.replace(f"{folder}/", "").replace(folder, key)
+    return line
 
 
 @app.query("hello")
+@_discreet
 def hello(message: Message, context: Context) -> Message:
     """Say which site this is and what it holds, or in one line why it cannot take part."""
     site = str(context.node_config["site"])
@@ -32,7 +70,8 @@ def hello(message: Message, context: Context) -> Message:
         )
         hospital.check()
     except FedclError as error:
-        return Message(Hello(site, error=str(error)).pack(), reply_to=message)
+        problem = _without_folders(str(error), context)
+        return Message(Hello(site, error=problem).pack(), reply_to=message)
     every = [hospital.data(name) for name in hospital.places]
     samples = [hospital.samples({name: 1.0}) for name in hospital.places]
     about = Hello(
@@ -48,6 +87,7 @@ def hello(message: Message, context: Context) -> Message:
 
 
 @app.train()
+@_discreet
 def train(message: Message, context: Context) -> Message:
     """Train for one round from the weights sent; return the weights that may leave."""
     started = time.perf_counter()
@@ -114,6 +154,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 @app.query("report")
+@_discreet
 def report(message: Message, context: Context) -> Message:
     """Tell what the strategy wants to know of the stage besides weights."""
     started = time.perf_counter()
@@ -128,6 +169,7 @@ def report(message: Message, context: Context) -> Message:
 
 
 @app.evaluate()
+@_discreet
 def evaluate(message: Message, context: Context) -> Message:
     """Score the weights sent, case by case: by one score on validation, by all on test."""
     started = time.perf_counter()

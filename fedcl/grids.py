@@ -28,12 +28,9 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedcl.errors import ConfigError, FedclError, RunError, TooLateError
+from fedcl.messages import CRASHED, LATE, RAISED
 
 log = logging.getLogger("fedcl")
-
-RAISED = 2  # Flower's code for a ClientApp that raised
-LATE = 408  # ours, for one that would be too late
-CRASHED = 8  # and for one whose process died
 
 NodeConfig = dict[str, str | int | float | bool]
 

@@ -11,9 +11,8 @@ from flwr.serverapp import Grid
 
 from fedcl.arrays import size_of
 from fedcl.errors import DataError, FedclError, RunError
-from fedcl.grids import LATE
 from fedcl.job import Job
-from fedcl.messages import KEPT, Call, Hello, MalformedError, Missing, Report, Scored, Update
+from fedcl.messages import KEPT, LATE, Call, Hello, MalformedError, Missing, Report, Scored, Update
 from fedcl.shelf import digest
 
 log = logging.getLogger("fedcl")

@@ -10,8 +10,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedcl.errors import RunError
-
-GONE = 5  # Flower's code for a node that is not connected any more
+from fedcl.messages import GONE
 
 
 class LinkGrid(Grid):

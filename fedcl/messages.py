@@ -38,6 +38,10 @@ def _checked(unpack: Callable[[type[T], RecordDict], T]) -> Callable[[type[T], R
     return safe
 
 
+RAISED, GONE, CRASHED = 2, 5, 8
+"""Flower's codes for an app that raised, a node that is not connected, a process that died."""
+LATE = 408
+"""Ours for an answer that would come too late."""
 RECORDS = ("arrays", "teacher", "memory")
 """What a call carries besides names and numbers."""
 KEPT = ("teacher", "memory")

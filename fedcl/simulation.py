@@ -105,6 +105,7 @@ def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
     for site in config.timeline.sites:
         state = (folder / "checkpoint" / "sites" / site).resolve()
         nodes[site] = {"site": site, "state-path": str(state), "received-path": received}
+        nodes[site]["simulated"] = True
         location = config.job.scenario.location(site)
         if location is not None:
             nodes[site]["data-path"] = str(location.resolve())
@@ -118,7 +119,7 @@ def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
         places = {site: node.get("data-path") for site, node in nodes.items()}
         state = (folder / "checkpoint" / "sites" / POOL).resolve()
         nodes[POOL] = {"site": POOL, "state-path": str(state), "pool": json.dumps(places)}
-        nodes[POOL]["received-path"] = received
+        nodes[POOL] |= {"received-path": received, "simulated": True}
     return nodes
 
 

@@ -10,7 +10,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedcl.errors import ConfigError
-from fedcl.grids import CRASHED, RAISED, InProcessGrid, LocalGrid, NodeConfig, RayGrid
+from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
+from fedcl.messages import CRASHED, RAISED
 
 APP = "tests.apps:app"
 WEIGHTS = ArrayRecord({"w": Array(np.arange(12, dtype=np.float32).reshape(3, 4))})

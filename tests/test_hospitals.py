@@ -15,7 +15,8 @@ from fedcl.composition import compose
 from fedcl.config import DEPLOYED, Config
 from fedcl.errors import DataError, FedclError, RunError
 from fedcl.grids import InProcessGrid, answer, load_app
-from fedcl.link import GONE, LinkGrid
+from fedcl.link import LinkGrid
+from fedcl.messages import GONE
 from fedcl.results import results
 from fedcl.server import Server
 
