@@ -104,11 +104,16 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Write `state` as a new snapshot: built aside, then renamed into place.
 
+        Of one moment there may be several, numbered; none is ever replaced.
+
         Raises:
             RunError: it cannot be written; those written before are as they were.
         """
         name = f"round-{state.round:06d}-stage-{state.stage:03d}"
-        part, final, old = (self.folder / one for one in (f".{name}.part", name, f".{name}.old"))
+        same = [path.name for path in self._snapshots() if path.name.startswith(name)]
+        if same:
+            name = f"{name}-{int(same[-1][len(name) + 1 :] or 0) + 1:03d}"
+        part, final = self.folder / f".{name}.part", self.folder / name
         with writing(final):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
@@ -117,11 +122,7 @@ class Checkpoint:
             except OSError:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
-            if final.exists():  # the same moment again, or damaged and passed over by `load`
-                shutil.rmtree(old, ignore_errors=True)
-                final.rename(old)
             part.rename(final)
-            shutil.rmtree(old, ignore_errors=True)
             _sync(self.folder)
         for early in self._snapshots()[: -self.KEPT]:
             shutil.rmtree(early)

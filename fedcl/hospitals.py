@@ -18,6 +18,12 @@ from fedcl.shelf import digest
 log = logging.getLogger("fedcl")
 
 Reply = TypeVar("Reply", Update, Scored, Report)
+
+
+class Refusal(str):
+    """Why an answer that came cannot be used; any other string says why none came."""
+
+
 Parts = Mapping[str, Any]
 """Attributes of a `Call` that are not the same for all sites."""
 
@@ -292,12 +298,14 @@ class Hospitals:
                 try:
                     answer = kind.unpack(reply.content)
                 except MalformedError as error:
-                    answers[site] = str(error)
+                    answers[site] = Refusal(error)
                     continue
                 used = 0 if isinstance(answer, Scored) else answer.samples
                 kept = answer.stored if isinstance(answer, Update) else 0
                 if max(used, kept) > self.samples[site]:
-                    answers[site] = f"{max(used, kept)} samples, it has {self.samples[site]}"
+                    answers[site] = Refusal(
+                        f"{max(used, kept)} samples, it has {self.samples[site]}"
+                    )
                     continue
                 answers[site] = answer
                 if isinstance(answer, Update):

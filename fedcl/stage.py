@@ -17,7 +17,7 @@ from fedcl.architecture import Architecture
 from fedcl.checkpoint import State
 from fedcl.config import Config
 from fedcl.errors import RunError
-from fedcl.hospitals import Hospitals, Parts
+from fedcl.hospitals import Hospitals, Parts, Refusal
 from fedcl.job import Role
 from fedcl.messages import Scored, Update
 from fedcl.plugins import name_of
@@ -237,7 +237,8 @@ class Stage(FlowerStrategy):
                 ledger.judge(site, "delivered")
                 continue
             ledger.fail(site, self.number, round_, "update", refused[site])
-            ledger.judge(site, "lost" if isinstance(answer, str) else "refused")
+            came = isinstance(answer, Update | Refusal)
+            ledger.judge(site, "refused" if came else "lost")
             updates.pop(site, None)
         self._check_quorum(updates, refused)
         return updates

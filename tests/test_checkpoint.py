@@ -55,7 +55,18 @@ def test_a_damaged_snapshot_is_passed_over(tmp_path: Path, victim: str, damage: 
         path.write_bytes(content[:middle] if damage == "cut" else content)
     assert checkpoint.load().round == 1
     checkpoint.save(state(2))
-    assert checkpoint.load().round == 2, "the damaged one is replaced when the run comes by"
+    assert checkpoint.load().round == 2, "the next one of that moment counts"
+
+
+def test_of_one_moment_the_latest_counts(tmp_path: Path):
+    """None is replaced, so that there is a whole one at every instant."""
+    checkpoint, again = Checkpoint(tmp_path), state(2)
+    for again.tries in range(12):
+        before = {path.name for path in tmp_path.iterdir()}
+        checkpoint.save(again)
+        assert checkpoint.load().tries == again.tries
+        new = {path.name for path in tmp_path.iterdir()} - before
+        assert len(new) == 1 and len(list(tmp_path.iterdir())) <= 2
 
 
 def test_an_unfinished_snapshot_does_not_count(tmp_path: Path):

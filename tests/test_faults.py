@@ -47,6 +47,10 @@ def test_a_spoilt_update_costs_that_round_of_that_site(tmp_path: Path, spoil: st
     (failure,) = results(settings, state)["failures"]
     assert (failure["site"], failure["stage"], failure["round"]) == ("D", 2, 3)
     assert said in failure["reason"] and "\n" not in failure["reason"]
+    known = results(settings, state)["reputation"]["D"]
+    assert (known.get("refused"), known.get("lost")) == (
+        (None, 1) if spoil == "loss" else (1, None)
+    )
     assert all(np.isfinite(array).all() for array in state.weights.values())
     assert state.trained == [["A", "B"], ["C", "D"], ["E", "F"]], "D trained in the next round"
     clean = serve(tmp_path / "clean", settings, None).state
