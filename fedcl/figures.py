@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from fedcl.task import Picture
 
@@ -52,10 +54,17 @@ def draw(
 
 
 def _timeline(results: dict[str, Any]) -> Figure:
-    """Who is there (pale), who trains (dark, as high as the share of its cases), who failed."""
+    """Who is there, who trains (as high as the share of its cases), who is away, who failed."""
     sites, rounds = results["sites"], results["rounds_per_stage"]
     stages = len(results["arrivals"])
-    figure, axes = _figure(2.5 + max(3.0, 0.09 * rounds * stages), 1.4 + 0.35 * len(sites))
+    figure, axes = _figure(2.5 + max(3.5, 0.09 * rounds * stages), 1.9 + 0.35 * len(sites))
+    away: dict[str, Any] = {
+        "facecolor": "white",
+        "edgecolor": "black",
+        "hatch": "////",
+        "linewidth": 0.0,
+    }
+    lost: dict[str, Any] = {"marker": "x", "linestyle": "", "color": COLOURS[3], "markersize": 5}
     for row, site in enumerate(sites):
         for stage, share in enumerate(results["presence"][site]):
             if share is None:
@@ -68,16 +77,24 @@ def _timeline(results: dict[str, Any]) -> Figure:
                     color=COLOURS[0],
                 )  # fmt: skip
         gone = results["away"].get(site, [])
-        axes.barh([row] * len(gone), 1, left=[r - 0.5 for r in gone], height=0.8, color="white")
-        lost = [f["round"] for f in results["failures"] if f["site"] == site]
-        axes.plot(lost, [row] * len(lost), "x", color=COLOURS[3], markersize=5)
+        axes.barh([row] * len(gone), 1, left=[r - 0.5 for r in gone], height=0.8, **away)
+        failures = [f for f in results["failures"] if f["site"] == site]
+        when = [f["round"] for f in failures if f["what"] == "update"]
+        when += [f["round"] + 1 for f in failures if f["what"] == "arrival"]
+        axes.plot(when, [row] * len(when), **lost)
     for stage in range(1, stages):
         axes.axvline(stage * rounds + 0.5, color="black", linewidth=0.6)
     axes.set_xlim(0.5, stages * rounds + 0.5)
     axes.set_ylim(len(sites) - 0.4, -0.6)
     axes.set_yticks(range(len(sites)), sites)
-    axes.set_xlabel("round (lines: a new stage; white: away; cross: nothing usable came)")
-    axes.set_title("dark: trains, on that share of its cases; pale: is there", size=10)
+    axes.set_xlabel("round (lines: a new stage)")
+    signs = [
+        Patch(color=COLOURS[0], label="trains, on that share of its cases"),
+        Patch(color=COLOURS[5], alpha=0.25, label="is there"),
+        Patch(label="away for a round", **away),
+        Line2D([], [], label="nothing usable came", **lost),
+    ]
+    figure.legend(handles=signs, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
