@@ -61,15 +61,14 @@ class FieldServerDistillation(Strategy):
         """Return the average, fitted to the hospitals' fields and the previous global one."""
         task, network, parts = gathered.task, gathered.network, []
         speak = {*gathered.updates, *gathered.lost}
-        voices = [(weights, [site]) for site, weights in gathered.updates.items()]
-        voices.append((gathered.before, [s for s in gathered.heard if s not in speak]))
-        speak |= {*gathered.heard}  # also a hospital of an earlier stage that trains again
-        voices.append((gathered.teacher, [s for s in gathered.earlier if s not in speak]))
-        for weights, sites in voices:
+        heard = [site for site in gathered.heard if site not in speak]
+        earlier = [site for site in gathered.earlier if site not in {*speak, *heard}]
+        own = [(weights, [site]) for site, weights in gathered.updates.items()]
+        for weights, sites in [*own, (gathered.before, heard), (gathered.teacher, earlier)]:
             if sites:
                 into_network(network, weights)
-                answers = partial(task.answers, network)
-                parts.append(task.past([(answers, sites)], torch.device("cpu")))
+                voice = partial(task.answers, network), sites
+                parts.append(task.past([voice], torch.device("cpu")))
         into_network(network, gathered.joined)
         settings = Learner(
             steps=self.steps, batch_size=self.batch_size, lr=self.lr, decay=0.1, amp=False

@@ -412,6 +412,8 @@ def test_the_server_fits_hospitals_on_their_coordinates_and_the_teacher_on_earli
     both = {"early": constant(config, sites, 0.4), **voices}
     assert refined(both) == pytest.approx((0.4, 0.2), abs=0.1), "who has trained speaks itself"
     assert refined({}, heard=("middle",)) == pytest.approx((0.8, 0.3), abs=0.1)
+    returned = refined({}, heard=("early", "middle"))  # the early one trains again, and is ill now
+    assert returned == pytest.approx((0.3, 0.3), abs=0.1)
     assert refined(voices, lost=["early"])[0] < 0.6, "nobody speaks for who never delivered"
 
 

@@ -249,6 +249,16 @@ def test_cauaug_archive_holds_mean_magnitude_mean_and_deviation():
     assert kept["2/S/std"].item() == pytest.approx(images.std(correction=0).item())
 
 
+def test_of_a_hospital_that_trains_again_the_newest_record_is_kept():
+    cauaug, slices = make("cauaug"), Samples(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2).long())
+    told = cauaug.report(nn.Identity(), slices)
+    memory: dict[str, np.ndarray] = {}
+    for stage, sites in enumerate(["AB", "BC"]):
+        reports = dict.fromkeys(sites, told)
+        memory = cauaug.remember(past(nn.Identity(), stage=stage, reports=reports, memory=memory))
+    assert {key.rpartition("/")[0] for key in memory} == {"0/A", "1/B", "1/C"}
+
+
 def test_cauaug_restyle_keeps_the_phase_and_takes_magnitude_and_moments():
     rng = torch.Generator().manual_seed(0)
     old, new = (
