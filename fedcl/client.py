@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 
 import torch
 from flwr.app import Context, Error, Message
@@ -53,9 +54,10 @@ def _without_folders(text: str, context: Context) -> str:
     if context.node_config.get("simulated"):
         return line
     for key in ("data-path", "state-path", "received-path"):
-        folder = str(context.node_config.get(key, "")).rstrip("/")
-        if folder:
-            line = line.replace(f"{folder}/", "").replace(folder, key)
+        folder = str(context.node_config.get(key, "."))
+        for one in (folder, str(Path(folder)), str(Path(folder).resolve())):
+            if Path(one) not in (Path(), Path("/")):
+                line = line.replace(f"{one}/", "").replace(one, key)
     return line
 
 
@@ -176,7 +178,7 @@ def evaluate(message: Message, context: Context) -> Message:
     call, hospital, student = _begin(message, context)
     found, predicting = hospital.score(student, call.split)
     scores = {name: [one[name] for _, one in found] for name in found[0][1]}
-    cases = [name for name, _ in found]
+    cases = [name if call.split == "test" else str(n) for n, (name, _) in enumerate(found)]
     scored = Scored(cases, scores, time.perf_counter() - started, predicting)
     return Message(scored.pack(), reply_to=message)
 
@@ -184,6 +186,6 @@ def evaluate(message: Message, context: Context) -> Message:
 def _begin(message: Message, context: Context) -> tuple[Call, Hospital, nn.Module]:
     """Read a call; return it with the hospital and the network it is to start from."""
     call = Call.unpack(message.content)
-    hospital = Hospital.of(context.node_config, call.job)
+    hospital = Hospital.of(context.node_config, call.job, call.run)
     torch.set_num_threads(hospital.job.learner.threads)
     return call, hospital, hospital.load(call.model, call.arrays, call.state, call.arrived)

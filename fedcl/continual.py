@@ -77,14 +77,20 @@ def summary(
 def forgetting_by_site(
     matrix: Sequence[Row], trained: Sequence[Sequence[str]], sites: Sequence[str]
 ) -> dict[str, float]:
-    """Return, for every site trained before the last row, its best earlier score minus now."""
+    """Return, for every site trained before the last row, its best earlier score minus now.
+
+    Left out is a site that has no score after one of the stages since its first training.
+    """
     last = len(matrix) - 1
     result = {}
     for index, site in enumerate(sites):
-        best = _known(matrix[t][index] for t in range(last))
-        now = matrix[last][index]
-        if any(site in cohort for cohort in trained[:last]) and best and now is not None:
-            result[site] = max(best) - now
+        first = next((t for t, cohort in enumerate(trained[:last]) if site in cohort), None)
+        if first is None:
+            continue
+        column = [row[index] for row in matrix]
+        if None not in column[first:]:
+            known = _known(column)
+            result[site] = max(known[:-1]) - known[-1]
     return result
 
 

@@ -72,6 +72,7 @@ def main(grid: Grid, context: Context) -> None:
         server = Server(LinkGrid(grid), config, Checkpoint(folder / "checkpoint"), state, lanes)
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setLevel(logging.WARNING)
+        server.call(folder.name)
         conduct(server, folder, values, started, terminal)
 
 

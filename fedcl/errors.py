@@ -31,6 +31,12 @@ class TooLateError(RunError):
     """An answer that would come after the deadline; in simulation nobody waits for it."""
 
 
+def one_line(text: str) -> str:
+    """Return the first line of what somebody else said, fit for a terminal and not too long."""
+    first = text.strip().partition("\n")[0]
+    return "".join(sign for sign in first if sign.isprintable())[:500]
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what goes wrong in writing a run's file, a full disk for one, into a `RunError`."""

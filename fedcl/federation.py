@@ -49,8 +49,9 @@ def prepare(folder: Path, sites: Sequence[str], host: str, port: int) -> None:
         raise ConfigError("deploy --sites: every hospital once, and one at least")
     if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}", host):
         raise ConfigError(f"deploy --host: {host!r} is neither a name nor an IPv4 address")
-    if not 1024 <= port <= 65000:
-        raise ConfigError(f"deploy --port: must be from 1024 to 65000, got {port}")
+    highest = 65534 - len(sites)  # those that follow are taken as well
+    if not 1024 <= port <= highest:
+        raise ConfigError(f"deploy --port: must be from 1024 to {highest}, got {port}")
     if folder.exists():
         raise ConfigError(f"deploy: {folder} is there already; give another folder")
     templates = Environment(
@@ -97,6 +98,9 @@ def prepare(folder: Path, sites: Sequence[str], host: str, port: int) -> None:
         write(own / "fedcl-site.service", "unit.service", name="fedcl-site",
               what=f"hospital {site}", folder=site, script="start.sh")  # fmt: skip
         write(own / "compose.yaml", "compose.yaml", gate=False)
+    for inside in (folder, *folder.rglob("*")):
+        if inside.is_dir():
+            inside.chmod(0o700)
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -136,14 +140,28 @@ def _certificates(host: str) -> tuple[bytes, bytes, bytes]:
             .not_valid_after(now + VALID)
         )
 
+    def usage(*, signs: bool) -> x509.KeyUsage:
+        return x509.KeyUsage(
+            digital_signature=not signs, key_cert_sign=signs, crl_sign=signs,
+            content_commitment=False, key_encipherment=False, data_encipherment=False,
+            key_agreement=False, encipher_only=False, decipher_only=False,
+        )  # fmt: skip
+
+    issued = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
     root = begin(issuer, authority.public_key())
     root = root.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    root = root.add_extension(usage(signs=True), critical=True)
+    root = root.add_extension(
+        x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False
+    )
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
     signed = begin(subject, server.public_key())
     signed = signed.add_extension(
         x509.SubjectAlternativeName(list(dict.fromkeys(names))), critical=False
     )
     signed = signed.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    signed = signed.add_extension(usage(signs=False), critical=True)
+    signed = signed.add_extension(issued, critical=False)
     certificates = [one.sign(authority, hashes.SHA384()) for one in (root, signed)]
     first, second = (one.public_bytes(serialization.Encoding.PEM) for one in certificates)
     key = server.private_bytes(

@@ -54,6 +54,7 @@ class Hospital:
         state_path: folder of its own state.
         shelf: where it keeps what it was sent once.
         text: the job, as it was sent.
+        run: whose state it is, if `state_path` is for several.
     """
 
     site: str
@@ -61,10 +62,11 @@ class Hospital:
     state_path: Path | None
     shelf: Shelf
     text: str
+    run: str = ""
 
     @classmethod
-    def of(cls, node: Mapping[str, Any], text: str) -> "Hospital":
-        """Join a node's own configuration with the job it was sent.
+    def of(cls, node: Mapping[str, Any], text: str, run: str = "") -> "Hospital":
+        """Join a node's own configuration with the job it was sent, and the name of the run.
 
         `data-path` is one folder; a pool's `pool` is JSON: {site: folder}. `received-path` is by
         default a folder in `state-path`; sites of one machine may share it.
@@ -74,7 +76,8 @@ class Hospital:
         state = Path(str(node["state-path"])) if "state-path" in node else None
         folders = {name: Path(str(path)) if path else None for name, path in places.items()}
         received = node.get("received-path", state / "received" if state else None)
-        return cls(site, folders, state, Shelf(Path(str(received)) if received else None), text)
+        shelf = Shelf(Path(str(received)) if received else None)
+        return cls(site, folders, state, shelf, text, run)
 
     @property
     def job(self) -> Job:
@@ -170,7 +173,7 @@ class Hospital:
         """
         if self.state_path is None:
             raise RunError(f"site {self.site}: this strategy keeps state; set state-path")
-        return arrays.SiteState(self.state_path)
+        return arrays.SiteState(self.state_path / self.run)
 
     def kept(self, version: int) -> arrays.Arrays:
         """Return what it kept: "weights/", "auxiliary/" and "buffer/" arrays."""

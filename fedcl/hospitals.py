@@ -10,8 +10,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedcl.arrays import size_of
-from fedcl.errors import DataError, FedclError, RunError
+from fedcl.errors import DataError, FedclError, RunError, one_line
 from fedcl.job import Job
+from fedcl.ledger import Ledger
 from fedcl.messages import KEPT, LATE, Call, Hello, MalformedError, Missing, Report, Scored, Update
 from fedcl.shelf import digest
 
@@ -29,49 +30,6 @@ Parts = Mapping[str, Any]
 
 
 @dataclass
-class Ledger:
-    """What a run cost and what went wrong; kept across a resume.
-
-    Attributes:
-        bytes: arrays sent `down` to the sites (of which `teacher` and `memory`) and `up` to
-            the server (of which `report`).
-        seconds: `setup` until the first round; `train` and `evaluate`, the sites' own
-            computing, summed (and the server's, where a strategy trains there); `communicate`,
-            the time of the exchanges in which no site computed, if sites shared the workers
-            evenly; `total`, wall time.
-        failures: one entry per answer that was lost or refused.
-        reputation: per site, how many of its updates were `delivered`, `lost` on the way or
-            `refused`, and how often it was asked `again`.
-    """
-
-    bytes: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("down", "up", "teacher", "memory", "report"), 0)
-    )
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("total", "setup", "train", "evaluate", "communicate"), 0.0
-        )
-    )
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    reputation: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def judge(self, site: str, what: str) -> None:
-        """Count what a site is known for; see `reputation`."""
-        known = self.reputation.setdefault(site, {})
-        known[what] = known.get(what, 0) + 1
-
-    def fail(self, site: str, stage: int, round_: int, what: str, reason: str) -> None:
-        """Record that `site` delivered nothing; `reason` may have details after line one."""
-        first, _, details = reason.strip().partition("\n")
-        log.warning("stage %d, round %d, %s: %s lost: %s", stage + 1, round_, site, what, first)
-        if details:
-            log.debug("%s", details)
-        self.failures.append(
-            {"site": site, "stage": stage + 1, "round": round_, "what": what, "reason": first}
-        )
-
-
-@dataclass
 class Hospitals:
     """Sends calls to sites by name and takes their answers apart.
 
@@ -85,6 +43,8 @@ class Hospitals:
         nodes: the node id of each site, once they have met.
         samples: how many training samples each site has.
         holds: the digests of what each site has been sent and keeps.
+        run: its name, see `State`.
+        refused: why a site, by its name, cannot take part.
     """
 
     grid: Grid
@@ -96,17 +56,20 @@ class Hospitals:
     nodes: dict[str, int] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)
+    run: str = ""
+    refused: dict[str, FedclError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._text = self.job.to_json()
-        self._sent = 0.0
+        self._sent = self._until = 0.0
         self._calls: list[Message] = []
         self._asked: set[tuple[int, str]] = set()
+        self._silent: set[tuple[int, str]] = set()
         self._gone: set[str] = set()
         self._whole: dict[int, Call] = {}
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
-    def meet(self, sites: Iterable[str]) -> dict[str, Hello | FedclError]:
+    def meet(self, sites: Iterable[str] = ()) -> dict[str, Hello]:
         """Ask every node that is new, or has been started again, who it is and what it holds.
 
         Args:
@@ -114,16 +77,17 @@ class Hospitals:
                 it has come.
 
         Returns:
-            What was answered, or why a site cannot take part, by its name.
+            What those said that can take part; of the others see `refused`.
         """
-        needed, met = set(sites), dict[str, Hello | FedclError]()
+        needed, met = set(sites), dict[str, Hello]()
+        if needed:  # who has said nothing may be able to now
+            self._asked -= self._silent
 
         def missing() -> set[str]:
             met.update(self._greet())
-            return needed - met.keys() - {*self.connected()}
+            return needed - self.refused.keys()
 
-        self._gone -= {*self.connected()}
-        self._gone |= self._until_none(lambda: missing() - self._gone)
+        self._wait_for(missing)
         return met
 
     def connected(self) -> list[str]:
@@ -134,48 +98,62 @@ class Hospitals:
     def _await(self, nodes: Collection[int]) -> None:
         """Wait for nodes that may just have been started again."""
         known = {site for site, node in self.nodes.items() if node in nodes}
-        self._gone |= self._until_none(lambda: known - {*self.connected()} - self._gone)
+        self._wait_for(lambda: known)
 
-    def _until_none(self, missing: Callable[[], set[str]]) -> set[str]:
-        """Wait until no site is missing, up to `wait`; return those that still are."""
+    def _wait_for(self, needed: Callable[[], set[str]]) -> None:
+        """Wait until sites are connected, up to `wait`, and for none twice before it has come."""
         until = time.monotonic() + self.wait
+        self._gone -= {*self.connected()}
         while True:
-            left, sites = until - time.monotonic(), missing()
-            if not sites or left <= 0:
-                return sites
+            left = until - time.monotonic()
+            missing = needed() - {*self.connected()} - self._gone
+            if not missing or left <= 0:
+                self._gone |= missing
+                return
             time.sleep(min(1.0, left))
 
-    def _greet(self) -> dict[str, Hello | FedclError]:
-        """Return what those nodes answer that have not been asked since they started."""
+    def _greet(self) -> dict[str, Hello]:
+        """Return what those nodes say that have not been asked since they started."""
         there = list(self.grid.get_nodes())
         starts = {(one.node_id, one.last_activated_at): one.name for one in there}
-        new = {start[0]: name for start, name in starts.items() if start not in self._asked}
+        new = {start: name for start, name in starts.items() if start not in self._asked}
         if not new:
             return {}
-        self._asked |= starts.keys()
-        ids = {one.node_id for one in there}
+        named = any(one.name for one in there)
         content = RecordDict({"job": ConfigRecord({"json": self._text})})
         calls = [
-            Message(content, dst_node_id=node, message_type="query.hello") for node in sorted(new)
+            Message(content, dst_node_id=node, message_type="query.hello")
+            for node, _ in sorted(new)
         ]
-        self._begin(calls)
-        met: dict[str, Hello | FedclError] = {}
         timeout = min(self.timeout, self.wait or self.timeout)
+        self._begin(calls, timeout)
         replies = self._complete(self.grid.send_and_receive(calls, timeout=timeout))
-        for node, reply in replies.items():
-            site, answer = _introduction(reply, new[node])
+        self._asked |= new.keys()
+        self._silent = {start for start in new if start[0] not in replies}
+        met: dict[str, Hello] = {}
+        for (node, _), name in new.items():
+            if node not in replies:
+                continue
+            site, answer = _introduction(replies[node], name, named)
             if site and site not in self.job.roles:  # connected, and no part of this run
                 continue
-            if isinstance(answer, Hello) and self.nodes.get(site, node) in ids - {node}:
+            other = self.nodes.get(site, node)
+            if isinstance(answer, Hello) and any(other == one.node_id != node for one in there):
                 answer = DataError(f"site {site}: two hospitals answer to that name")
             if isinstance(answer, Hello):
                 self.nodes[site], self.samples[site] = node, answer.samples
-            met[site or f"node {node}"] = answer
+                self.refused.pop(site, None)
+                met[site] = answer
+            else:
+                self.refused[site or f"node {node}"] = answer
+                if other == node:  # it has been met before; another one of that name stays
+                    self.nodes.pop(site, None)
         return met
 
-    def dismiss(self, site: str) -> None:
-        """Forget a site that cannot take part, if it had been met."""
-        self.nodes.pop(site, None)
+    def refuse(self, site: str, error: FedclError) -> None:
+        """Have nothing more to do with a site that has been met and does not fit."""
+        self.refused[site] = error
+        del self.nodes[site]
 
     def calls(
         self,
@@ -206,12 +184,14 @@ class Hospitals:
             node, state = self.nodes[site], versions.get(site, 0)
             records = {name: own[name] for name in KEPT if own.get(name) is not None}
             digests = {name: self._digest(record) for name, record in records.items()}
-            call = Call(self._text, **seen, **own, state=state, digests=digests, **others)
+            call = Call(
+                self._text, **seen, **own, run=self.run, state=state, digests=digests, **others
+            )
             held = self.holds.get(site, [])
             known: dict[str, Any] = {n: None for n, d in digests.items() if d in held}
             messages.append(Message(replace(call, **known).pack(), node, what))
             whole[node] = call
-        self._begin(messages)
+        self._begin(messages, self.timeout)
         self._whole = whole
         return messages
 
@@ -221,9 +201,10 @@ class Hospitals:
             self._digests[id(record)] = record, digest(record)
         return self._digests[id(record)][1]
 
-    def _begin(self, calls: list[Message]) -> None:
-        """Note what is sent, and when."""
-        self._calls, self._sent = calls, time.perf_counter()
+    def _begin(self, calls: list[Message], timeout: float) -> None:
+        """Note what is sent, when, and until when it is to be answered."""
+        self._calls, self._whole, self._sent = calls, {}, time.perf_counter()
+        self._until = self._sent + timeout
         self._count(calls)
 
     def _count(self, calls: Iterable[Message]) -> None:
@@ -236,31 +217,38 @@ class Hospitals:
                     self.ledger.bytes[name] += size
 
     def _complete(self, replies: Iterable[Message]) -> dict[int, Message]:
-        """Return the replies by node, after a second try with some, in the time that is left.
+        """Return the replies by node, after another try with some, in the time that is left.
 
         Who answered by an error is asked once more; who has lost what it was to keep is sent it.
         """
         by_node = _by_node(self._calls, replies)
-        again = []
-        for call in self._calls:
-            node = call.metadata.dst_node_id
-            content = self._second(node, call.content, by_node.get(node))
-            if content is not None:
-                again.append(Message(content, node, call.metadata.message_type))
-        if again:
-            self._await({call.metadata.dst_node_id for call in again})
-        left = self._sent + self.timeout - time.perf_counter()
-        if again and left > 0:
+        calls, tried = self._calls, set[tuple[int, bool]]()
+        while True:
+            again = []
+            for call in calls:
+                node = call.metadata.dst_node_id
+                reply = by_node.get(node)
+                if reply is None or (node, reply.has_error()) in tried:
+                    continue
+                tried.add((node, reply.has_error()))
+                content = self._next(node, call.content, reply)
+                if content is not None:
+                    again.append(Message(content, node, call.metadata.message_type))
+            if again:
+                self._await({call.metadata.dst_node_id for call in again})
+            left = self._until - time.perf_counter()
+            if not again or left <= 0:
+                return by_node
             self._count(again)
             by_node |= _by_node(again, self.grid.send_and_receive(again, timeout=left))
-        return by_node
+            calls = again
 
-    def _second(self, node: int, sent: RecordDict, reply: Message | None) -> RecordDict | None:
-        """Return what a site is sent in the second place, or None."""
-        if reply is None or (reply.has_error() and reply.error.code == LATE):
-            return None
+    def _next(self, node: int, sent: RecordDict, reply: Message) -> RecordDict | None:
+        """Return what a site is sent after such a reply, or None if that is to be taken."""
         site = next((name for name, known in self.nodes.items() if known == node), f"node {node}")
         if reply.has_error():
+            if reply.error.code == LATE:
+                return None
             log.warning("%s: %s; asked once more", site, _first_line(reply))
             self.ledger.judge(site, "again")
             call = sent.config_records.get("call")
@@ -268,7 +256,7 @@ class Hospitals:
                 return sent
             attempt = int(str(call["attempt"])) + 1
             return RecordDict({**sent, "call": ConfigRecord({**call, "attempt": attempt})})
-        if Missing.of(reply.content) is None or node not in self._whole:
+        if node not in self._whole or Missing.of(reply.content) is None:
             return None
         log.info("%s has lost what it was sent before; it is sent again", site)
         self.holds[site] = []
@@ -327,12 +315,13 @@ def _by_node(calls: Iterable[Message], replies: Iterable[Message]) -> dict[int, 
     return {asked[reply.metadata.reply_to_message_id]: reply for reply in known}
 
 
-def _introduction(reply: Message, name: str) -> tuple[str, Hello | FedclError]:
+def _introduction(reply: Message, name: str, named: bool) -> tuple[str, Hello | FedclError]:
     """Return a hospital's name and what it says of itself, or why it cannot take part.
 
     Args:
         reply: to the question who it is.
         name: that it is registered under; empty if under none.
+        named: whether any is registered under a name.
     """
     if reply.has_error():
         return name, RunError(f"{name or 'a hospital'} did not start: {_first_line(reply)}")
@@ -342,10 +331,11 @@ def _introduction(reply: Message, name: str) -> tuple[str, Hello | FedclError]:
         return name, error
     if name not in ("", hello.site):
         return name, DataError(f"site {name}: registered by this name, but says {hello.site!r}")
-    return hello.site, DataError(hello.error) if hello.error else hello
+    if named and not name:
+        return hello.site, DataError(f"site {hello.site}: registered without a name; give --name")
+    return hello.site, DataError(one_line(hello.error)) if hello.error else hello
 
 
 def _first_line(reply: Message) -> str:
-    first, _, details = str(reply.error.reason).partition("\n")
-    log.debug("%s", details)
-    return first
+    log.debug("%s", str(reply.error.reason).partition("\n")[2])
+    return one_line(str(reply.error.reason))

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedcl.errors import RunError
-from fedcl.messages import GONE
+from fedcl.messages import GONE, RAISED
 
 
 class LinkGrid(Grid):
@@ -39,22 +39,34 @@ class LinkGrid(Grid):
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
         before, batch = self._starts(), list(messages)
-        waiting = dict(zip(self.push_messages(batch), batch, strict=False))
-        if len(waiting) < len(batch) or None in waiting:
-            raise RunError("the SuperLink has not taken all messages; its log says why")
-        replies: list[Message] = []
-        while waiting and time.monotonic() < until:
-            time.sleep(min(self.POLL, max(0.0, until - time.monotonic())))
-            now = self._starts()
-            for reply in self.pull_messages(list(waiting)):
-                waiting.pop(reply.metadata.reply_to_message_id, None)
-                replies.append(reply)
+        marks: list[str | None] = list(self.push_messages(batch))
+        if len(marks) < len(batch):
+            raise RunError("the SuperLink has not taken the messages; its log says why")
+        pushed = list(zip(marks, batch, strict=True))
+        gone = Error(GONE, "it is not registered any more")
+        replies = [Message(gone, reply_to=call) for mark, call in pushed if mark is None]
+        waiting = {mark: call for mark, call in pushed if mark is not None}
+        while waiting:
+            left, now = until - time.monotonic(), self._starts()
             for mark, call in list(waiting.items()):
+                reply = self._reply(mark, call)
                 node = call.metadata.dst_node_id
-                if now.get(node, before.get(node)) != before.get(node):
-                    error = Error(GONE, "it was stopped and started again")
-                    replies.append(Message(error, reply_to=waiting.pop(mark)))
+                if reply is None and now.get(node, before.get(node)) != before.get(node):
+                    reply = Message(Error(GONE, "it was stopped and started again"), reply_to=call)
+                if reply is not None:
+                    replies.append(reply)
+                    del waiting[mark]
+            if left <= 0:
+                break
+            time.sleep(min(self.POLL, left))
         return replies
+
+    def _reply(self, mark: str, call: Message) -> Message | None:
+        """Return the reply to a call if it is there; what cannot be read is an error."""
+        try:
+            return next(iter(self.pull_messages([mark])), None)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # foreign bytes
+            return Message(Error(RAISED, f"its reply cannot be read ({error!r})"), reply_to=call)
 
     def _starts(self) -> dict[int, str]:
         """Return when each node that is connected was last started."""

@@ -42,6 +42,8 @@ RAISED, GONE, CRASHED = 2, 5, 8
 """Flower's codes for an app that raised, a node that is not connected, a process that died."""
 LATE = 408
 """Ours for an answer that would come too late."""
+RUN = r"(run-\d{1,20})?"
+"""The name of a run: a hospital's folder is called so."""
 RECORDS = ("arrays", "teacher", "memory")
 """What a call carries besides names and numbers."""
 KEPT = ("teacher", "memory")
@@ -60,6 +62,7 @@ class Call:
         memory: what the server remembers of earlier stages, likewise.
         digests: of teacher and memory, where there are any, whether they are sent or not.
         keep: which of them will be asked for again.
+        run: the name of the run, or empty; what the site keeps for itself lies under it.
         arrived: the sites that have, in order of arrival.
         sizes: how many of them arrived in each stage so far.
         lost: those of earlier stages that have never delivered anything.
@@ -82,6 +85,7 @@ class Call:
     memory: ArrayRecord | None = None
     digests: dict[str, str] = field(default_factory=dict)
     keep: list[str] = field(default_factory=list)
+    run: str = ""
     arrived: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -133,6 +137,7 @@ class Call:
                 if digest
             },
             keep=_names(call["keep"]),
+            run=str(call["run"]),
             arrived=_names(call["arrived"]),
             sizes=[_int(size) for size in _list(call["sizes"])],
             lost=_names(call["lost"]),
@@ -147,6 +152,8 @@ class Call:
         )
         if sum(read.sizes) != len(read.arrived) or read.rounds < 1:
             raise ValueError("stages that are none")
+        if not re.fullmatch(RUN, read.run) or read.split not in ("val", "test"):
+            raise ValueError("a run or cases that cannot be meant")
         return read
 
 
@@ -196,7 +203,7 @@ class Hello:
         if not hello.error and not likely:
             raise ValueError(f"impossible numbers of cases {counts} or samples {samples}")
         fits = 1 <= len(hello.shape) <= 4 and all(1 <= size <= 8192 for size in hello.shape)
-        fits = fits and math.prod(hello.shape) <= 2**26
+        fits = fits and math.prod(hello.shape) <= 2**22  # the server has its model take one
         if not hello.error and not fits:
             raise ValueError(f"impossible shape of a sample {hello.shape}")
         return hello
@@ -219,10 +226,10 @@ class Missing:
     @classmethod
     def of(cls, content: RecordDict) -> "Missing | None":
         """Read the records, if they are of this kind."""
-        record = content.config_records.get("missing")
-        if record is None:
+        if "missing" not in content.config_records:
             return None
-        return cls([name for name in KEPT if name in _names(record["records"])])
+        names = content.config_records["missing"].get("records")
+        return cls([name for name in KEPT if isinstance(names, list) and name in names])
 
 
 @dataclass(frozen=True)
@@ -355,8 +362,8 @@ class Scored:
             raise ValueError("not one score per case")
         if not scores or len(set(cases)) < len(cases):
             raise ValueError("no score, or a case twice")
-        if not all(map(math.isfinite, chain.from_iterable(scores.values()))):
-            raise ValueError("a score is not finite")
+        if not all(abs(score) <= 1e6 for score in chain.from_iterable(scores.values())):
+            raise ValueError("a score is not finite, or too large for one")
         return cls(cases, scores, _seconds(numbers), _seconds(numbers, "predicting"))
 
 
@@ -374,7 +381,7 @@ def _float(value: Any) -> float:
 
 def _seconds(numbers: MetricRecord, name: str = "seconds") -> float:
     seconds = _float(numbers[name])
-    if not 0 <= seconds < math.inf:
+    if not 0 <= seconds <= 1e8:
         raise ValueError(f"it took {seconds} s")
     return seconds
 

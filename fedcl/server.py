@@ -19,6 +19,7 @@ from fedcl.plugins import name_of
 from fedcl.results import results
 from fedcl.seeding import torch_rng
 from fedcl.stage import Round, Stage
+from fedcl.timeline import POOL
 from strategies.base import Form, Past
 
 log = logging.getLogger("fedcl")
@@ -91,6 +92,7 @@ class Server:
             config.engine.timeout,
             config.wait,
             holds=self.state.holds,
+            run=self.state.name,
         )
 
     def _new(self) -> State:
@@ -110,6 +112,10 @@ class Server:
                 teacher |= self.architectures[name].read(job.strategy.pretrained)
         return State(weights, self.config.fingerprint(), teacher)
 
+    def call(self, name: str) -> None:
+        """Give the run a name, for hospitals that keep something of several."""
+        self.state.name = self.hospitals.run = name
+
     def meet(self) -> dict[str, Hello]:
         """Meet the hospitals; nothing is written before those needed first have answered.
 
@@ -120,37 +126,29 @@ class Server:
         """
         timeline = self.config.timeline
         needed = timeline.present(self.state.stage) if self.deployed else timeline.sites
-        about, refused = self._welcome(needed + timeline.trainers([]))
-        for error in refused.values():
+        about = self._welcome(needed + timeline.trainers([]))
+        for error in self.hospitals.refused.values():
             raise error
         missing = [site for site in needed if site not in about]
         if missing and not (self.deployed and about):
             raise DataError(f"site {missing[0]}: no hospital of that name answered")
         return about
 
-    def _welcome(self, sites: Sequence[str] = ()) -> tuple[dict[str, Hello], dict[str, FedclError]]:
-        """Meet hospitals that are new, and see that they fit the others.
+    def _welcome(self, sites: Sequence[str] = ()) -> dict[str, Hello]:
+        """Return what hospitals hold that are new and fit the others.
 
         Args:
             sites: whom to wait for.
-
-        Returns:
-            What the new ones hold, and why others cannot take part, by site.
         """
         met = self.hospitals.meet(sites)
-        refused = {site: one for site, one in met.items() if isinstance(one, FedclError)}
-        about = {}
-        for site in self.config.timeline.sites:
-            hello = met.get(site)
-            if isinstance(hello, Hello):
-                try:
-                    self._admit(site, hello)
-                    about[site] = hello
-                except FedclError as error:
-                    refused[site] = error
-        for site in refused:
-            self.hospitals.dismiss(site)
-        return about, refused
+        about = {site: met[site] for site in self.config.timeline.sites if site in met}
+        for site, hello in list(about.items()):
+            try:
+                self._admit(site, hello)
+            except FedclError as error:
+                self.hospitals.refuse(site, error)
+                del about[site]
+        return about
 
     def _admit(self, site: str, hello: Hello) -> None:
         """Take note of what a hospital holds.
@@ -217,7 +215,7 @@ class Server:
             self._grow()
             stage = Stage(
                 config, self.hospitals, state, self.architectures, self._arrive, self._began,
-                self._round_done,
+                self._joined, self._round_done,
             )  # fmt: skip
             try:
                 stage.run()
@@ -254,24 +252,19 @@ class Server:
             sites: whom the stage needs.
             what: they are to do, in the words of `failures`.
         """
-        _, refused = self._welcome(sites)
+        state = self.state
+        self._welcome(sites)
         there = self.hospitals.connected()
         for site in sites:
             if site not in there:
-                self._note_absent(site, what, refused)
-
-    def _note_absent(self, site: str, what: str, refused: Mapping[str, FedclError]) -> None:
-        reason = f"not there after {self.config.wait:g} s (timeline.wait)"
-        reason = str(refused.get(site, reason))
-        self.state.ledger.fail(site, self.state.stage, self.state.round, what, reason)
+                reason = f"not there after {self.config.wait:g} s (timeline.wait)"
+                reason = str(self.hospitals.refused.get(site, reason))
+                state.ledger.fail(site, state.stage, state.round, what, reason)
 
     def _arrive(self) -> None:
         """Let hospitals enter that were not there when their stage began."""
-        about, refused = self._welcome()
-        for site in about:
+        for site in self._welcome():
             log.info("stage %d: %s has come", self.state.stage + 1, site)
-        for site in refused:
-            self._note_absent(site, "arrival", refused)
 
     def _grow(self) -> None:
         """Give the model room for what the sites arriving in this stage bring."""
@@ -310,16 +303,21 @@ class Server:
         self._clock = now
         self.checkpoint.save(self.state)
 
-    def _note_failure(self) -> None:
+    def _note_failure(self, tries: int = 1) -> None:
         """Write down that a round has failed: the sites' next attempt at it is another one.
 
         All else stays as it was before the round, whatever part of it had been done.
         """
         before = self.checkpoint.load()
         if before is not None:
-            before.tries += 1
+            before.tries += tries
             before.ledger = self.state.ledger
             self.checkpoint.save(before)
+
+    def _joined(self) -> None:
+        """Write down what a round's weights cost in privacy, before anybody sees them."""
+        if self.config.privacy.accounts:
+            self._note_failure(tries=0)
 
     def _remember(self, stage: Stage) -> arrays.Arrays:
         """Ask for the strategy's reports, if it wants any, and let it remember the stage.
@@ -365,9 +363,11 @@ class Server:
             forms[name] = job.strategy.forms(one.network, self.shape)
             records[name] = arrays.to_record(one.shared(state.weights))
         parts = {}
+        delivered = {*state.trained[state.stage], POOL}
         for site, data in stage.data().items():
             model = job.roles[site].model
-            if data["shares"] and forms.get(model):  # who only rehearses has told before
+            # Who only rehearses has told before.
+            if site in delivered and data["shares"] and forms.get(model):
                 parts[site] = {"model": model, "arrays": records[model], **data}
         if not parts:
             return {}

@@ -51,7 +51,7 @@ class Stage(FlowerStrategy):
     """Federated rounds of one stage, from the state's weights and back into it.
 
     `start` runs them; after every round the state has moved on and `done` is called. Before a
-    round of which a site is not there yet `arrive` is called.
+    round of which a site is not there yet `arrive` is called, before its weights go out `joined`.
     """
 
     def __init__(
@@ -62,10 +62,11 @@ class Stage(FlowerStrategy):
         architectures: Mapping[str, Architecture],
         arrive: Callable[[], None],
         began: Callable[[int, int, list[str]], None],
+        joined: Callable[[], None],
         done: Callable[[Round], None],
     ) -> None:
         self.config, self.hospitals, self.state = config, hospitals, state
-        self.arrive, self.began, self.done = arrive, began, done
+        self.arrive, self.began, self.joined, self.done = arrive, began, joined, done
         self.number = state.stage
         self.strategy = config.job.strategy
         self.expected = self.strategy.cohort(config.timeline, self.number)
@@ -202,6 +203,7 @@ class Stage(FlowerStrategy):
         self.losses = {site: update.losses for site, update in updates.items()}
         self.state.momentum = momentum
         self.state.weights = self.state.weights | moved  # a new dict: the old one may teach
+        self.joined()
         return self._shared(), None
 
     @property

@@ -2,6 +2,7 @@
 # The server of the federation: Flower's SuperLink, with TLS, for known hospitals only. It listens
 # on this machine alone, since whoever reaches it can start runs; hospitals come through gate.sh.
 set -euo pipefail
+umask 077 # of patients, and secrets
 here="$(cd "$(dirname "$0")" && pwd)"
 export FLWR_HOME="$here/flwr" FEDCL_RUNS="$here/runs"
 export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1

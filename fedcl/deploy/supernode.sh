@@ -2,6 +2,7 @@
 # Hospital {{ site }}: Flower's SuperNode. Say in data="" where its data lie, if in files.
 data=""
 set -euo pipefail
+umask 077 # of patients, and secrets
 here="$(cd "$(dirname "$0")" && pwd)"
 export FLWR_HOME="$here/flwr"
 export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1

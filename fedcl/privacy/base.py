@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fedcl.aggregations.base import Aggregation
 from fedcl.arrays import Arrays
@@ -13,7 +13,13 @@ from strategies.base import Strategy
 
 @dataclass
 class Privacy:
-    """A rule that protects updates; a subclass's fields are its settings."""
+    """A rule that protects updates; a subclass's fields are its settings.
+
+    Attributes:
+        accounts: whether it counts what every release of weights costs.
+    """
+
+    accounts: ClassVar[bool] = False
 
     def check(self, strategy: Strategy, aggregation: Aggregation, timeline: Timeline) -> None:
         """Raise `ConfigError` where the settings would go round the protection."""

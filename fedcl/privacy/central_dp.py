@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.optimize import brentq
@@ -40,6 +40,8 @@ class CentralDP(Privacy):
         seed: of the noise, to have a simulation twice; null for noise that nobody can know.
             With a seed, whoever knows it can take the noise away again.
     """
+
+    accounts: ClassVar[bool] = True
 
     clip: float = setting(1.0, low=1e-6, high=1e6)
     noise: float = setting(1.0, low=1e-3, high=1e6)
