@@ -63,6 +63,8 @@ def test_every_folder_has_its_own_key_and_no_other(tmp_path: Path):
     names = sorted(str(path.relative_to(folder)) for path in private)
     assert names == ["server/server.key", "sites/BMC/key", "sites/RUNMC/key"]
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in private)
+    inside = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in inside)
     context = ssl.create_default_context(cafile=folder / "server" / "ca.crt")
     assert len(context.get_ca_certs()) == 1
     script = (folder / "sites" / "BMC" / "start.sh").read_text()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
@@ -32,6 +32,7 @@ class Lines(InProcessGrid):
             message's type and a site.
         names: that sites are registered under, where these are not their own.
         starts: when a site was started, from the same.
+        answers: what a site answers instead of what it should, to a type of message.
     """
 
     def __init__(
@@ -40,10 +41,14 @@ class Lines(InProcessGrid):
         down: Callable[[str, list[tuple[str, str]]], bool] = lambda site, sent: False,
         names: dict[str, str] | None = None,
         starts: Callable[[str, list[tuple[str, str]]], str] = lambda site, sent: "",
+        answers: Callable[[str, str, Message], RecordDict | None] = lambda what, site, message: (
+            None
+        ),
     ) -> None:
         nodes: list[Any] = [{"site": site, "state-path": str(folder / site)} for site in SITES]
         super().__init__("fedcl.client:app", nodes)
         self.down, self.names, self.starts = down, names or {}, starts
+        self.answers = answers
         self.sent: list[tuple[str, str]] = []
 
     def site(self, node: int) -> str:
@@ -67,8 +72,10 @@ class Lines(InProcessGrid):
             self.sent.append((message.metadata.message_type, site))
             if down:
                 self._keep(Message(Error(GONE, "node unavailable"), reply_to=message))
-            else:
-                self._keep(answer(app, message, self.contexts[node]))
+                continue
+            reply = answer(app, message, self.contexts[node])
+            other = self.answers(message.metadata.message_type, site, reply)
+            self._keep(reply if other is None else Message(other, reply_to=message))
 
 
 def deployed(folder: Path, grid: Grid, *overrides: str) -> Server:
@@ -204,3 +211,149 @@ def test_what_a_restarted_hospital_had_taken_on_is_asked_for_again(tmp_path: Pat
     clean = run(deployed(tmp_path / "clean", Lines(tmp_path / "clean")))
     assert found["reputation"]["B"] == {"again": 1, "delivered": 2} and not found["failures"]
     assert found["weights_sha256"] == clean["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict({"missing": ConfigRecord({})}),
+        RecordDict({"missing": ConfigRecord({"records": ["teacher"]})}),
+        RecordDict({}),
+    ],
+)
+def test_whatever_one_hospital_answers_is_its_own_failure(tmp_path: Path, content: RecordDict):
+    grid = Lines(
+        tmp_path, answers=lambda what, site, _: content if (what, site) == ("train", "B") else None
+    )
+    found = run(deployed(tmp_path, grid, "strategy=ted"))
+    assert lost(found) == [("B", 1, "update")] * 2 and found["stages"] == [["A"], ["C", "D"]]
+
+
+@pytest.mark.parametrize("number", [1e308, float("nan"), float("inf")])
+def test_a_score_that_is_none_is_no_score(tmp_path: Path, number: float):
+    def answers(what: str, site: str, reply: Message) -> RecordDict | None:
+        if (what, site) != ("evaluate", "B") or reply.has_error():
+            return None
+        content = dict(reply.content)
+        numbers = {
+            key: [number] * len(value) if isinstance(value, list) else value
+            for key, value in content["numbers"].items()
+        }
+        return RecordDict({**content, "numbers": MetricRecord(numbers)})
+
+    found = run(deployed(tmp_path, Lines(tmp_path, answers=answers)))
+    assert [row[1] for row in found["matrix"]] == [None, None]
+    assert {what for _, _, what in lost(found)} == {"test", "validation"}
+
+
+def test_what_a_hospital_says_is_one_line_of_a_bounded_length(tmp_path: Path):
+    grid = Lines(tmp_path)
+    server = deployed(tmp_path, grid)
+    server.state.ledger.fail("A", 0, 1, "update", "\x1b[31mred" + "x" * 1000 + "\nsecret")
+    (failure,) = server.state.ledger.failures
+    assert failure["reason"] == "[31mred" + "x" * 493
+
+
+def test_who_says_nothing_at_first_is_asked_at_the_next_stage(tmp_path: Path):
+    class Slow(Lines):
+        """D does not answer the first question who it is."""
+
+        def _send(self, messages: list[Message]) -> None:
+            for message in messages:
+                call = message.metadata.message_type, self.site(message.metadata.dst_node_id)
+                if call == ("query.hello", "D") and call not in self.sent:
+                    self.sent.append(call)
+                else:
+                    super()._send([message])
+
+        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+            return super().send_and_receive(messages, timeout=0.01)
+
+    grid = Slow(tmp_path)
+    found = run(deployed(tmp_path, grid))
+    assert grid.sent.count(("query.hello", "D")) == 2 and found["failures"] == []
+    assert found["stages"] == [["A", "B"], ["C", "D"]]
+
+
+def test_two_runs_at_the_same_hospitals_keep_apart_what_stays_there(tmp_path: Path):
+    """A run is stopped, another one takes place, the first goes on: as if there were no other."""
+
+    def begin(folder: str, *overrides: str) -> Server:
+        grid = Lines(tmp_path / "hospitals")
+        server = deployed(tmp_path / folder, grid, "strategy=fedbn", "model.norm=batch", *overrides)
+        server.call({"one": "run-1", "two": "run-2", "whole": "run-3"}[folder])
+        return server
+
+    expected = run(begin("whole"))
+    first = begin("one")
+    first.watchers.append(Stop(after=2))
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    run(begin("two", "seed=7"))
+    checkpoint = Checkpoint(tmp_path / "one" / "checkpoint")
+    again = Server(first.hospitals.grid, first.config, checkpoint, checkpoint.load())
+    assert run(again)["weights_sha256"] == expected["weights_sha256"]
+    assert {path.name for path in (tmp_path / "hospitals" / "A").glob("run-*")} == {
+        "run-1", "run-2", "run-3",
+    }  # fmt: skip
+
+
+class Stop:
+    """Interrupts a run after a round."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def started(self, *_: Any) -> None: ...
+
+    def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
+        if number > self.after:
+            raise KeyboardInterrupt
+
+    def round_done(self, *_: Any) -> None: ...
+
+    def stage_done(self, *_: Any) -> None: ...
+
+
+def test_what_went_out_before_a_crash_is_paid_for_in_privacy(tmp_path: Path):
+    """The server dies while round 1's weights are validated, and B is off when it goes on."""
+    grid = Lines(tmp_path)
+    server = deployed(tmp_path, grid, "privacy=central_dp", "timeline.rounds=1")
+
+    def down(site: str, sent: list[tuple[str, str]]) -> bool:
+        if rounds(sent) == ["A", "B"] and sent[-1] == ("evaluate", "A"):
+            raise KeyboardInterrupt
+        return False
+
+    grid.down = down
+    with pytest.raises(KeyboardInterrupt):
+        run(server)
+    state = server.checkpoint.load()
+    assert state is not None and state.round == 0
+    off = Lines(tmp_path, lambda site, sent: site == "B" and "C" not in rounds(sent))
+    epsilon = run(Server(off, server.config, server.checkpoint, state))["privacy"]["epsilon"]
+    assert epsilon["A"] > epsilon["B"] == epsilon["C"] > 0, "A has trained for it twice"
+
+
+def test_a_restarted_hospital_that_has_lost_everything_is_sent_it_in_the_same_round(
+    tmp_path: Path,
+):
+    """In the second round of stage 2 C is down at first, and has then no teacher any more."""
+
+    def down(site: str, sent: list[tuple[str, str]]) -> bool:
+        if site == "C" and rounds(sent) == [*"ABABCD"] and sent[-1][0] == "evaluate":
+            for path in (tmp_path / "C").rglob("*.safetensors"):
+                path.unlink()
+            return True
+        return False
+
+    grid = Lines(tmp_path, down)
+    found = run(deployed(tmp_path, grid, "strategy=ted", "timeline.stages=[[A,B],[C,D]]"))
+    assert rounds(grid.sent).count("C") == 4, "without an answer, without a teacher, with one"
+    assert found["failures"] == [] and found["reputation"]["C"] == {"again": 1, "delivered": 2}
+
+
+def test_among_registered_names_nobody_is_without_one(tmp_path: Path):
+    grid = Lines(tmp_path, names={"B": ""})
+    with pytest.raises(DataError, match="site B: registered without a name"):
+        run(deployed(tmp_path, grid))
