@@ -69,3 +69,17 @@ def test_a_site_that_arrived_but_never_trained_counts_into_the_average():
     figures = summary([[0.8, 0.2]], [["A"]], ["A", "B"], [0.0, 0.0], arrived=["A", "B"])
     assert figures["avg"] == pytest.approx(0.5)
     assert (figures["worst_site"], figures["plasticity"]) == (0.2, 0.8)
+
+
+def test_no_mean_hides_a_score_that_is_missing():
+    """A was not there when its own stage was tested, or B when the last one was."""
+    trained, sites = [["A"], ["B"], ["C"]], ["A", "B", "C"]
+    whole = [[0.9, 0.1, 0.1], [0.6, 0.8, 0.2], [0.5, 0.7, 0.6]]
+    full = summary(whole, trained, sites, [0.0] * 3)
+    assert full["forgetting"] == pytest.approx((0.4 + 0.1) / 2)
+    early = summary([[None, 0.1, 0.1], *whole[1:]], trained, sites, [0.0] * 3)
+    missing = {name for name, value in early.items() if value is None}
+    assert missing == {"bwt", "forgetting", "plasticity"}
+    late = summary([*whole[:2], [0.5, None, 0.6]], trained, sites, [0.0] * 3)
+    missing = {name for name, value in late.items() if value is None}
+    assert missing == {"avg", "bwt", "forgetting", "worst_site", "std_site"}

@@ -135,8 +135,11 @@ def check_reply(
         assert not any(form.complaint(told[name]) for name, form in forms.items())
 
 
+@pytest.mark.parametrize("written", ["{}", "{}/", "{}/.", "{}//"])
 @pytest.mark.parametrize("site", ["A", "B"])
-def test_an_error_of_a_hospital_tells_nothing_of_its_folders(tmp_path: Path, site: str):
+def test_an_error_of_a_hospital_tells_nothing_of_its_folders(
+    tmp_path: Path, site: str, written: str
+):
     """At A an image cannot be read, B has no folder; each says so, without where it lies."""
     folder = tmp_path / SECRET / "A"
     for kind in ("images", "masks"):
@@ -145,7 +148,7 @@ def test_an_error_of_a_hospital_tells_nothing_of_its_folders(tmp_path: Path, sit
             (folder / kind / f"{number}.png").write_bytes(b"no image")
     overrides = ["scenario=folder", f"scenario.root={tmp_path / SECRET}", "timeline.stages=[[A,B]]"]
     config = Config.parse(compose([*overrides, "tracking.enabled=false"]), simulated=False)
-    own = str(tmp_path / SECRET / site)
+    own = written.format(tmp_path / SECRET / site)
     node: Any = {"site": site, "data-path": own, "state-path": own}
     grid = InProcessGrid("fedcl.client:app", [node])
     job = RecordDict({"job": ConfigRecord({"json": config.job.to_json()})})
