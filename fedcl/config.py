@@ -210,6 +210,11 @@ class Config:
             run=parse(Run, values.get("run") or {}, "run"),
         )
 
+    @property
+    def deployed(self) -> bool:
+        """Whether hospitals are real ones, which may be there or not."""
+        return self.engine.name == DEPLOYED
+
     def fingerprint(self) -> dict[str, Any]:
         """Return, by dotted keys, all that what is learned depends on, as JSON has it."""
         values = json.loads(self.job.to_json())

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,17 +10,15 @@ from flwr.serverapp import Grid
 
 from fedcl import arrays
 from fedcl.architecture import architectures, cost
-from fedcl.checkpoint import Checkpoint, Scores, State
-from fedcl.config import DEPLOYED, Config
+from fedcl.checkpoint import Checkpoint, State
+from fedcl.closing import Closing
+from fedcl.config import Config
 from fedcl.errors import ConfigError, DataError, FedclError, RunError, writing
-from fedcl.hospitals import Hospitals, Parts, Reply
-from fedcl.messages import Hello, Report, Scored
+from fedcl.hospitals import Hospitals
+from fedcl.messages import Hello
 from fedcl.plugins import name_of
 from fedcl.results import results
-from fedcl.seeding import torch_rng
 from fedcl.stage import Round, Stage
-from fedcl.timeline import POOL
-from strategies.base import Form, Past
 
 log = logging.getLogger("fedcl")
 
@@ -125,12 +123,12 @@ class Server:
             RunError: a hospital could not answer at all.
         """
         timeline = self.config.timeline
-        needed = timeline.present(self.state.stage) if self.deployed else timeline.sites
+        needed = timeline.present(self.state.stage) if self.config.deployed else timeline.sites
         about = self._welcome(needed + timeline.trainers([]))
         for error in self.hospitals.refused.values():
             raise error
         missing = [site for site in needed if site not in about]
-        if missing and not (self.deployed and about):
+        if missing and not (self.config.deployed and about):
             raise DataError(f"site {missing[0]}: no hospital of that name answered")
         return about
 
@@ -171,11 +169,6 @@ class Server:
             )
         self.cases[site], self.state.digests[site] = hello.test, hello.digest
 
-    @property
-    def deployed(self) -> bool:
-        """Whether hospitals are real ones, which may be there or not."""
-        return self.config.engine.name == DEPLOYED
-
     def _first_met(self, site: str, hello: Hello) -> None:
         """Learn from the first hospital what a sample looks like, and what that costs."""
         config, strategy = self.config, self.config.job.strategy
@@ -207,7 +200,7 @@ class Server:
             watcher.started(config, state, about)
         self._save()
         if state.initial is None:
-            state.initial = self._evaluate(-1)
+            state.initial = self._closing.test(-1)
             state.ledger.seconds["setup"] += time.perf_counter() - started
             self._save()
         while state.stage < len(config.timeline.stages):
@@ -223,10 +216,10 @@ class Server:
                 self._note_failure()
                 raise
             self._expect(config.timeline.present(state.stage), "test")
-            scores = self._evaluate(state.stage)
-            elsewhere = self._evaluate_elsewhere(state.stage)
+            scores = self._closing.test(state.stage)
+            elsewhere = self._closing.test_elsewhere(state.stage)
             if state.stage + 1 < len(config.timeline.stages):
-                state.memory = self._remember(stage)
+                state.memory = self._closing.remember(stage)
             state.rows.append(scores)
             state.elsewhere.append(elsewhere)
             state.momentum = {}
@@ -260,6 +253,13 @@ class Server:
                 reason = f"not there after {self.config.wait:g} s (timeline.wait)"
                 reason = str(self.hospitals.refused.get(site, reason))
                 state.ledger.fail(site, state.stage, state.round, what, reason)
+
+    @property
+    def _closing(self) -> Closing:
+        """What is done at the end of a stage, with what is known by now."""
+        return Closing(
+            self.config, self.hospitals, self.state, self.architectures, self.cases, self.shape
+        )
 
     def _arrive(self) -> None:
         """Let hospitals enter that were not there when their stage began."""
@@ -319,145 +319,6 @@ class Server:
         if self.config.privacy.accounts:
             self._note_failure(tries=0)
 
-    def _remember(self, stage: Stage) -> arrays.Arrays:
-        """Ask for the strategy's reports, if it wants any, and let it remember the stage.
-
-        Each architecture that sites have trained is remembered for itself.
-        """
-        job, state = self.config.job, self.state
-        trained = {job.roles[site].model for site in state.trained[state.stage]}
-        reports = self._reports(stage, trained)
-        memory = arrays.Arrays()
-        for name, one in self.architectures.items():
-            known = one.part(state.memory)
-            if name in trained:
-                arrays.into_network(one.network, one.part(state.weights))
-                own = {site: told for site, told in reports.items() if site in one.sites}
-                past = Past(
-                    stage=state.stage,
-                    network=one.network.requires_grad_(False).eval(),
-                    shape=tuple(self.shape),
-                    memory=known,
-                    reports={site: told.arrays for site, told in own.items()},
-                    samples={site: told.samples for site, told in own.items()},
-                    rng=torch_rng("remember", job.seed, state.stage),
-                )
-                known = job.strategy.remember(past)
-            memory |= one.whole(known)
-        return memory
-
-    def _reports(self, stage: Stage, trained: Collection[str]) -> dict[str, Report]:
-        """Return the reports that are as they should be; the others count as failures.
-
-        Args:
-            stage: whose sites are asked.
-            trained: the architectures to ask about.
-
-        Raises:
-            RunError: they are fewer than `engine.quorum` asks for, or none of an architecture.
-        """
-        job, state = self.config.job, self.state
-        forms, records = {}, {}
-        for name in trained:
-            one = self.architectures[name]
-            forms[name] = job.strategy.forms(one.network, self.shape)
-            records[name] = arrays.to_record(one.shared(state.weights))
-        parts = {}
-        delivered = {*state.trained[state.stage], POOL}
-        for site, data in stage.data().items():
-            model = job.roles[site].model
-            # Who only rehearses has told before.
-            if site in delivered and data["shares"] and forms.get(model):
-                parts[site] = {"model": model, "arrays": records[model], **data}
-        if not parts:
-            return {}
-        reports: dict[str, Report] = {}
-        for site, answer in self._exchange(Report, "query.report", parts, state.stage).items():
-            problem = answer if isinstance(answer, str) else None
-            if isinstance(answer, Report):
-                problem = _complaint(answer, forms[job.roles[site].model])
-                if problem is None:
-                    reports[site] = answer
-            if problem is not None:
-                state.ledger.fail(site, state.stage, state.round, "report", problem)
-        told = {job.roles[site].model for site in reports}
-        asked = {job.roles[site].model for site in parts}
-        if len(reports) < self.config.engine.needed(len(parts)) or told != asked:
-            raise RunError(
-                f"{len(reports)} of {len(parts)} sites reported after stage {state.stage + 1}, "
-                f"engine.quorum asks for {self.config.engine.quorum} and one at least of every "
-                "model; log.txt says why"
-            )
-        return reports
-
-    def _exchange(
-        self, kind: type[Reply], what: str, parts: Mapping[str, Parts], stage: int, **others: Any
-    ) -> dict[str, Reply | str]:
-        """Call sites after `stage` and return what they answer; see `Hospitals.calls`."""
-        arrivals = self.config.timeline.stages[: max(stage, 0) + 1]
-        versions = self.state.versions
-        calls = self.hospitals.calls(what, parts, versions, arrivals=arrivals, **others)
-        replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
-        return self.hospitals.answers(kind, list(parts), replies)
-
-    def _evaluate(self, stage: int) -> Scores:
-        """Score every site's own architecture on its test cases after `stage`."""
-        timeline, job = self.config.timeline, self.config.job
-        sites = self._evaluated(stage)
-        if not job.scenario.task.foresight:
-            sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
-        return self._score(stage, {site: job.roles[site].model for site in sites})
-
-    def _evaluated(self, stage: int) -> list[str]:
-        """Return the sites to score after `stage`: of the strategy's, those that are there."""
-        there = self.hospitals.connected()
-        sites = self.config.job.strategy.evaluated(self.config.timeline, stage)
-        return [site for site in sites if site in there]
-
-    def _evaluate_elsewhere(self, stage: int) -> dict[str, Scores]:
-        """Score every architecture at the sites of others, where no part of it stays at a site."""
-        job = self.config.job
-        found = {}
-        for name, one in self.architectures.items():
-            others = [site for site in self._evaluated(stage) if job.roles[site].model != name]
-            if others and not one.local:
-                found[name] = self._score(stage, dict.fromkeys(others, name))
-        return found
-
-    def _score(self, stage: int, models: Mapping[str, str]) -> Scores:
-        """Score on the test cases of each site, after `stage`, the architecture that is given."""
-        task, records = self.config.job.scenario.task, {}
-        for name in dict.fromkeys(models.values()):
-            one = self.architectures[name]
-            # Where no site trains it, it has been trained before the run, and teaches.
-            source = self.state.weights if one.sites else self.state.teacher
-            records[name] = arrays.to_record(one.shared(source))
-        parts = {site: {"model": name, "arrays": records[name]} for site, name in models.items()}
-        scores: Scores = {}
-        answers = self._exchange(Scored, "evaluate", parts, stage, split="test")
-        for site, answer in answers.items():
-            names = task.scored(site)
-            if isinstance(answer, Scored):
-                count = len(answer.cases)
-                if set(answer.scores) != set(names) or count != self.cases[site]:
-                    answer = (
-                        f"it sent scores of {count} test cases, it has {self.cases[site]}, or "
-                        f"left out one of {', '.join(names)}"
-                    )
-            if isinstance(answer, str):
-                when = f"after stage {stage + 1}" if stage >= 0 else "before the first stage"
-                if not self.deployed:  # nobody is away; to be mended, and the run resumed
-                    reason = answer.partition("\n")[0]
-                    raise RunError(f"site {site} could not be evaluated {when}: {reason}")
-                self.state.ledger.fail(site, stage, self.state.round, "test", answer)
-                continue
-            scores[site] = {
-                score: dict(zip(answer.cases, answer.scores[score], strict=True)) for score in names
-            }
-            took = self.state.predicting.setdefault(models[site], {})
-            took[site] = answer.predicting / len(answer.cases)
-        return scores
-
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `ConfigError` where a run was begun with another configuration."""
@@ -467,14 +328,6 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"{key}: the run was begun with {before.get(key)!r}, config.yaml says "
                 f"{now.get(key)!r} now; put it back, or begin a new run"
             )
-
-
-def _complaint(report: Report, forms: Mapping[str, Form]) -> str | None:
-    """Return why a report is not what the strategy asks for, or None."""
-    if report.arrays.keys() != forms.keys():
-        return "its arrays are not those of the strategy"
-    said = ((key, forms[key].complaint(report.arrays[key])) for key in forms)
-    return next((f"{key} {what}" for key, what in said if what), None)
 
 
 def _in_words(values: Mapping[str, float | None]) -> str:
