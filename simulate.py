@@ -21,6 +21,7 @@ from rich.console import Console
 
 from fedcl import simulation
 from fedcl.composition import CONF, check_sites, in_one_line
+from fedcl.conduct import stored
 from fedcl.errors import ConfigError, FedclError
 from fedcl.progress import console, report
 
@@ -58,8 +59,9 @@ def run(config: DictConfig) -> None:
     out = Console()
     out.print(report(outcome))
     out.print(f"run folder: {folder.resolve()}", soft_wrap=True)
-    if config.tracking.enabled:
-        command = simulation.how_to_open_mlflow(config.tracking.uri)
+    tracking = stored(folder)["tracking"]
+    if tracking["enabled"]:
+        command = simulation.how_to_open_mlflow(tracking["uri"])
         out.print(f"MLflow:     {command}", soft_wrap=True)
 
 

@@ -72,6 +72,7 @@ def hello(message: Message, context: Context) -> Message:
         )
         hospital.check()
     except FedclError as error:
+        log.error("%s", error)
         problem = _without_folders(str(error), context)
         return Message(Hello(site, error=problem).pack(), reply_to=message)
     every = [hospital.data(name) for name in hospital.places]

@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
 
 from fedcl.checkpoint import Checkpoint, State, read_results
 from fedcl.composition import compose
 from fedcl.conduct import claimed, conduct, holds_run, stored
 from fedcl.config import DEPLOYED, Config
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, FedclError
 from fedcl.link import LinkGrid
+from fedcl.progress import report
 from fedcl.server import Server
 from fedcl.settings import flat
 
@@ -50,6 +52,18 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         FedclError: it cannot begin or not go on; Flower then says that the run has failed.
     """
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.INFO)
+    log.addHandler(terminal)
+    log.setLevel(logging.INFO)
+    try:
+        _run(grid, context, terminal)
+    except FedclError as error:
+        sys.tracebacklimit = 0  # Flower logs the error: one line says it all
+        raise error.with_traceback(None) from None
+
+
+def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
     started = time.perf_counter()
     runs = Path(os.environ.get("FEDCL_RUNS", "runs")).resolve()
     values, resumed = asked_for(context.run_config)
@@ -70,10 +84,10 @@ def main(grid: Grid, context: Context) -> None:
         torch.set_num_threads(config.job.learner.threads)
         lanes = len(config.timeline.sites)
         server = Server(LinkGrid(grid), config, Checkpoint(folder / "checkpoint"), state, lanes)
-        terminal = logging.StreamHandler(sys.stderr)
-        terminal.setLevel(logging.WARNING)
         server.call(folder.name)
-        conduct(server, folder, values, started, terminal)
+        log.info("run folder: %s", folder)
+        outcome = conduct(server, folder, values, started, terminal)
+    Console(stderr=True).print(report(outcome))
 
 
 def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from fedcl.task import Picture
 
@@ -87,6 +88,7 @@ def _timeline(results: dict[str, Any]) -> Figure:
     axes.set_xlim(0.5, stages * rounds + 0.5)
     axes.set_ylim(len(sites) - 0.4, -0.6)
     axes.set_yticks(range(len(sites)), sites)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("round (lines: a new stage)")
     signs = [
         Patch(color=COLOURS[0], label="trains, on that share of its cases"),

@@ -102,7 +102,7 @@ class Hospitals:
 
     def _wait_for(self, needed: Callable[[], set[str]]) -> None:
         """Wait until sites are connected, up to `wait`, and for none twice before it has come."""
-        until = time.monotonic() + self.wait
+        until, said = time.monotonic() + self.wait, False
         self._gone -= {*self.connected()}
         while True:
             left = until - time.monotonic()
@@ -110,6 +110,11 @@ class Hospitals:
             if not missing or left <= 0:
                 self._gone |= missing
                 return
+            if not said:
+                there = ", ".join(self.connected()) or "nobody"
+                names = ", ".join(sorted(missing))
+                log.warning("waiting up to %g s for %s; connected: %s", self.wait, names, there)
+                said = True
             time.sleep(min(1.0, left))
 
     def _greet(self) -> dict[str, Hello]:
@@ -337,5 +342,7 @@ def _introduction(reply: Message, name: str, named: bool) -> tuple[str, Hello | 
 
 
 def _first_line(reply: Message) -> str:
-    log.debug("%s", str(reply.error.reason).partition("\n")[2])
+    details = str(reply.error.reason).partition("\n")[2]
+    if details:
+        log.debug("%s", details)
     return one_line(str(reply.error.reason))

@@ -64,7 +64,10 @@ class LinkGrid(Grid):
     def _reply(self, mark: str, call: Message) -> Message | None:
         """Return the reply to a call if it is there; what cannot be read is an error."""
         try:
-            return next(iter(self.pull_messages([mark])), None)
+            reply = next(iter(self.pull_messages([mark])), None)
+            if reply is None or not reply.has_error() or reply.error.code != GONE:
+                return reply
+            return Message(Error(GONE, "it is not connected any more"), reply_to=call)
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # foreign bytes
             return Message(Error(RAISED, f"its reply cannot be read ({error!r})"), reply_to=call)
 

@@ -1,12 +1,16 @@
 """What a deployed run may be asked for, and the folders of a federation."""
 
 import os
+import shutil
 import ssl
 import stat
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from fedcl.cli import main
 from fedcl.deployment import asked_for
@@ -51,9 +55,37 @@ def test_what_may_be_asked_for_is_understood(monkeypatch: pytest.MonkeyPatch):
     assert (values["strategy"]["name"], values["seed"], resumed) == ("lwf", 3, None)
     assert values["engine"] == values["engine"] | {"name": "superlink", "quorum": 2}
     assert not values["tracking"]["enabled"]
+    written = """
+        scenario=folder 'scenario.patient="^(.+)_"' timeline.stages=[[A],[B]]
+    """
+    assert asked_for({"overrides": written})[0]["scenario"]["patient"] == "^(.+)_"
     assert asked_for({"overrides": "run.resume=run-12"}) == ({}, "run-12")
     monkeypatch.setenv("FEDCL_TRACKING", "sqlite:///x.db")
     assert asked_for({})[0]["tracking"] == {"enabled": True, "uri": "sqlite:///x.db"}
+
+
+def test_a_run_brings_its_code_along_and_nothing_else(tmp_path: Path):
+    """Hospitals get what is packed: no run, no result of another hospital, no key."""
+    app = tmp_path / "app"
+    for part in ("fedcl", "sites", "strategies", "conf"):
+        shutil.copytree(ROOT / part, app / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, app)
+    for name in ("federation/server/runs/run-1/results.json", "outputs/config.yaml", "mine.py"):
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).write_text("{}")
+    program = str(Path(sys.executable).with_name("flwr"))
+    home = {"FLWR_HOME": str(tmp_path / "flwr"), "FLWR_TELEMETRY_ENABLED": "0"}
+    done = subprocess.run(
+        [program, "build", "--app", str(app)], cwd=tmp_path, env=os.environ | home,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (packed,) = tmp_path.glob("*.fab")
+    names = zipfile.ZipFile(packed).namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert tops == {"fedcl", "sites", "strategies", "conf", "pyproject.toml", ".info"}
+    assert {"fedcl/client.py", "strategies/ted.py", "conf/strategy/ted.yaml"} <= set(names)
 
 
 def test_every_folder_has_its_own_key_and_no_other(tmp_path: Path):
