@@ -53,8 +53,6 @@ class State:
         digests: digest of each site's data.
         ledger: costs and failures so far.
         sent: the ledger's bytes at the end of each stage.
-        name: of the run at hospitals that keep something for several: empty in a simulation,
-            whose folder is its own.
         tracking_run: the MLflow run.
         secret: what noise is drawn from that nobody else may know; a round repeated after a
             crash has the same again.
@@ -80,7 +78,6 @@ class State:
     digests: dict[str, str] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     sent: list[dict[str, int]] = field(default_factory=list)
-    name: str = ""
     tracking_run: str | None = None
     secret: int = field(default_factory=lambda: secrets.randbits(62))
 

@@ -55,9 +55,11 @@ def _without_folders(text: str, context: Context) -> str:
         return line
     for key in ("data-path", "state-path", "received-path"):
         folder = str(context.node_config.get(key, "."))
-        for one in (folder, str(Path(folder)), str(Path(folder).resolve())):
-            if Path(one) not in (Path(), Path("/")):
-                line = line.replace(f"{one}/", "").replace(one, key)
+        written = {folder.rstrip("/"), str(Path(folder)), str(Path(folder).resolve())}
+        for one in sorted(written - {"", "."}, key=len, reverse=True):
+            line = line.replace(f"{one}/", "")
+            if "/" in one:  # a bare name may be a word as well
+                line = line.replace(one, key)
     return line
 
 
@@ -72,7 +74,8 @@ def hello(message: Message, context: Context) -> Message:
         )
         hospital.check()
     except FedclError as error:
-        log.error("%s", error)
+        if not context.node_config.get("simulated"):
+            log.error("%s", error)
         problem = _without_folders(str(error), context)
         return Message(Hello(site, error=problem).pack(), reply_to=message)
     every = [hospital.data(name) for name in hospital.places]

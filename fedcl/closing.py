@@ -13,7 +13,6 @@ from fedcl.hospitals import Hospitals, Parts, Reply
 from fedcl.messages import Report, Scored
 from fedcl.seeding import torch_rng
 from fedcl.stage import Stage
-from fedcl.timeline import POOL
 from strategies.base import Form, Past
 
 
@@ -140,15 +139,19 @@ class Closing:
             one = self.architectures[name]
             forms[name] = job.strategy.forms(one.network, self.shape)
             records[name] = arrays.to_record(one.shared(state.weights))
-        parts = {}
-        delivered = {*state.trained[state.stage], POOL}
-        for site, data in stage.data().items():
-            model = job.roles[site].model
-            # Who only rehearses has told before.
-            if site in delivered and data["shares"] and forms.get(model):
-                parts[site] = {"model": model, "arrays": records[model], **data}
-        if not parts:
+        # Who has delivered nothing, or only rehearses, has nothing to tell.
+        trained_here = self.config.timeline.trainers(state.trained[state.stage])
+        owed = [site for site in trained_here if forms.get(job.roles[site].model)]
+        if not owed:
             return {}
+        parts = {}
+        for site, data in stage.data().items():
+            if site in owed:
+                model = job.roles[site].model
+                parts[site] = {"model": model, "arrays": records[model], **data}
+        for site in owed:
+            if site not in parts:
+                state.ledger.fail(site, state.stage, state.round, "report", "it is not there")
         reports: dict[str, Report] = {}
         for site, answer in self._exchange(Report, "query.report", parts, state.stage).items():
             problem = answer if isinstance(answer, str) else None
@@ -159,10 +162,10 @@ class Closing:
             if problem is not None:
                 state.ledger.fail(site, state.stage, state.round, "report", problem)
         told = {job.roles[site].model for site in reports}
-        asked = {job.roles[site].model for site in parts}
-        if len(reports) < self.config.engine.needed(len(parts)) or told != asked:
+        asked = {job.roles[site].model for site in owed}
+        if len(reports) < self.config.engine.needed(len(owed)) or told != asked:
             raise RunError(
-                f"{len(reports)} of {len(parts)} sites reported after stage {state.stage + 1}, "
+                f"{len(reports)} of {len(owed)} sites reported after stage {state.stage + 1}, "
                 f"engine.quorum asks for {self.config.engine.quorum} and one at least of every "
                 "model; log.txt says why"
             )

@@ -61,6 +61,8 @@ def main(grid: Grid, context: Context) -> None:
     except FedclError as error:
         sys.tracebacklimit = 0  # Flower logs the error: one line says it all
         raise error.with_traceback(None) from None
+    finally:
+        log.removeHandler(terminal)
 
 
 def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
@@ -82,9 +84,14 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
         elif holds_run(folder):
             raise ConfigError(f"{folder} already holds a run; go on with {RESUME}={folder.name}")
         torch.set_num_threads(config.job.learner.threads)
-        lanes = len(config.timeline.sites)
-        server = Server(LinkGrid(grid), config, Checkpoint(folder / "checkpoint"), state, lanes)
-        server.call(folder.name)
+        server = Server(
+            LinkGrid(grid),
+            config,
+            Checkpoint(folder / "checkpoint"),
+            state,
+            lanes=len(config.timeline.sites),
+            name=folder.name,
+        )
         log.info("run folder: %s", folder)
         outcome = conduct(server, folder, values, started, terminal)
     Console(stderr=True).print(report(outcome))

@@ -25,6 +25,8 @@ class Refusal(str):
     """Why an answer that came cannot be used; any other string says why none came."""
 
 
+Start = tuple[int, str]
+"""A node, and when it was last started."""
 Parts = Mapping[str, Any]
 """Attributes of a `Call` that are not the same for all sites."""
 
@@ -43,8 +45,7 @@ class Hospitals:
         nodes: the node id of each site, once they have met.
         samples: how many training samples each site has.
         holds: the digests of what each site has been sent and keeps.
-        run: its name, see `State`.
-        refused: why a site, by its name, cannot take part.
+        run: its name at hospitals that keep something for several; empty in a simulation.
     """
 
     grid: Grid
@@ -57,14 +58,15 @@ class Hospitals:
     samples: dict[str, int] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)
     run: str = ""
-    refused: dict[str, FedclError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._text = self.job.to_json()
         self._sent = self._until = 0.0
         self._calls: list[Message] = []
-        self._asked: set[tuple[int, str]] = set()
-        self._silent: set[tuple[int, str]] = set()
+        self._asked: set[Start] = set()
+        self._silent: set[Start] = set()
+        self._twice: set[Start] = set()
+        self._refused: dict[str, tuple[Start, FedclError]] = {}
         self._gone: set[str] = set()
         self._whole: dict[int, Call] = {}
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
@@ -80,7 +82,7 @@ class Hospitals:
             What those said that can take part; of the others see `refused`.
         """
         needed, met = set(sites), dict[str, Hello]()
-        if needed:  # who has said nothing may be able to now
+        if needed:  # who has said nothing, once, may be able to now
             self._asked -= self._silent
 
         def missing() -> set[str]:
@@ -88,7 +90,12 @@ class Hospitals:
             return needed - self.refused.keys()
 
         self._wait_for(missing)
-        return met
+        return {site: hello for site, hello in met.items() if site in self.nodes}
+
+    @property
+    def refused(self) -> dict[str, FedclError]:
+        """Why nodes that are connected cannot take part, by the site's name where it is known."""
+        return {site: error for site, (_, error) in self._refused.items()}
 
     def connected(self) -> list[str]:
         """Return the sites that have been met and are connected now."""
@@ -121,6 +128,7 @@ class Hospitals:
         """Return what those nodes say that have not been asked since they started."""
         there = list(self.grid.get_nodes())
         starts = {(one.node_id, one.last_activated_at): one.name for one in there}
+        self._refused = {site: one for site, one in self._refused.items() if one[0] in starts}
         new = {start: name for start, name in starts.items() if start not in self._asked}
         if not new:
             return {}
@@ -134,11 +142,14 @@ class Hospitals:
         self._begin(calls, timeout)
         replies = self._complete(self.grid.send_and_receive(calls, timeout=timeout))
         self._asked |= new.keys()
-        self._silent = {start for start in new if start[0] not in replies}
+        silent = {start for start in new if start[0] not in replies}
+        self._silent = self._silent - new.keys() | silent - self._twice
+        self._twice |= silent
         met: dict[str, Hello] = {}
-        for (node, _), name in new.items():
-            if node not in replies:
+        for start, name in new.items():
+            if start in silent:
                 continue
+            node = start[0]
             site, answer = _introduction(replies[node], name, named)
             if site and site not in self.job.roles:  # connected, and no part of this run
                 continue
@@ -147,18 +158,20 @@ class Hospitals:
                 answer = DataError(f"site {site}: two hospitals answer to that name")
             if isinstance(answer, Hello):
                 self.nodes[site], self.samples[site] = node, answer.samples
-                self.refused.pop(site, None)
+                self._refused.pop(site, None)
                 met[site] = answer
-            else:
-                self.refused[site or f"node {node}"] = answer
-                if other == node:  # it has been met before; another one of that name stays
-                    self.nodes.pop(site, None)
+            elif other == node and site and (name == site or not named):
+                self.nodes.pop(site, None)
+                self._refused[site] = start, answer
+            else:  # it may not speak for the site
+                self._refused[f"node {node}"] = start, answer
+        self._starts = {start[0]: start for start in starts}
         return met
 
     def refuse(self, site: str, error: FedclError) -> None:
         """Have nothing more to do with a site that has been met and does not fit."""
-        self.refused[site] = error
-        del self.nodes[site]
+        node = self.nodes.pop(site)
+        self._refused[site] = self._starts[node], error
 
     def calls(
         self,

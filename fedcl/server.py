@@ -49,6 +49,7 @@ class Server:
         state: the state to go on from; None for a new run.
         lanes: sites that can compute at the same time.
         watchers: told how the run goes.
+        name: of the run, for hospitals that keep something for several.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Server:
         state: State | None = None,
         lanes: int = 1,
         watchers: Sequence[Watcher] = (),
+        name: str = "",
     ) -> None:
         self.config, self.checkpoint, self.watchers = config, checkpoint, list(watchers)
         if state is not None:
@@ -90,7 +92,7 @@ class Server:
             config.engine.timeout,
             config.wait,
             holds=self.state.holds,
-            run=self.state.name,
+            run=name,
         )
 
     def _new(self) -> State:
@@ -109,10 +111,6 @@ class Server:
             for name in {role.teacher for role in job.roles.values() if role.teacher}:
                 teacher |= self.architectures[name].read(job.strategy.pretrained)
         return State(weights, self.config.fingerprint(), teacher)
-
-    def call(self, name: str) -> None:
-        """Give the run a name, for hospitals that keep something of several."""
-        self.state.name = self.hospitals.run = name
 
     def meet(self) -> dict[str, Hello]:
         """Meet the hospitals; nothing is written before those needed first have answered.

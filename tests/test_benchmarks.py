@@ -30,27 +30,13 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     return Work(BENCH, tmp_path / "tiny", lanes=2)
 
 
-def test_what_was_run_is_not_run_again_and_what_was_begun_is_finished(work: Work):
-    runs = work.reported_runs("finetune", ())
-    work.run(runs, "finetune")
-    (first, _), (second, _) = runs
-    before = read(first)
-    (second / "results.json").unlink()
-    stamp = (first / "results.json").stat().st_mtime_ns
-    expected = read(first)["weights_sha256"]
-    work.run(runs, "finetune")
-    assert (first / "results.json").stat().st_mtime_ns == stamp
-    assert read(second)["status"] == "completed"
-    assert before["weights_sha256"] == expected
-    assert read(first)["arrivals"] == [["A"], ["C"]] and read(second)["arrivals"] == [["C"], ["A"]]
-
-
 def test_a_run_that_fails_is_an_error(work: Work, tmp_path: Path):
     with pytest.raises(RuntimeError, match=r"learner\.epochs"):
         work.run([(tmp_path / "bad", [*BENCH.overrides, "learner.epochs=0"])], "bad")
 
 
 def test_weights_are_tuned_on_their_own_seed_and_reported(work: Work):
+    """What was run is not run again, and what was begun is finished."""
     work.bench = replace(BENCH, orders={"forward": "[[A],[C]]"})
     assert work.tuned("ted") is None, "not before all values were tried"
     tried = work.tuning_runs("ted")
@@ -63,8 +49,19 @@ def test_weights_are_tuned_on_their_own_seed_and_reported(work: Work):
         means[values] = sum(one["metrics"]["avg"] for one in results)
     best = max(means, key=lambda values: means[values])
     assert work.tuned("ted") == work.tuned("ted: kd") == best
-    for name in ("finetune", "ted", "ted: kd"):
-        work.run(work.reported_runs(name, work.tuned(name) or ()), name)
+    reported = {
+        name: work.reported_runs(name, work.tuned(name) or ())
+        for name in ("finetune", "ted", "ted: kd")
+    }
+    for name, runs in reported.items():
+        work.run(runs, name)
+    ((first, _),), ((second, _),) = reported["finetune"], reported["ted: kd"]
+    (second / "results.json").unlink()
+    stamp = (first / "results.json").stat().st_mtime_ns
+    for name in ("finetune", "ted: kd"):
+        work.run(reported[name], name)
+    assert (first / "results.json").stat().st_mtime_ns == stamp
+    assert read(second)["status"] == "completed" and read(first)["arrivals"] == [["A"], ["C"]]
     text = forgetting.report([work], "command")
     sections = ("## tiny", "### Every method", "### TED's ladder", "### Tuning, on seed 7")
     assert [text.count(section) for section in sections] == [1, 1, 1, 1]

@@ -78,13 +78,13 @@ class Lines(InProcessGrid):
             self._keep(reply if other is None else Message(other, reply_to=message))
 
 
-def deployed(folder: Path, grid: Grid, *overrides: str) -> Server:
+def deployed(folder: Path, grid: Grid, *overrides: str, name: str = "") -> Server:
     """Return a server that has not started yet."""
     stages = ["timeline.stages=[[A,B],[C,D]]", "timeline.wait=0.05"]
     values = compose([*TINY, "strategy=finetune", *stages, *overrides])
     values["engine"]["name"] = DEPLOYED
     config = Config.parse(values, simulated=False)
-    return Server(grid, config, Checkpoint(folder / "checkpoint"))
+    return Server(grid, config, Checkpoint(folder / "checkpoint"), name=name)
 
 
 def run(server: Server) -> dict[str, Any]:
@@ -278,20 +278,20 @@ def test_who_says_nothing_at_first_is_asked_at_the_next_stage(tmp_path: Path):
 def test_two_runs_at_the_same_hospitals_keep_apart_what_stays_there(tmp_path: Path):
     """A run is stopped, another one takes place, the first goes on: as if there were no other."""
 
-    def begin(folder: str, *overrides: str) -> Server:
+    def begin(name: str, *overrides: str) -> Server:
         grid = Lines(tmp_path / "hospitals")
-        server = deployed(tmp_path / folder, grid, "strategy=fedbn", "model.norm=batch", *overrides)
-        server.call({"one": "run-1", "two": "run-2", "whole": "run-3"}[folder])
-        return server
+        settings = ["strategy=fedbn", "model.norm=batch", *overrides]
+        return deployed(tmp_path / name, grid, *settings, name=name)
 
-    expected = run(begin("whole"))
-    first = begin("one")
+    expected = run(begin("run-1"))
+    first = begin("run-2")
     first.watchers.append(Stop(after=2))
     with pytest.raises(KeyboardInterrupt):
         run(first)
-    run(begin("two", "seed=7"))
-    checkpoint = Checkpoint(tmp_path / "one" / "checkpoint")
-    again = Server(first.hospitals.grid, first.config, checkpoint, checkpoint.load())
+    run(begin("run-3", "seed=7"))
+    state = first.checkpoint.load()
+    grid = first.hospitals.grid
+    again = Server(grid, first.config, first.checkpoint, state, name="run-2")
     assert run(again)["weights_sha256"] == expected["weights_sha256"]
     assert {path.name for path in (tmp_path / "hospitals" / "A").glob("run-*")} == {
         "run-1", "run-2", "run-3",
@@ -357,3 +357,40 @@ def test_among_registered_names_nobody_is_without_one(tmp_path: Path):
     grid = Lines(tmp_path, names={"B": ""})
     with pytest.raises(DataError, match="site B: registered without a name"):
         run(deployed(tmp_path, grid))
+
+
+def test_who_may_not_speak_for_a_hospital_does_it_no_harm(tmp_path: Path):
+    """In the second round a node comes that is registered without a name, and says to be A."""
+    grid = Lines(tmp_path, lambda site, sent: site == "?" and len(rounds(sent)) < 2)
+    grid.contexts[4].node_config["site"] = "?"
+    grid.names = {"?": "", "A": "A"}
+    server = deployed(tmp_path, grid, "timeline.stages=[[A,B],[C]]")
+    about = server.meet()
+    grid.site = lambda node: "ABC?"[node - 1]  # what it is here; it says otherwise
+    grid.contexts[4].node_config["site"] = "A"
+    server.run(about, 0.0)
+    found = results(server.config, server.state)
+    assert list(server.hospitals.refused) == ["node 4"] and "A" in server.hospitals.nodes
+    assert found["failures"] == [] and None not in found["matrix"][1]
+
+
+def test_a_refusal_ends_when_its_node_is_stopped(tmp_path: Path):
+    """A hospital that is being mended is waited for, and asked when it is there again."""
+    grid = Lines(tmp_path)
+    hospitals = deployed(tmp_path, grid).hospitals
+    hospitals.meet()
+    hospitals.refuse("C", DataError("its data cannot be used"))
+    assert "C" in hospitals.refused and "C" not in hospitals.meet("C")
+    grid.down = lambda site, sent: site == "C"
+    assert not hospitals.meet() and not hospitals.refused
+    grid.down, grid.starts = lambda site, sent: False, lambda site, sent: str(site == "C")
+    assert "C" in hospitals.meet("C") and not hospitals.refused
+
+
+def test_without_the_reports_that_are_owed_a_stage_cannot_end(tmp_path: Path):
+    def down(site: str, sent: list[tuple[str, str]]) -> bool:
+        return site in "AB" and sent.count(("evaluate", "D")) == 2  # all are tested, then
+
+    server = deployed(tmp_path, Lines(tmp_path, down), "strategy=ewc")
+    with pytest.raises(RunError, match="0 of 2 sites reported after stage 1"):
+        run(server)
