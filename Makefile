@@ -10,8 +10,8 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@echo "installing into .venv: some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --no-compile -c constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
 simulate: setup   ## six hospitals, three stages, TED; ARGS="strategy=lwf seed=1" changes it

@@ -67,6 +67,7 @@ class Hospitals:
         self._silent: set[Start] = set()
         self._twice: set[Start] = set()
         self._refused: dict[str, tuple[Start, FedclError]] = {}
+        self._starts: dict[int, Start] = {}
         self._gone: set[str] = set()
         self._whole: dict[int, Call] = {}
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
