@@ -23,7 +23,7 @@ check: setup      ## style and types
 	$(BIN)/mypy
 
 test: check       ## ARGS="-k ted" selects
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 golden: setup     ## write the values that test_golden_run holds every strategy to
 	cd tests && ../$(BIN)/python -c "import test_runs; test_runs.write_golden()"
