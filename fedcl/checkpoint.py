@@ -51,6 +51,8 @@ class State:
         stored: training samples that each site keeps for later stages.
         holds: digests of what each site was sent and keeps.
         digests: digest of each site's data.
+        notes: what was left out, guessed or changed in reading them, by site.
+        sources: of a field, where each site's values come from (`Source.numbers`).
         ledger: costs and failures so far.
         sent: the ledger's bytes at the end of each stage.
         tracking_run: the MLflow run.
@@ -76,6 +78,8 @@ class State:
     stored: dict[str, int] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    sources: dict[str, list[float]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     sent: list[dict[str, int]] = field(default_factory=list)
     tracking_run: str | None = None

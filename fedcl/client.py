@@ -88,6 +88,12 @@ def hello(message: Message, context: Context) -> Message:
         test=sum(len(data.test) for data in every),
         samples=sum(map(len, samples)),
         shape=list(samples[0].inputs.shape[1:]),
+        notes=[
+            str(note) if context.node_config.get("simulated") else note.brief
+            for data in every
+            for note in data.notes
+        ],
+        source=every[0].source.numbers() if every[0].source is not None else [],
     )
     return Message(about.pack(), reply_to=message)
 

@@ -133,7 +133,7 @@ class Field(Task):
         targets = targets[:, : outputs.shape[1]]
         known = ~targets.isnan()
         apart = torch.where(known, outputs - targets, 0.0)
-        return apart.square().sum() / known.sum()
+        return apart.square().sum() / known.sum().clamp(min=1)
 
     def answer(self, outputs: Tensor) -> Tensor:
         """Return the values themselves."""
@@ -161,6 +161,16 @@ class Field(Task):
             told = there[points][:, :width].to(device)[asked]
             targets[asked, :width] = torch.where(told, given, targets[asked, :width])
         return Samples(inputs, targets)
+
+    def answered(self, past: Samples, inputs: Tensor) -> Tensor | None:
+        """Return which answers of `past` are to some of `inputs`; see `Task.answered`."""
+        place = torch.full((self.space.size,), -1)
+        place[self.space.positions(past.inputs.cpu())] = torch.arange(len(past))
+        found = place[self.space.positions(inputs.cpu())].to(inputs.device)
+        if not bool((found >= 0).any()):
+            return None
+        targets = past.targets[found.clamp(min=0)]
+        return targets.masked_fill(found[:, None] < 0, math.nan)
 
     def _known(self, sites: Sequence[str]) -> Tensor:
         """Return which outputs `sites` know where, bool, shape (positions, outputs)."""

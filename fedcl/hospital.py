@@ -336,7 +336,8 @@ class Hospital:
             return None
         aligned = torch.equal(past.inputs, samples.inputs)
         grows = task.count([*before, *now]) > task.count(before)
-        return Rehearsal(past, aligned, len(past) / task.count(now) if grows else None)
+        here = None if aligned else task.answered(past, samples.inputs)
+        return Rehearsal(past, aligned, len(past) / task.count(now) if grows else None, here)
 
     def on_device(self, record: ArrayRecord | None) -> dict[str, Tensor]:
         """Return the arrays of `record` as tensors."""

@@ -2,6 +2,7 @@
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedcl.architecture import cost
@@ -22,6 +23,7 @@ def inspect(config: Config, console: Console) -> None:
     task, several = job.scenario.task, len(job.models) > 1
     rows: list[dict[str, str]] = []
     shown: dict[str, tuple[str, Samples]] = {}
+    said = job.scenario.left_out()
     for number, stage in enumerate(timeline.stages, start=1):
         for site in stage:
             role = job.roles[site]
@@ -35,14 +37,17 @@ def inspect(config: Config, console: Console) -> None:
             own = {"model": role.model} if several else {}
             told = task.describe(data)
             rows.append({"site": site, "stage": str(number), **own, **counts, **told})
+            said += [f"site {site}: {note}" for note in data.notes]
     title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
     lines = [[*rows[0]], *([*row.values()] for row in rows)]
     if len(rows) + 1 < len(rows[0]):  # few sites: one column each, which fits more terminals
         lines = [list(column) for column in zip(*lines, strict=True)]
-    table = Table(*lines[0], title=title, title_justify="left")
+    table = Table(*map(escape, lines[0]), title=escape(title), title_justify="left")
     for line in lines[1:]:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     console.print(table)
+    for note in said:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(_timeline(config))
     for model, (site, samples) in shown.items():
         network = job.network(model, timeline.sites)
@@ -69,5 +74,5 @@ def _timeline(config: Config) -> Table:
             "" if share is None else f"{share:.0%}" if site in trains[stage] else "is there"
             for stage, share in enumerate(shares)
         )
-        table.add_row(site, *words)
+        table.add_row(escape(site), *words)
     return table

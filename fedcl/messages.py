@@ -16,7 +16,8 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedcl.arrays import Arrays, from_record, to_record
-from fedcl.errors import FedclError
+from fedcl.data.source import Source
+from fedcl.errors import FedclError, one_line
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ RUN = r"(run-\d{1,20})?"
 """The name of a run: a hospital's folder is called so."""
 RECORDS = ("arrays", "teacher", "memory")
 """What a call carries besides names and numbers."""
+NOTES = 20
+"""How many notes on its data a hospital may send."""
 KEPT = ("teacher", "memory")
 """What a site may have been sent before, and then is sent the digest of."""
 
@@ -168,6 +171,8 @@ class Hello:
         train, val, test: numbers of cases.
         samples: training samples.
         shape: of what the network is shown of one, (C, H, W) for an image.
+        notes: what was left out, guessed or changed in reading its data.
+        source: of a field, `Source.numbers`; empty where there is no source.
     """
 
     site: str
@@ -178,6 +183,8 @@ class Hello:
     test: int = 0
     samples: int = 0
     shape: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    source: list[float] = field(default_factory=list)
 
     def pack(self) -> RecordDict:
         """Return the records."""
@@ -197,7 +204,10 @@ class Hello:
             test=_int(record["test"]),
             samples=_int(record["samples"]),
             shape=[_int(size) for size in _list(record["shape"])],
+            notes=[one_line(note) for note in _names(record["notes"])[:NOTES]],
+            source=[_float(number) for number in _list(record["source"])],
         )
+        Source.of(hello.source)
         counts, samples = (hello.train, hello.val, hello.test), hello.samples
         likely = all(1 <= count <= 10**7 for count in counts) and 1 <= samples <= 10**10
         if not hello.error and not likely:

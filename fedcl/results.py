@@ -10,6 +10,7 @@ from fedcl import arrays
 from fedcl.checkpoint import Scores, State
 from fedcl.config import Config
 from fedcl.continual import summary
+from fedcl.data.source import Source
 from fedcl.plugins import name_of
 
 
@@ -59,12 +60,25 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         },
         "architectures": {name: _architecture(config, state, name) for name in config.job.models},
         "data_sha256": state.digests,
+        "notes": {site: notes for site, notes in state.notes.items() if notes},
+        "source": {site: _source(numbers) for site, numbers in state.sources.items()},
         "teacher_sha256": arrays.digest(state.teacher) if config.job.strategy.pretrained else None,
         "privacy": {
             "name": name_of(config.privacy),
             "leaves": task.leaves,
             **config.privacy.spent(_rounds(config, state)),
         },
+    }
+
+
+def _source(numbers: Sequence[float]) -> dict[str, Any]:
+    """Return where a site's field values come from, in words."""
+    source = Source.of(numbers)
+    assert source is not None
+    return {
+        "affine": source.affine.tolist(),
+        "seconds_per_frame": source.seconds or None,
+        "scale": [source.low, source.high],
     }
 
 

@@ -1,13 +1,19 @@
 """Segmentation: a class for every pixel of 2-D slices."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import ClassVar
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, MaskedDiceLoss
+from monai.networks import one_hot
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from fedcl.data.labels import IGNORED
+from fedcl.data.resampling import restored
 from fedcl.models.base import ImageModel
 from fedcl.scores import SEGMENTATION, case_scores
 from fedcl.task import Picture, Task
@@ -28,6 +34,7 @@ class Segmentation(Task):
     Attributes:
         channels: of an image, C.
         classes: label values, background included, K.
+        ignores: whether targets may be `IGNORED`.
     """
 
     words: ClassVar[str] = "images with label maps"
@@ -43,6 +50,7 @@ class Segmentation(Task):
 
     channels: int
     classes: int
+    ignores: bool = False
 
     def build(self, model: ImageModel, sites: Sequence[str]) -> nn.Module:
         """Make the network, the same in every stage."""
@@ -55,18 +63,24 @@ class Segmentation(Task):
         return Samples(images.to(device), labels.to(device))
 
     def describe(self, data: SiteData) -> dict[str, str]:
-        """Return numbers and sizes of slices, and the share of pixels of every class but 0."""
+        """Return what the slices are like, and the share of pixels of every class but 0.
+
+        Sizes, voxels and shares are those of the images as they came.
+        """
         cases = [*data.train, *data.val, *data.test]
-        labels = torch.cat([case.labels.flatten() for case in cases])
-        sizes = {"x".join(map(str, case.images.shape[-2:])) for case in cases}
-        spacings = {"x".join(f"{s:.3g}" for s in case.spacing) for case in cases}
-        shares = [f"{(labels == c).float().mean():.1%}" for c in range(1, self.classes)]
-        return {
+        maps = [label for case in cases for label in case.truth]
+        pixels = sum(int((label != IGNORED).sum()) for label in maps)
+        counts = [sum(int((label == c).sum()) for label in maps) for c in range(1, self.classes)]
+        planes = Counter(case.plane for case in cases if case.plane)
+        told = {
             "slices": str(sum(len(case.images) for case in cases)),
-            "size": ", ".join(sorted(sizes)),
-            "voxel": next(iter(spacings)) if len(spacings) == 1 else f"{len(spacings)} different",
-            "labelled": ", ".join(shares),
+            "size": _several({"x".join(map(str, label.shape[1:])) for label in maps}),
+            "voxel": _several({"x".join(f"{s:.3g}" for s in case.spacing) for case in cases}),
+            "labelled": ", ".join(_share(count / max(pixels, 1)) for count in counts),
         }
+        if planes:
+            told["plane"] = ", ".join(planes if len(planes) == 1 else map(_counted, planes.items()))
+        return told
 
     def complaint(self, network: nn.Module, samples: Samples) -> str | None:
         """Return what is wrong where the network does not take images of this size."""
@@ -89,21 +103,63 @@ class Segmentation(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return Dice plus cross-entropy."""
-        return segmentation_loss(outputs, targets)
+        return (
+            ignoring_loss(outputs, targets) if self.ignores else segmentation_loss(outputs, targets)
+        )
 
     def answer(self, outputs: Tensor) -> Tensor:
         """Return class probabilities."""
         return torch.softmax(outputs.float(), dim=1)
 
     def predict(self, network: nn.Module, case: Case, device: torch.device, amp: bool) -> Tensor:
-        """Return the class of every voxel, shape (D, H, W)."""
-        return self.answers(network, case.images.to(device), amp).max(1).indices.cpu()
+        """Return the class probabilities of every voxel, shape (D, K, H, W)."""
+        return self.answers(network, case.images.to(device), amp).cpu()
 
     def picture(self, case: Case, prediction: Tensor) -> Picture:
         """Return the middle slice."""
         middle = len(case.images) // 2
-        return Picture(case.name, case.images[middle, 0], case.labels[middle], prediction[middle])
+        found, label = prediction[middle].max(0).indices, case.labels[middle]
+        return Picture(case.name, case.images[middle, 0], label.where(label != IGNORED, 0), found)
 
     def score(self, prediction: Tensor, case: Case, names: Sequence[str]) -> dict[str, float]:
-        """Return the scores of a patient; see `fedcl.scores`."""
-        return case_scores(prediction, case.labels, self.classes, case.spacing, names)
+        """Return the scores of a patient, the mean over its files; see `fedcl.scores`.
+
+        They are taken on the images' own grids: the prediction is brought there.
+        """
+        answers = prediction.split([len(label) for label in case.truth])
+        found = [
+            case_scores(
+                restored(answer, (label.shape[1], label.shape[2])), label, self.classes,
+                case.spacing, names,
+            )
+            for answer, label in zip(answers, case.truth, strict=True)
+        ]  # fmt: skip
+        return {name: fmean(one[name] for one in found) for name in names}
+
+
+def ignoring_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return `segmentation_loss` over the pixels that count.
+
+    Args:
+        outputs: logits, shape (N, K, H, W).
+        targets: classes or `IGNORED`, shape (N, 1, H, W).
+    """
+    counts = targets != IGNORED
+    known = targets.where(counts, 0)
+    wanted = one_hot(known, outputs.shape[1])
+    overlap = MaskedDiceLoss(smooth_nr=1.0, smooth_dr=1.0)(outputs.softmax(1), wanted, counts)
+    apart = F.cross_entropy(outputs, known[:, 0], reduction="none")[:, None]
+    return overlap + (apart * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _share(share: float) -> str:
+    """Return a share as a percentage that does not hide what is small."""
+    return "0%" if share == 0 else "<0.1%" if share < 0.001 else f"{share:.1%}"
+
+
+def _several(values: set[str]) -> str:
+    return ", ".join(sorted(values)) if len(values) <= 2 else f"{len(values)} different"
+
+
+def _counted(item: tuple[str, int]) -> str:
+    return f"{item[0]} {item[1]}"

@@ -166,6 +166,9 @@ class Server:
                 "shape, change scenario.size or the scenario"
             )
         self.cases[site], self.state.digests[site] = hello.test, hello.digest
+        self.state.notes[site] = hello.notes
+        if hello.source:
+            self.state.sources[site] = hello.source
 
     def _first_met(self, site: str, hello: Hello) -> None:
         """Learn from the first hospital what a sample looks like, and what that costs."""
@@ -194,6 +197,9 @@ class Server:
         """
         config, state = self.config, self.state
         self._clock = started
+        for site in about:
+            for note in state.notes[site]:
+                log.warning("site %s: %s", site, note)
         for watcher in self.watchers:
             watcher.started(config, state, about)
         self._save()

@@ -61,11 +61,15 @@ class Rehearsal:
         aligned: whether the inputs are those of the site's own samples, in the same order.
         ratio: inputs of earlier sites per input of the sites that now arrive; None where these
             bring no new inputs, only further outputs.
+        here: the teacher's answers to the site's own samples, in their order, for outputs that
+            the site does not give; NaN where it gives them or nobody knows. None where that is
+            everywhere.
     """
 
     samples: Samples
     aligned: bool
     ratio: float | None
+    here: Tensor | None = None
 
 
 @dataclass(kw_only=True)

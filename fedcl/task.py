@@ -126,6 +126,13 @@ class Task(ABC):
         """
         return None
 
+    def answered(self, past: Samples, inputs: Tensor) -> Tensor | None:
+        """Return which answers of `past` are to some of `inputs`, shape (N, outputs), else NaN.
+
+        None where there is none.
+        """
+        return None
+
     def count(self, sites: Sequence[str]) -> int:
         """Return how many inputs `sites` have, where `past` knows them."""
         return 0

@@ -2,27 +2,30 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-import torch
-from monai.transforms import Resize
 
+from fedcl.data.files import hidden, text_of
+from fedcl.data.grid import Grid, cut_of, resized
+from fedcl.data.labels import Labels
+from fedcl.data.notes import Notes
+from fedcl.data.reading import check_same, frame_time, read_image, read_mask
+from fedcl.data.resampling import reduced, scaled
+from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
-from sites.base_field import FieldScenario, Volume
-from sites.base_files import LIMIT
+from sites.base_field import Array, FieldScenario, Volume
 
 LABELS = {"rv": 1, "myo": 2, "lv": 3}
-TOP = 99.9  # percentile of the volume that becomes 1: single bright voxels do not darken it
+VALUES = Labels(((0,), (1,), (2,), (3,)), key="ACDC's labels")
+TOP = 99.9  # percentile that becomes 1: single bright voxels do not darken the volume
 
 
 @dataclass
 class ACDC(FieldScenario):
     """A patient of ACDC (Bernard et al., TMI 2018), or one per site where none is shared.
 
-    The signal is brought to [0, 1] over the whole volume, frames are resized in plane. Masks
+    The signal is brought to [0, 1] by one scale for all frames, which are resized in plane. Masks
     exist for end-diastole and end-systole alone (`Info.cfg` says which frames these are).
 
     Attributes:
@@ -31,17 +34,31 @@ class ACDC(FieldScenario):
         patient: name of the folder of the patient that all share; otherwise sites are named
             like their patient's folder.
         only: the one slice that is used, counted from 0; null for all.
+        window: the half-open range of a file's frames that is used; empty for all. They are the
+            planned frames or, where a hospital has no others, those of its part.
+        scale: the intensities that become 0 and 1; null for the minimum and a high percentile of
+            the frames of the first sites to arrive (in the order of `stages` and `parts`), so
+            that no scale depends on frames that are still to come. A hospital that has none of
+            these must be given the scale.
+        same_origin: whether a mask is refused that its header places over a voxel away.
     """
 
     root: str | None = setting(None, travels=False)
     patient: str | None = None
     only: int | None = setting(None, low=0)
+    window: list[int] = setting(factory=list, low=0)
+    scale: list[float] | None = None
+    same_origin: bool = True
 
     def __post_init__(self) -> None:
         """Check masks and parts."""
         for name in self.masks:
             if name not in LABELS:
                 raise ConfigError(f"scenario.masks: no {name!r}; there are {', '.join(LABELS)}")
+        if len(self.window) not in (0, 2) or self.window != sorted({*self.window}):
+            raise ConfigError(f"scenario.window: give [first, last + 1], got {self.window}")
+        if self.scale is not None and (len(self.scale) != 2 or self.scale[0] >= self.scale[1]):
+            raise ConfigError(f"scenario.scale: give [low, high], got {self.scale}")
         super().__post_init__()
 
     def location(self, site: str) -> Path | None:
@@ -67,80 +84,150 @@ class ACDC(FieldScenario):
             )
         if not Path(path).is_dir():
             raise DataError(f"site {site}: {path} is no folder; change scenario.root or patient")
-        found = sorted(Path(path).glob("*_4d.nii*"))
+        found = sorted(f for f in Path(path).glob("*_4d.nii*") if not hidden(f))
         if len(found) != 1:
             raise DataError(f"site {site}: {path} holds {len(found)} files *_4d.nii.gz, one needed")
-        file = found[0]
-        array, spacing = _read(site, file, 4)
-        low, high = array.min(), np.percentile(array, TOP)
-        reach = (high - low) or (array.max() - low) or 1.0  # of a few bright voxels, or of none
-        signal = ((array - low) / reach).clip(0, 1).astype(np.float32)
-        masks = {}
-        if self.masks:
-            masks = {name: np.full(array.shape, np.nan, np.float32) for name in self.masks}
-            for frame in self._marked(site, path, len(array)):
-                mark = file.with_name(file.name.replace("_4d", f"_frame{frame + 1:02d}_gt"))
-                labels, _ = _read(site, mark, 3)
-                if labels.shape != array.shape[1:]:
-                    raise DataError(
-                        f"site {site}: {mark.name} has (slices, rows, columns) {labels.shape}, "
-                        f"{file.name} {array.shape[1:]}"
-                    )
-                for name in self.masks:
-                    masks[name][frame] = labels == LABELS[name]
+        notes, (file,) = Notes(), found
+        stored, grid = read_image(site, file, (4,), notes)
+        cut = cut_of(grid)
+        window = slice(*(self.window or (0, stored.shape[3])))
+        if window.stop > stored.shape[3]:
+            raise DataError(
+                f"site {site}: {file.name} has {stored.shape[3]} frames, scenario.window asks for "
+                f"{self.window}"
+            )
+        array = cut(stored)[window]
+        first = self._first(site, len(array))
+        low, high = self._scale(site, array, first)
+        signal = ((array - low) / (high - low)).clip(0, 1).astype(np.float32)
+        beyond = float(((array < low) | (array > high)).mean())
+        notes.add(f"intensities {low:g} to {high:g} become 0 to 1, {beyond:.2%} are clipped")
+        masks = self._masks(site, path, file, grid, len(array), notes) if self.masks else {}
+        place, slices = cut.affine, array.shape[1]
         if self.only is not None:
-            if self.only >= array.shape[1]:
+            if self.only >= slices:
                 raise DataError(
-                    f"site {site}: {file.name} has {array.shape[1]} slices, scenario.only asks "
-                    f"for number {self.only}, counted from 0"
+                    f"site {site}: {file.name} has {slices} slices, scenario.only asks for number "
+                    f"{self.only}, counted from 0"
                 )
             one = slice(self.only, self.only + 1)
             signal, masks = signal[:, one], {name: mask[:, one] for name, mask in masks.items()}
-        rows, columns = (old / self.size for old in signal.shape[2:])
+            if place is not None:
+                place = np.column_stack([place[:, :3], place @ [0, 0, self.only, 1]])
+        if cut.plane in ("sagittal", "coronal"):
+            notes.add(f"cut into {cut.plane} slices, across the coarsest axis")
+        before, size = (signal.shape[2], signal.shape[3]), (self.size, self.size)
+        if place is None:
+            notes.add("no orientation is given: exports will lie along the axes")
+            place = np.diag([*cut.spacing[::-1], 1.0])
+        along, down, across = cut.spacing
+        flat = scaled(signal.reshape(-1, *before), size).numpy()
         return Volume(
-            self._resized(signal, "bilinear"),
-            {name: self._resized(mask, "nearest-exact") for name, mask in masks.items()},
-            (spacing[0], spacing[1] * rows, spacing[2] * columns),
+            flat.reshape(*signal.shape[:2], *size),
+            {name: self._resized(mask) for name, mask in masks.items()},
+            (along, down * before[0] / self.size, across * before[1] / self.size),
+            first,
+            Source(resized(place, before, size), frame_time(file), low, high),
+            notes.all(),
         )
 
-    def _marked(self, site: str, path: Path, frames: int) -> list[int]:
-        """Return which frames have masks, counted from 0."""
+    def _first(self, site: str, frames: int) -> int:
+        """Return the number of a file's first frame in the planned extent.
+
+        Raises:
+            DataError: it holds neither the planned frames nor those of the site's part alone.
+        """
+        begin, end = self.parts[site].frames or (0, self.frames)
+        if frames == self.frames:
+            return 0
+        if frames == end - begin:
+            return begin
+        raise DataError(
+            f"site {site}: there are {frames} frames, planned are {self.frames}, of which the site "
+            f"holds {end - begin}; change scenario.frames, scenario.window or "
+            f"scenario.parts.{site}.frames"
+        )
+
+    def _scale(self, site: str, array: Array, first: int) -> tuple[float, float]:
+        """Return the intensities that become 0 and 1.
+
+        Raises:
+            DataError: they depend on frames that this site has not.
+        """
+        if self.scale is not None:
+            return self.scale[0], self.scale[1]
+        known: list[int] = []
+        for name in self.arrivals()[0] if self.shared else [site]:
+            begin, end = self.parts[name].frames or (0, self.frames)
+            known += range(begin, end)
+        if min(known) < first or max(known) >= first + len(array):
+            raise DataError(
+                f"site {site}: the scale is that of frames {min(known)} to {max(known)}, which it "
+                "has not; give scenario.scale=[low,high], as `source` in results.json of the first "
+                "site tells them"
+            )
+        values = array[[number - first for number in sorted({*known})]]
+        low, high = float(values.min()), float(np.percentile(values, TOP))
+        if high <= low:  # a few bright voxels, or none
+            high = float(values.max())
+        return low, high if high > low else low + 1.0
+
+    def _masks(
+        self, site: str, path: Path, file: Path, grid: Grid, frames: int, notes: Notes
+    ) -> dict[str, Array]:
+        """Return the masks of a file's frames, NaN where there is none, as it is cut into slices.
+
+        Raises:
+            DataError: one is missing, lies elsewhere or lacks a label.
+        """
+        cut, masks = cut_of(grid), dict[str, Array]()
+        begin = self.window[0] if self.window else 0
+        for frame in self._marked(site, path):
+            if not self.window and frame >= frames:
+                raise DataError(
+                    f"site {site}: {path / 'Info.cfg'} names frames beyond the {frames} there are"
+                )
+            if not begin <= frame < begin + frames:
+                notes.add("masks of frames that are not used", f"frame {frame}")
+                continue
+            head, _, tail = file.name.rpartition("_4d")
+            mark = file.with_name(f"{head}_frame{frame + 1:02d}_gt{tail}")
+            stored, mask_grid = read_mask(site, mark, VALUES, notes)
+            check_same(site, mark, grid, mask_grid, notes, self.same_origin)
+            labels = cut(stored)
+            for name in self.masks:
+                there = labels == LABELS[name]
+                if not there.any():
+                    others = [other for other, value in LABELS.items() if (labels == value).any()]
+                    raise DataError(
+                        f"site {site}: {mark.name} has no label {LABELS[name]} ({name}), but "
+                        f"{', '.join(others) or 'none'}; change scenario.masks"
+                    )
+                shape = (frames, *labels.shape)
+                mask = masks.setdefault(name, np.full(shape, np.nan, np.float32))
+                mask[frame - begin] = there
+        return masks
+
+    def _marked(self, site: str, path: Path) -> list[int]:
+        """Return which frames of the file have masks, counted from 0."""
         info = path / "Info.cfg"
         try:
-            lines = (line.partition(":") for line in info.read_text().splitlines())
+            lines = (line.partition(":") for line in text_of(info).splitlines())
             values = {key.strip(): value.strip() for key, _, value in lines}
             marked = [int(values[key]) - 1 for key in ("ED", "ES")]
         except (OSError, KeyError, ValueError) as error:
             raise DataError(
                 f"site {site}: {info} does not say in which frames ED and ES are ({error!r})"
             ) from None
-        if not all(0 <= frame < frames for frame in marked):
-            raise DataError(f"site {site}: {info} names frames beyond the {frames} there are")
+        if min(marked) < 0:
+            raise DataError(f"site {site}: {info} counts frames from 1, it names {min(marked) + 1}")
         return marked
 
-    def _resized(self, array: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
-        """Return every slice in `size` x `size` pixels."""
-        flat = torch.from_numpy(np.ascontiguousarray(array, np.float32)).flatten(0, 1)
-        new = Resize((self.size, self.size), mode=mode)(flat).numpy()
-        return np.asarray(new).reshape(*array.shape[:2], self.size, self.size)
-
-
-def _read(site: str, file: Path, axes: int) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
-    """Return an image, slowest axis first, and the distances (slice, row, column) in mm.
-
-    Raises:
-        DataError: it cannot be read, or has another number of axes.
-    """
-    try:
-        image: Any = nib.load(file)
-        array = np.asarray(image.dataobj, np.float32)
-    except Exception as error:  # nibabel and the codecs raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"site {site}: {file} cannot be read ({reason})") from None
-    if array.ndim != axes:
-        said = "it has no time axis" if axes == 4 else "a frame's mask needs 3"
-        raise DataError(f"site {site}: {file} has {array.ndim} axes, {said}")
-    if not array.size or not (np.abs(array) < LIMIT).all():
-        raise DataError(f"site {site}: {file} is empty, or has values not finite or over {LIMIT:g}")
-    across, down, along = map(float, image.header.get_zooms()[:3])
-    return array.T, (along, down, across)
+    def _resized(self, mask: Array) -> Array:
+        """Return every slice of a mask in `size` x `size` pixels."""
+        size = (self.size, self.size)
+        new = np.full((*mask.shape[:2], *size), np.nan, np.float32)
+        for number, frame in enumerate(mask):
+            if not np.isnan(frame).any():
+                new[number] = reduced(frame.astype(np.uint8), 2, size).numpy()
+        return new

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from fedcl.data.notes import Note
+from fedcl.data.source import Source
 from fedcl.errors import DataError
 from fedcl.seeding import Key, numpy_rng
 from fedcl.settings import setting
@@ -25,19 +27,38 @@ class Case:
     Attributes:
         name: patient id, unique within the site.
         images: float32, shape (D, C, H, W), intensities normalised.
-        labels: uint8, shape (D, H, W), values 0 (background) .. classes - 1.
-        spacing: distance between voxels (slice, row, column), in mm or, where the files
-            do not say, in pixels.
+        labels: uint8, shape (D, H, W), values 0 (background) .. classes - 1, or `IGNORED`.
+        spacing: distance between voxels (slice, row, column) of the images as they came, in mm
+            or, where the files do not say, in pixels.
+        own: the label maps as they came, one per file, uint8, shape (d, rows, columns), the d
+            adding up to D. Scores are taken on them, file by file: single pictures of a patient
+            are no volume. Empty where `labels` are one volume as it came.
+        plane: of the slices, for a person who checks it.
     """
 
     name: str
     images: torch.Tensor
     labels: torch.Tensor
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    own: tuple[torch.Tensor, ...] = ()
+    plane: str = ""
+
+    @property
+    def truth(self) -> tuple[torch.Tensor, ...]:
+        """The label maps that scores are taken on."""
+        return self.own or (self.labels,)
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return images and labels."""
-        return self.images, self.labels
+        """Return images, labels and the label maps as they came."""
+        return self.images, self.labels, *self.own
+
+
+class Cases(list[Case]):
+    """The patients of a site, and what to know of how they were read."""
+
+    def __init__(self, cases: Iterable[Case], notes: Sequence[Note] = ()) -> None:
+        super().__init__(cases)
+        self.notes = tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -82,11 +103,19 @@ class AnyCase(Protocol):
 
 @dataclass(frozen=True)
 class SiteData:
-    """The cases of one site: to train on, to validate on and to test."""
+    """The cases of one site: to train on, to validate on and to test.
+
+    Attributes:
+        train, val, test: the cases.
+        notes: what was left out, guessed or changed in reading them.
+        source: of a field, place and scale of what it is learned from, where that is known.
+    """
 
     train: tuple[Any, ...]
     val: tuple[Any, ...]
     test: tuple[Any, ...]
+    notes: tuple[Note, ...] = ()
+    source: Source | None = None
 
     def limited(self, fraction: float, *keys: Key) -> "SiteData":
         """Return it with a share of the training cases, at least one, in the same order.
@@ -147,6 +176,10 @@ class Scenario(ABC):
             DataError: the data cannot be used; names the site and the file.
         """
 
+    def left_out(self) -> list[str]:
+        """Return what lies beside the sites' data and is of no site, a sentence each."""
+        return []
+
     def arrivals(self) -> list[list[str]]:
         """Return the default order of arrival: `stages`, or else one site per stage."""
         return self.stages or [[site] for site in self.sites()]
@@ -176,6 +209,8 @@ class PatientScenario(Scenario):
     def cases(self, site: str, path: Path | None) -> list[Case]:
         """Read or make all patients of `site`, in a fixed order; arguments as for `load`.
 
+        Of files `Cases` says what was left out.
+
         Raises:
             DataError: the data cannot be used; names the site and the file.
         """
@@ -193,7 +228,26 @@ class PatientScenario(Scenario):
         Raises:
             DataError: too few patients for three non-empty parts, too.
         """
-        return split(self.cases(site, path), site, self.val, self.test, seed)
+        cases = self.cases(site, path)
+        notes = [*getattr(cases, "notes", ()), *vanished(cases, self.classes)]
+        return replace(split(cases, site, self.val, self.test, seed), notes=tuple(notes))
+
+
+def vanished(cases: Sequence[Case], classes: int) -> list[Note]:
+    """Return which classes of which cases are lost on the network's grid, class by class."""
+    notes = []
+    for number in range(1, classes):
+        lost = tuple(
+            case.name
+            for case in cases
+            if case.own
+            and any((label == number).any() for label in case.own)
+            and not (case.labels == number).any()
+        )
+        if lost:
+            what = f"class {number} is lost at scenario.size in cases that have it"
+            notes.append(Note(what, lost))
+    return notes
 
 
 def split(cases: Sequence[Case], site: str, val: float, test: float, seed: int) -> SiteData:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedcl.data.notes import Note
+from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError
 from fedcl.field import Field, Frame
 from fedcl.settings import setting
@@ -33,17 +35,23 @@ class Piece:
 
 @dataclass
 class Volume:
-    """A cine volume.
+    """A cine volume, or the frames of it that a site holds.
 
     Attributes:
         signal: in [0, 1], shape (T, D, H, W).
         masks: 0 or 1, by name, each of the same shape; NaN in frames without one.
         spacing: distance between voxels (slice, row, column), in mm or pixels.
+        first: the number of its first frame in the planned extent.
+        source: where its values and its place come from; None of a phantom.
+        notes: what was left out, guessed or changed in reading it.
     """
 
     signal: Array
     masks: dict[str, Array]
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    first: int = 0
+    source: Source | None = None
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass
@@ -117,17 +125,20 @@ class FieldScenario(Scenario):
         """Cut the part of `site` out of its volume; see `Scenario.load`.
 
         Raises:
-            DataError: the volume is not of the planned extent, or it has no such mask.
+            DataError: the volume has not what the site is to hold, or no such mask.
         """
         volume = self.volume(site, path, seed)
-        shape = (self.frames, self.slices, self.size, self.size)
-        for name, array in {"signal": volume.signal, **volume.masks}.items():
-            if array.shape != shape:
-                raise DataError(
-                    f"site {site}: {name} has (frames, slices, rows, columns) {array.shape}, "
-                    f"{shape} is planned; change scenario.frames, slices or size"
-                )
         part, task = self._part(site, self.parts[site]), self.task
+        shape = (self.slices, self.size, self.size)
+        begin, end = part.frames
+        for name, array in {"signal": volume.signal, **volume.masks}.items():
+            there = (volume.first, volume.first + len(array))
+            if array.shape[1:] != shape or not there[0] <= begin < end <= there[1]:
+                raise DataError(
+                    f"site {site}: {name} has (frames, slices, rows, columns) {array.shape} from "
+                    f"frame {volume.first} on, needed are frames {begin} to {end - 1} of {shape}; "
+                    "change scenario.frames, parts, slices or size"
+                )
         names = ["signal", *self.masks]
         lacking = [names[o] for o in part.outputs if o and names[o] not in volume.masks]
         if lacking:
@@ -135,29 +146,30 @@ class FieldScenario(Scenario):
                 f"site {site}: there is no mask {', '.join(lacking)}, but "
                 f"{', '.join(volume.masks) or 'none'}; change scenario.masks"
             )
+        held = slice(begin - volume.first, end - volume.first)
         outputs = [volume.masks[names[o]] if o else volume.signal for o in part.outputs]
         values = torch.from_numpy(np.stack(outputs).astype(np.float32))
-        unknown = values[:, slice(*part.frames)].isnan().flatten(2).any(dim=2).any(dim=0)
-        if unknown.any():
-            missing = (part.frames[0] + unknown.nonzero().flatten()).tolist()
-            marked = (~values.isnan().flatten(2).any(dim=2).any(dim=0)).nonzero().flatten().tolist()
+        marked = ~values.isnan().flatten(2).any(dim=2).any(dim=0)
+        if not marked[held].all():
+            every = (volume.first + marked.nonzero().flatten()).tolist()
+            missing = (begin + (~marked[held]).nonzero().flatten()).tolist()
             raise DataError(
-                f"site {site}: there are no masks of frames {missing}, but of {marked} (counted "
+                f"site {site}: there are no masks of frames {missing}, but of {every} (counted "
                 f"from 0); change scenario.parts.{site}.frames"
             )
-        positions = torch.arange(task.space.size).view(shape)
+        positions = torch.arange(task.space.size).view(task.space.shape)
         window = slice(*part.slices)
         frames = tuple(
             Frame(
                 f"frame-{t:03d}",
                 part.outputs,
-                values[:, t, window].contiguous(),
+                values[:, t - volume.first, window].contiguous(),
                 positions[t, window].contiguous(),
                 volume.spacing,
             )
-            for t in range(*part.frames)
+            for t in range(begin, end)
         )
-        return SiteData(frames, frames[:1], frames)
+        return SiteData(frames, frames[:1], frames, volume.notes, volume.source)
 
     def _part(self, site: str, piece: Piece) -> Part:
         """Return a part of the space.

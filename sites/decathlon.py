@@ -5,17 +5,22 @@ Communications 2022).
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai import transforms as mt
 
+from fedcl.data.files import bad, composed, natural, stem_of, text_of, visible
+from fedcl.data.grid import Array
+from fedcl.data.notes import Notes
+from fedcl.data.reading import Pair
 from fedcl.errors import ConfigError, DataError
-from fedcl.settings import setting
-from sites.base import Case, PatientScenario
-from sites.base_files import Array, bad, natural, read_pair
+from fedcl.settings import closest, setting
+from sites.base import Case, Cases
+from sites.base_images import ImageScenario, from_minimum
 
 
 @dataclass
@@ -33,44 +38,31 @@ class Cohort:
 
 
 @dataclass
-class Decathlon(PatientScenario):
+class Decathlon(ImageScenario):
     """One task of the Decathlon, its cases shared out among sites.
 
     Attributes:
-        root: the task's folder, for a simulation; a deployed site brings its own.
+        root: the task's folder, the same for all sites; a deployed site brings its own.
         cohorts: which cases each site holds, by its name.
-        size: height and width of every slice after resizing.
-        labels: label values in the order of the classes they become.
         level, width: of the window, in HU: what lies in it becomes -1 to 1; without a width,
             each slice gets mean 0 and standard deviation 1 (images other than CT).
         margin: slices that are kept above and below those with a label; null for all.
     """
 
-    root: str | None = setting(None, travels=False)
     cohorts: dict[str, Cohort] = setting(factory=dict)
-    size: int = setting(64, low=8, high=2048)
-    labels: list[int] = setting(factory=lambda: [0, 1])
     level: float = 60.0
     width: float | None = setting(400.0, above=0)
     margin: int | None = setting(None, low=0)
 
     def __post_init__(self) -> None:
         """Check labels and shares."""
-        if not 2 <= len(self.labels) <= 256 or len(set(self.labels)) < len(self.labels):
-            raise ConfigError(
-                f"scenario.labels: give 2 to 256 label values, all different, got {self.labels}"
-            )
+        super().__post_init__()
         for site, cohort in self.cohorts.items():
             if cohort.share is not None and cohort.cases:
                 raise ConfigError(f"scenario.cohorts.{site}: give share or cases, not both")
         total = sum(cohort.share or 0.0 for cohort in self.cohorts.values())
         if total > 1 + 1e-9:
             raise ConfigError(f"scenario.cohorts: the shares add up to {total:g}, more than 1")
-
-    @property
-    def classes(self) -> int:
-        """Number of label values, background included."""
-        return len(self.labels)
 
     def sites(self) -> list[str]:
         """Return the sites of `cohorts`, in order.
@@ -86,7 +78,7 @@ class Decathlon(PatientScenario):
         """Return the task's folder, the same for all; None where no root is set."""
         return None if self.root is None else Path(self.root).expanduser()
 
-    def cases(self, site: str, path: Path | None) -> list[Case]:
+    def cases(self, site: str, path: Path | None) -> Cases:
         """Read the volumes of `site`, in the order of their names; arguments as for `load`.
 
         Raises:
@@ -94,8 +86,11 @@ class Decathlon(PatientScenario):
         """
         if path is None:
             raise DataError(f"site {site}: no folder of its own is given and scenario.root unset")
-        files = _files(site, Path(path))
-        return [self._case(site, name, *files[name]) for name in self._chosen(site, list(files))]
+        notes = Notes()
+        files = _files(site, Path(path), notes)
+        chosen = self._chosen(site, list(files))
+        cases = [self._case(site, name, files[name], notes) for name in chosen]
+        return Cases(cases, self.notes(site, notes, cases))
 
     def _chosen(self, site: str, names: list[str]) -> list[str]:
         """Return which of the cases belong to `site`."""
@@ -105,8 +100,9 @@ class Decathlon(PatientScenario):
         if cohort.cases:
             missing = [name for name in cohort.cases if name not in names]
             if missing:
+                near = closest(missing[0], names)
                 raise DataError(
-                    f"site {site}: dataset.json names no {', '.join(missing)}; change "
+                    f"site {site}: dataset.json names no {', '.join(missing)}{near}; change "
                     f"scenario.cohorts.{site}.cases"
                 )
             return cohort.cases
@@ -120,47 +116,42 @@ class Decathlon(PatientScenario):
         first, end = (round(share * len(names)) for share in (before, before + cohort.share))
         return names[first:end]
 
-    def _case(self, site: str, name: str, image_file: Path, label_file: Path) -> Case:
+    def _case(self, site: str, name: str, files: tuple[Path, Path], notes: Notes) -> Case:
         """Read one volume and cut it into slices."""
-        image, labels, spacing = read_pair(site, image_file, label_file, self.labels, self.size)
+        (pair,) = self.pairs(site, [files], notes)
+        pairs = [pair]
         if self.margin is not None:
-            kept = _near(labels != self.labels[0], self.margin)
-            if not kept.any():
-                raise bad(site, label_file, "no label in it; scenario.margin=null keeps all slices")
-            image, labels = image[kept], labels[kept]
-        spatial = (self.size, self.size)
-        prepare: list[mt.Transform] = [mt.Resize(spatial, mode="bilinear")]
+            pairs = _near(pair, self.margin)
+            if not pairs:
+                raise bad(site, files[1], "no label in it; scenario.margin=null keeps all slices")
+            left = len(pair.image) - sum(len(part.image) for part in pairs)
+            if left:
+                notes.add("slices beyond scenario.margin left out, in tests too", f"{name} {left}")
         if self.width is None:
-            prepare.append(mt.NormalizeIntensity(channel_wise=True))
-        encode = mt.Compose(
-            [
-                mt.MapLabelValue(self.labels, range(self.classes), dtype=np.uint8),
-                mt.Resize(spatial, mode="nearest-exact"),
-            ]
-        )
-        return Case(
-            name,
-            mt.Compose(prepare)(self._windowed(image)).as_tensor()[:, None],
-            encode(labels).as_tensor().to(torch.uint8),
-            spacing,
-        )
+            prepare: Callable[[torch.Tensor], torch.Tensor] = mt.Compose(
+                [mt.NormalizeIntensity(channel_wise=True), mt.ToTensor(track_meta=False)]
+            )
+            return self.case(name, [from_minimum(part) for part in pairs], prepare)
+        shown = [replace(part, image=self._windowed(part.image)) for part in pairs]
+        return self.case(name, shown, lambda image: image)
 
     def _windowed(self, image: Array) -> Array:
-        """Return what the window shows, -1 to 1, or all counted from each slice's minimum."""
-        if self.width is None:
-            return image - image.min((1, 2), keepdims=True)
-        return ((image - self.level) / (self.width / 2)).clip(-1, 1)
+        """Return what the window shows, -1 to 1."""
+        assert self.width is not None
+        shown: Array = ((image - self.level) / (self.width / 2)).clip(-1, 1)
+        return shown.astype(np.float32)
 
 
-def _near(marked: Array, margin: int) -> Array:
-    """Return which slices lie within `margin` of one with a label, shape (D,)."""
-    with_label = np.flatnonzero(marked.any(axis=(1, 2)))
-    apart = np.abs(np.arange(len(marked))[:, None] - with_label)
-    near: Array = (apart <= margin).any(axis=1)
-    return near
+def _near(pair: Pair, margin: int) -> list[Pair]:
+    """Return the slices within `margin` of one with a label, a part for every unbroken run."""
+    with_label = np.flatnonzero(pair.labels.any(axis=(1, 2)))
+    apart = np.abs(np.arange(len(pair.labels))[:, None] - with_label)
+    kept = np.flatnonzero((apart <= margin).any(axis=1))
+    runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1) if len(kept) else []
+    return [replace(pair, image=pair.image[run], labels=pair.labels[run]) for run in runs]
 
 
-def _files(site: str, root: Path) -> dict[str, tuple[Path, Path]]:
+def _files(site: str, root: Path, notes: Notes) -> dict[str, tuple[Path, Path]]:
     """Return image and label file of every training case, by its name.
 
     Raises:
@@ -169,23 +160,35 @@ def _files(site: str, root: Path) -> dict[str, tuple[Path, Path]]:
     """
     index = root / "dataset.json"
     try:
-        listed = json.loads(index.read_text())["training"]
-        pairs = [(root / one["image"], root / one["label"]) for one in listed]
+        listed = json.loads(text_of(index))["training"]
+        pairs = [(Path(one["image"]), Path(one["label"])) for one in listed]
     except (OSError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"site {site}: {index} does not list training cases ({reason})") from None
     files: dict[str, tuple[Path, Path]] = {}
-    for pair in pairs:
-        for file in pair:
-            if not file.resolve().is_relative_to(root.resolve()):
+    for image, label in pairs:
+        for file in (image, label):
+            # A name may not lead out; whoever owns the folder may well link to other places.
+            if file.is_absolute() or ".." in file.parts:
                 raise DataError(f"site {site}: {index} names {file}, which lies outside of {root}")
-        missing = [file for file in pair if not file.is_file()]
-        if missing:
-            raise DataError(f"site {site}: {index} names {missing[0]}, which is not there")
-        name = pair[0].name.partition(".")[0]
+            if not (root / file).is_file():
+                near = closest(file.name, [p.name for p in _inside(site, (root / file).parent)])
+                raise DataError(
+                    f"site {site}: {index} names {root / file}, which is not there{near}"
+                )
+        name = stem_of(image.name) or composed(image.name)
         if name in files:
             raise DataError(f"site {site}: {index} names {name} twice")
-        files[name] = pair
+        files[name] = root / image, root / label
     if not files:
         raise DataError(f"site {site}: {index} lists no training case")
+    known = {file.name for pair in files.values() for file in pair}
+    for folder in sorted({file.parent for pair in files.values() for file in pair}):
+        for path in _inside(site, folder):
+            if path.name not in known:
+                notes.add(f"{folder.name}/: not listed for training in dataset.json", path.name)
     return {name: files[name] for name in sorted(files, key=natural)}
+
+
+def _inside(site: str, folder: Path) -> list[Path]:
+    return visible(site, folder) if folder.is_dir() else []

@@ -1,42 +1,38 @@
 """Hospitals as folders of files: `<root>/<SITE>/{images,masks}/<name>.<extension>`.
 
-An image and its mask share their name; the extension may differ. Read are PNG, TIFF, JPEG
-and PPM pictures (one slice each) and NIfTI files (a slice, or a volume of several).
+An image and its mask share their name; the extension may differ. Read are PNG, TIFF, JPEG, BMP,
+GIF and PPM pictures (one slice each) and NIfTI files (a slice, or a volume of several).
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 from monai import transforms as mt
 
+from fedcl.data.files import bad, composed, hidden, listed, natural, paired
+from fedcl.data.notes import Notes
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
-from sites.base import Case, PatientScenario
-from sites.base_files import EXTENSIONS, bad, natural, read_pair
+from sites.base import Case, Cases
+from sites.base_images import ImageScenario, from_minimum
 
 LAYOUT = "give the folder that holds one folder per site, each with images/ and masks/"
 
 
 @dataclass
-class Folder(PatientScenario):
+class Folder(ImageScenario):
     """Sites read from image and mask files, resized and normalised slice by slice.
 
     Attributes:
-        root: folder of all sites, for a simulation; a deployed site brings its own path.
         patient: regular expression searched in a file name without its extension; its
             first group, or without one the whole match, is the patient.
-        size: height and width of every slice after resizing.
-        labels: mask values in the order of the class indices they become.
         normalise: `zscore` (mean 0, standard deviation 1) or `minmax` (0 to 1), per slice.
     """
 
-    root: str | None = setting(None, travels=False)
     patient: str = setting("^(.+?)-IM-")
-    size: int = setting(64, low=8, high=2048)
-    labels: list[int] = setting(factory=lambda: [0, 255])
+    labels: list[Any] = setting(factory=lambda: [0, 255])
     normalise: str = setting("zscore", choices=("zscore", "minmax"))
 
     def __post_init__(self) -> None:
@@ -46,15 +42,7 @@ class Folder(PatientScenario):
         except re.error as error:
             reason = f"{self.patient!r} is not a regular expression: {error}"
             raise ConfigError(f"scenario.patient: {reason}") from error
-        if not 2 <= len(self.labels) <= 256 or len(set(self.labels)) < len(self.labels):
-            raise ConfigError(
-                f"scenario.labels: give 2 to 256 mask values, all different, got {self.labels}"
-            )
-
-    @property
-    def classes(self) -> int:
-        """Number of label values, background included."""
-        return len(self.labels)
+        super().__post_init__()
 
     def sites(self) -> list[str]:
         """Return the folders of `root` that hold an `images` folder, in alphabetical order.
@@ -67,10 +55,29 @@ class Folder(PatientScenario):
         root = Path(self.root).expanduser()
         if not root.is_dir():
             raise ConfigError(f"scenario.root: {root} is not a folder; {LAYOUT}")
-        found = sorted(path.parent.name for path in root.glob("[!.]*/images") if path.is_dir())
+        found = sorted(composed(path.name) for path in self._inside() if _is_site(path))
         if not found:
             raise ConfigError(f"scenario.root: no site in {root}; {LAYOUT}")
         return found
+
+    def left_out(self) -> list[str]:
+        """Return what lies in `root` and is no site."""
+        others = [path.name for path in self._inside() if not _is_site(path)]
+        if not others:
+            return []
+        named = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
+        return [f"scenario.root: not taken for sites, without images/: {named} ({len(others)})"]
+
+    def _inside(self) -> list[Path]:
+        """Return what lies in `root`, hidden things apart."""
+        if self.root is None:
+            return []
+        try:
+            inside = sorted(Path(self.root).expanduser().iterdir())
+        except OSError as error:
+            reason = f"{self.root} cannot be looked into ({error.strerror}); {LAYOUT}"
+            raise ConfigError(f"scenario.root: {reason}") from None
+        return [path for path in inside if not hidden(path)]
 
     def location(self, site: str) -> Path | None:
         """Return the folder of `site` in `root`; None where no root is set.
@@ -79,9 +86,14 @@ class Folder(PatientScenario):
             DataError: `site` is not a plain folder name.
         """
         _check_name(site)
-        return None if self.root is None else Path(self.root).expanduser() / site
+        if self.root is None:
+            return None
+        root = Path(self.root).expanduser()
+        # The same name may be stored in another of Unicode's forms.
+        same = (path for path in self._inside() if composed(path.name) == composed(site))
+        return next(same, root / site)
 
-    def cases(self, site: str, path: Path | None) -> list[Case]:
+    def cases(self, site: str, path: Path | None) -> Cases:
         """Read all patients, and the slices of each, in the order of their file names.
 
         Args:
@@ -89,8 +101,7 @@ class Folder(PatientScenario):
             path: folder that holds `images` and `masks`.
 
         Returns:
-            One case per patient, D slices of (size, size). Spacing is 1 for pictures; for
-            NIfTI that of the patient's first file in mm, stretched by the resizing.
+            One case per patient, D slices of (size, size). Spacing is 1 for pictures.
 
         Raises:
             DataError: files missing, unreadable or at odds; names the site and the file.
@@ -99,38 +110,16 @@ class Folder(PatientScenario):
         _check_name(site)
         if path is None:
             raise DataError(f"site {site}: no folder of its own is given and scenario.root unset")
-        images, masks = (_files(site, Path(path) / kind) for kind in ("images", "masks"))
-        if lone := sorted(images.keys() ^ masks.keys()):
-            file = (images | masks)[lone[0]]
-            other = "masks" if lone[0] in images else "images"
-            raise bad(site, file, f"no file of this name in {other} ({len(lone)} such in all)")
-
-        spatial = (self.size, self.size)
+        notes = Notes()
+        images, masks = (listed(site, Path(path) / kind, notes) for kind in ("images", "masks"))
+        files = paired(site, images, masks)
         normalise = mt.NormalizeIntensity if self.normalise == "zscore" else mt.ScaleIntensity
-        prepare = mt.Compose([mt.Resize(spatial, mode="bilinear"), normalise(channel_wise=True)])
-        # "nearest-exact" takes pixel centres as "bilinear" does; "nearest" would shift the mask.
-        encode = mt.Compose(
-            [
-                mt.MapLabelValue(self.labels, range(self.classes), dtype=np.uint8),
-                mt.Resize(spatial, mode="nearest-exact"),
-            ]
-        )
-        cases = []
+        intensities = mt.Compose([normalise(channel_wise=True), mt.ToTensor(track_meta=False)])
+        cases: list[Case] = []
         for name, stems in self._patients(site, images).items():
-            pairs = [
-                read_pair(site, images[stem], masks[stem], self.labels, self.size) for stem in stems
-            ]
-            # Counted from its minimum, a constant slice is exactly 0 and stays so when resized;
-            # otherwise rounding would leave a pattern that normalising blows up.
-            slices = torch.cat(
-                [
-                    prepare(image - image.min((1, 2), keepdims=True)).as_tensor()
-                    for image, _, _ in pairs
-                ]
-            )
-            labels = torch.cat([encode(mask).as_tensor() for _, mask, _ in pairs])
-            cases.append(Case(name, slices[:, None], labels.to(torch.uint8), pairs[0][2]))
-        return cases
+            pairs = self.pairs(site, [files[stem] for stem in stems], notes)
+            cases.append(self.case(name, [from_minimum(pair) for pair in pairs], intensities))
+        return Cases(cases, self.notes(site, notes, cases))
 
     def _patients(self, site: str, images: dict[str, Path]) -> dict[str, list[str]]:
         """Return the file names of each patient, in order."""
@@ -155,22 +144,5 @@ def _check_name(site: str) -> None:
         raise DataError(f"site {site!r}: a site is named like its folder, without a path")
 
 
-def _files(site: str, folder: Path) -> dict[str, Path]:
-    """Return the readable files of `folder` by their name without extension."""
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"site {site}: folder {folder}: {error.strerror}") from error
-    files: dict[str, Path] = {}
-    for path in paths:
-        extension = next((e for e in EXTENSIONS if path.name.lower().endswith(e)), None)
-        if extension is None or path.name.startswith("."):
-            continue
-        stem = path.name[: -len(extension)]
-        if stem in files:
-            raise bad(site, path, f"same name as {files[stem].name}; keep one")
-        files[stem] = path
-    if not files:
-        read = " ".join(EXTENSIONS)
-        raise DataError(f"site {site}: folder {folder}: no file to read; read are {read}")
-    return files
+def _is_site(path: Path) -> bool:
+    return (path / "images").is_dir()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class FolderSignal(FieldScenario):
     """
 
     root: str | None = setting(None, travels=False)
-    labels: list[int] = setting(factory=lambda: [0, 255])
+    labels: list[Any] = setting(factory=lambda: [0, 255])
     pattern: str = setting("^(.+?)-IM-")
     hospital: str | None = None
     patient: str | None = None
@@ -56,7 +57,8 @@ class FolderSignal(FieldScenario):
         if path is not None and not path.is_dir():
             there = ", ".join(self.source.sites()) if self.root else "none"
             raise DataError(f"site {site}: {path} is no folder; scenario.hospital may be {there}")
-        cases = {case.name: case for case in self.source.cases(site, path)}
+        read = self.source.cases(site, path)
+        cases = {case.name: case for case in read}
         name = self.patient or next(iter(cases))
         if name not in cases:
             raise DataError(

@@ -20,11 +20,15 @@ class FieldDistillation(Distilling):
     """Visser & Wolterink, arXiv 2511.21409: L = L_fit + weight * mean |f(c) - f_teacher(c)|^2.
 
     The coordinates c are drawn on the grid of all earlier sites; where these are the site's
-    own coordinates (new outputs of an old image), one pass serves both terms. No old value is
-    kept: the teacher's are computed once per stage.
+    own coordinates (new outputs of an old image), one pass serves both terms. Where only some are
+    (the mask of one frame of a cine), the old outputs are distilled there as well, beside the new
+    ones: that frame takes all of the new loss, and few of the coordinates drawn lie in it. No old
+    value is kept: the teacher's are computed once per stage.
 
     Attributes:
         weight: null is the number of old coordinates per new one, or 10 where none is new.
+        here: weight of the old outputs at those of the site's own coordinates that are old, where
+            not all of them are.
         bank: whether the field of every stage goes on answering for that stage's coordinates,
             so that errors do not add up from teacher to teacher.
         frozen: whether all but tables and latents is fixed after the first stage; of a DINER
@@ -34,6 +38,7 @@ class FieldDistillation(Distilling):
     needs: ClassVar[type] = Field
 
     weight: float | None = setting(None, low=0, high=1e6)
+    here: float = setting(1.0, low=0, high=1e6)
     bank: bool = setting(False)
     frozen: bool = setting(False)
 
@@ -59,14 +64,17 @@ class FieldDistillation(Distilling):
         past = step.past
         if self.weight == 0 or past is None:  # all that is old is at hand as well
             return {}
-        if past.aligned and step.index is not None:
-            index, outputs = step.index, step.outputs
-        else:
-            index = step.draw(len(past.samples))
-            outputs = step.student(past.samples.inputs[index])
         automatic = SIGNAL if past.ratio is None else past.ratio
         weight = automatic if self.weight is None else self.weight
-        return {"old": weight * step.task.loss(outputs, past.samples.targets[index])}
+        if past.aligned and step.index is not None:
+            targets = past.samples.targets[step.index]
+            return {"old": weight * step.task.loss(step.outputs, targets)}
+        index = step.draw(len(past.samples))
+        outputs = step.student(past.samples.inputs[index])
+        terms = {"old": weight * step.task.loss(outputs, past.samples.targets[index])}
+        if past.here is not None and step.index is not None:
+            terms["here"] = self.here * step.task.loss(step.outputs, past.here[step.index])
+        return terms
 
     def remember(self, past: Past) -> Arrays:
         """Return the fields of all stages so far, "STAGE/...", if they are banked."""

@@ -263,7 +263,7 @@ def break_file(folder: Path) -> None:
         (break_mask_shape, [], ["frame04_gt", "(2, 8, 8)", "(2, 16, 20)"]),
         (break_info, [], ["Info.cfg", "ED and ES"]),
         (break_file, [], ["patient001_4d.nii.gz", "cannot be read"]),
-        (None, ["scenario.frames=5"], ["(4, 1, 16, 16)", "(5, 1, 16, 16)", "scenario.frames"]),
+        (None, ["scenario.frames=5"], ["4 frames", "planned are 5", "scenario.frames"]),
         (None, ["scenario.only=7"], ["2 slices", "scenario.only"]),
         (None, ["scenario.parts.middle.frames=[1,4]"], ["no masks of frames [1, 2]"]),
         (

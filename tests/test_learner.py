@@ -136,5 +136,5 @@ def test_bad_learning_rates_are_refused(rate: object):
 def test_prediction_leaves_the_network_in_evaluation_mode_and_has_the_cases_shape():
     net = network()
     case = Case("p", torch.randn(3, 1, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8))
-    assert TASK.predict(net, case, torch.device("cpu"), amp=True).shape == (3, 8, 8)
+    assert TASK.predict(net, case, torch.device("cpu"), amp=True).shape == (3, 2, 8, 8)
     assert not net.training

@@ -1,0 +1,115 @@
+"""Which values or colours of a mask are which class."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedcl.errors import ConfigError
+
+Array = np.ndarray[Any, Any]
+
+IGNORED = 255
+"""In label maps: a voxel that counts nowhere, neither in training nor in a score."""
+ROUNDING = 1e-3
+"""How far a stored value may lie from its label: some programs store 0.9999999 for 1."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of a mask, background first.
+
+    Attributes:
+        values: of every class, the mask values or colours (24-bit numbers) that mean it.
+        ignored: those that count nowhere.
+        colours: whether they are colours.
+        key: the setting that says so, for messages.
+    """
+
+    values: tuple[tuple[int, ...], ...]
+    ignored: tuple[int, ...] = ()
+    colours: bool = False
+    key: str = "scenario.labels"
+
+    @classmethod
+    def of(cls, given: Sequence[Any], ignored: Sequence[Any], key: str) -> "Labels":
+        """Read a setting: a value per class, or a list of several, or colours such as "#ff0000".
+
+        Raises:
+            ConfigError: it names no classes.
+        """
+        groups = [one if isinstance(one, list | tuple) else [one] for one in given]
+        every = [value for group in groups for value in group] + list(ignored)
+        colours = any(isinstance(value, str) for value in every)
+        read = (lambda v: _colour(v, key)) if colours else (lambda v: _whole(v, key))
+        values = tuple(tuple(map(read, group)) for group in groups)
+        left_out = tuple(map(read, ignored))
+        known = [value for group in (*values, left_out) for value in group]
+        if not 2 <= len(values) <= IGNORED or not all(values) or len({*known}) < len(known):
+            raise ConfigError(
+                f"{key}: give 2 to {IGNORED} classes, each a mask value or a list of some, all "
+                f"different, got {list(given)}" + f" and ignored {list(ignored)}" * bool(ignored)
+            )
+        return cls(values, left_out, colours, key)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.values)
+
+    def encode(self, mask: Array) -> Array:
+        """Return the class of every voxel, uint8, or `IGNORED`.
+
+        Args:
+            mask: numbers, or with `colours` a last axis of red, green, blue.
+
+        Raises:
+            ValueError: it has values that are none of the classes; names them.
+        """
+        if self.colours:
+            red, green, blue = np.moveaxis(mask.astype(np.int64), -1, 0)
+            mask = red << 16 | green << 8 | blue
+        whole = np.rint(mask)
+        near = np.abs(mask - whole) <= ROUNDING if mask.dtype.kind == "f" else True
+        encoded, known = np.zeros(mask.shape, np.uint8), np.zeros(mask.shape, bool)
+        for number, group in [*enumerate(self.values), (IGNORED, self.ignored)]:
+            for value in group:
+                here = (whole == value) & near
+                encoded[here] = number
+                known |= here
+        wrong = np.unique(mask[~known]).tolist()
+        if wrong:
+            shown = ", ".join(map(self._shown, wrong[:8])) + ", ..." * (len(wrong) > 8)
+            kind = "colours" if self.colours else "values"
+            there = [[*map(self._plain, group)] for group in self.values]
+            listed = [group[0] if len(group) == 1 else group for group in there]
+            raise ValueError(f"mask {kind} {shown} are not in {self.key} {listed}")
+        return encoded
+
+    def absent(self, encoded: Sequence[Array]) -> list[str]:
+        """Return the classes but the first that no label map has a voxel of, by their values."""
+        there = {int(value) for one in encoded for value in np.unique(one)}
+        missing = [n for n in range(1, self.classes) if n not in there]
+        return [" or ".join(map(self._shown, self.values[n])) for n in missing]
+
+    def _shown(self, value: float) -> str:
+        return f"#{int(value):06x}" if self.colours else f"{value:g}"
+
+    def _plain(self, value: int) -> int | str:
+        return self._shown(value) if self.colours else value
+
+
+def _whole(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ConfigError(f"{key}: mask values are whole numbers or colours, got {value!r}")
+    return int(value)
+
+
+def _colour(value: Any, key: str) -> int:
+    if not isinstance(value, str) or not re.fullmatch("#[0-9a-fA-F]{6}", value):
+        raise ConfigError(
+            f"{key}: colours are written '#rrggbb', and all values must be if one is, got {value!r}"
+        )
+    return int(value[1:], 16)
