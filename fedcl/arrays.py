@@ -5,7 +5,6 @@ Nothing here or anywhere else in fedcl unpickles.
 
 import hashlib
 import math
-import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors.numpy import load, save
 from torch import nn
 
 from fedcl.errors import RunError
+from fedcl.files import write_atomically
 
 Arrays = dict[str, np.ndarray]
 
@@ -136,17 +136,6 @@ def grown(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> Array
 def as_type(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return `array` in another type, rounded where that is an integer."""
     return np.asarray(np.rint(array) if np.issubdtype(dtype, np.integer) else array, dtype)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves either the old or the new content, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def save_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,24 +1,23 @@
 """The state of a run, its snapshots on disk, and the lock on a run's folder."""
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import secrets
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fedcl import arrays
 from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError, RunError, writing
+from fedcl.files import sync, write_atomically
 from fedcl.ledger import Ledger
 
 log = logging.getLogger("fedcl")
 
-FORMAT = 5
+FORMAT = 6
 """Of a snapshot and of what sites keep; another one cannot be read."""
 
 ARRAYS = ("weights", "teacher", "memory", "momentum")
@@ -127,7 +126,7 @@ class Checkpoint:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
             part.rename(final)
-            _sync(self.folder)
+            sync(self.folder)
         for early in self._snapshots()[: -self.KEPT]:
             shutil.rmtree(early)
 
@@ -182,31 +181,7 @@ def _write(folder: Path, state: State) -> None:
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.glob("*.safetensors")
     }
-    arrays.write_atomically(folder / "state.json", json.dumps(numbers).encode())
-
-
-def lock(folder: Path) -> IO[str]:
-    """Claim a run's folder for this process, until it ends or closes what is returned.
-
-    Raises:
-        ConfigError: another process is running there.
-    """
-    file = (folder / ".lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise ConfigError(f"run.dir: another process is running in {folder}") from None
-    return file
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_atomically(folder / "state.json", json.dumps(numbers).encode())
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:

@@ -109,3 +109,7 @@ def inspect(given: argparse.Namespace) -> None:
     from fedcl.inspection import inspect as look
 
     look(Config.parse(compose(given.overrides)), Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

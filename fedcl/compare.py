@@ -10,8 +10,8 @@ from rich.table import Column as Shown
 from rich.table import Table
 
 from fedcl import model_table
-from fedcl.arrays import write_atomically
 from fedcl.errors import ConfigError
+from fedcl.files import write_atomically
 from fedcl.progress import console
 from fedcl.runs import (
     Collection,
@@ -23,7 +23,7 @@ from fedcl.runs import (
     group,
     is_folder,
 )
-from fedcl.statistics import Line, table
+from fedcl.statistics import Line, gap, table
 from fedcl.tables import Column, as_csv, number, piped
 
 
@@ -39,6 +39,7 @@ _HELP = {
     "avg": ("AVG", "mean score of the sites seen, after the last stage"),
     "ravg": ("RAVG", "AVG relative to joint training, site by site"),
     "bwt": ("BWT", "change of earlier sites since they last trained; below 0 is forgetting"),
+    "rbwt": ("RBWT", "BWT relative to the score when a site last trained, site by site"),
     "forgetting": ("forgetting", "best earlier score less the last one (Chaudhry)"),
     "fwt": ("FWT", "gain of a site over an untrained model just before it arrives"),
     "plasticity": ("plasticity", "score of a site when it last trained"),
@@ -74,7 +75,8 @@ COLUMNS += [
     ),
     Column(
         "closed", "closed", lambda line: number(line.closed),
-        "share of the distance in AVG from finetune to joint", short=True,
+        "share of the distance in AVG from finetune to joint; none where that distance may be 0",
+        short=True,
     ),
     *(
         Column(
@@ -95,11 +97,12 @@ COLUMNS += [
         "Wilcoxon signed-rank test over test cases against the reference, corrected; it takes "
         "the trained models as given", short=True,
     ),
+    Column("words", "in words", lambda line: line.words, "where p and the interval seem at odds"),
     Column("bytes", "bytes sent", lambda line: f"{line.bytes:.0f}", "both ways, mean over runs"),
     Column("stored", "slices kept", lambda line: f"{line.stored:g}", "training data kept at sites"),
     Column("seconds", "seconds", lambda line: f"{line.seconds:.1f}", "of training, all sites"),
 ]  # fmt: skip
-PAPER = ("avg", "closed", "ravg", "bwt", "forgetting", "fwt", "plasticity", "worst_site")
+PAPER = ("avg", "closed", "ravg", "bwt", "rbwt", "forgetting", "fwt", "plasticity", "worst_site")
 """The figures of table.md and table.tex, as mean ± standard deviation."""
 
 
@@ -145,6 +148,13 @@ def compare(
     lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
     if lacking:
         notes.append(f"no {' and no '.join(lacking)}: RAVG or closed cannot be given")
+    distance = gap(groups)
+    if distance is not None and distance[1] <= 0:
+        told = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*distance)
+        notes.append(f"closed cannot be given: joint - finetune is {told}, which may be 0 or less")
+    elif distance is None and not lacking:
+        notes.append("closed cannot be given: finetune and joint share fewer than two seeds")
+    notes += [f"{line.name}: {line.words}" for line in lines if line.words]
     if groups[0].runs[0].results.get("case") == "frame":
         notes.append("cases are frames, not patients: p says nothing about other volumes")
     seeds = {seed for one in groups for seed, _ in one.blocks}
@@ -261,6 +271,8 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
     titles = [_HELP[name][0] if name in _HELP else "closed" for name in PAPER]
     header = ["strategy", "runs", *titles, f"AVG - {reference} [95 %]", f"p ({reference})"]
     header += ["MB sent", "slices kept", "s"]
+    if any(line.words for line in lines):
+        header.append("in words")
 
     def cell(line: Line, name: str) -> str:
         if name == "closed":
@@ -268,7 +280,7 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
         mean, std = line.mean[name], line.std[name]
         if mean is None:
             return dash
-        sign = "+" if name in ("bwt", "fwt") else ""
+        sign = "+" if name in ("bwt", "rbwt", "fwt") else ""
         return f"{mean:{sign}.3f}" + ("" if std is None else f" ± {std:.3f}")
 
     rows = [
@@ -283,6 +295,7 @@ def _paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str],
             f"{line.bytes / 1e6:.1f}",
             f"{line.stored:g}",
             f"{line.seconds:.0f}",
+            *([line.words] if header[-1] == "in words" else []),
         ]
         for line in lines
     ]

@@ -4,19 +4,21 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fedcl import arrays
-from fedcl.checkpoint import lock
 from fedcl.errors import ConfigError, writing
 from fedcl.figures import draw
+from fedcl.files import TakenError, lock, write_atomically
+from fedcl.interruption import reason_of
 from fedcl.results import results
 from fedcl.server import Server
 from fedcl.task import Picture
+
+log = logging.getLogger("fedcl")
 
 STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
@@ -47,35 +49,30 @@ def conduct(
     """
     config, status = server.config, "failed"
     about = server.meet()
-    # Only now that configuration, data and MLflow are known to be good is anything written.
     tracker = None
     if config.tracking.enabled:
         from fedcl.tracking import Tracker
 
-        tracker = Tracker(config.tracking.uri, folder)
+        tracker = Tracker(config, folder, values, server.state, about)
         server.watchers.append(tracker)
-    with writing(folder / "config.yaml"):
-        # In the order given: sites may arrive in the order in which they are listed.
-        text = yaml.safe_dump(dict(values), sort_keys=False)
-        arrays.write_atomically(folder / "config.yaml", text.encode())
+    # Only now that configuration, data and MLflow are known to be good is anything written.
     with _logging(folder / "log.txt", terminal):
         reason = None
         try:
+            with writing(folder / "config.yaml"):
+                # In the order given: sites may arrive in the order in which they are listed.
+                text = yaml.safe_dump(dict(values), sort_keys=False)
+                write_atomically(folder / "config.yaml", text.encode())
             server.run(about, started)
-            if config.run.figures:
-                draw(
-                    results(config, server.state),
-                    pictures(),
-                    config.job.scenario.task.legend,
-                    folder / "figures",
-                )
             status = "completed"
-        except KeyboardInterrupt:
-            status = "interrupted"
+            if config.run.figures:
+                _draw(server, folder, pictures)
+        except KeyboardInterrupt as error:
+            status, reason = "interrupted", reason_of(error)
             raise
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
-            logging.getLogger("fedcl").debug("the run failed", exc_info=True)
+            log.debug("the run failed", exc_info=True)
             raise
         finally:
             outcome = results(config, server.state, status)
@@ -84,11 +81,22 @@ def conduct(
             file = folder / "results.json"
             try:
                 with writing(file):
-                    arrays.write_atomically(file, json.dumps(outcome, indent=1).encode())
+                    write_atomically(file, json.dumps(outcome, indent=1).encode())
             finally:
                 if tracker:
                     tracker.finish(STATUS[status])
     return outcome
+
+
+def _draw(server: Server, folder: Path, pictures: Callable[[], Sequence[Picture]]) -> None:
+    """Draw a run's figures; one that cannot be drawn or written takes nothing from the run."""
+    try:
+        outcome, task = results(server.config, server.state), server.config.job.scenario.task
+        draw(outcome, pictures(), task.legend, folder / "figures")
+    except Exception as error:  # a full disk, data that are gone, sites too many for a picture
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("not all figures could be drawn (%s); the results are complete", reason)
+        log.debug("no figures", exc_info=True)
 
 
 def holds_run(folder: Path) -> bool:
@@ -117,7 +125,6 @@ def stored(folder: Path) -> dict[str, Any]:
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold the lock on `folder`; leave no trace if nothing was written."""
-    folder.mkdir(parents=True, exist_ok=True)
     file = lock(folder)
     try:
         yield
@@ -126,6 +133,38 @@ def claimed(folder: Path) -> Iterator[None]:
             (folder / ".lock").unlink()
             folder.rmdir()
         file.close()
+
+
+@contextmanager
+def claimed_new(folder: Path, exact: bool = True) -> Iterator[Path]:
+    """Hold the lock on a folder that holds no run yet.
+
+    Args:
+        folder: the one wanted.
+        exact: whether no other will do. Two jobs that begin in the same second have the same
+            default folder: one of them gets a number after its name.
+
+    Raises:
+        ConfigError: it holds a run, or another process runs there.
+    """
+    number, chosen = 1, folder
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(claimed(chosen))
+                if holds_run(chosen):
+                    raise TakenError(
+                        f"run.dir: {chosen} already holds a run; give another folder, or go on "
+                        f"with run.resume={chosen}"
+                    )
+            except TakenError:
+                if exact:
+                    raise
+            else:
+                yield chosen
+                return
+        number += 1
+        chosen = folder.with_name(f"{folder.name}-{number}")
 
 
 @contextmanager

@@ -34,6 +34,9 @@ def summary(
         avg: mean of R[T][s] over the sites seen.
         bwt: backward transfer, mean of R[T][s] - R[e(s)][s] over sites trained before T
             (Lopez-Paz & Ranzato, NeurIPS 2017, with e(s) for the stage of learning).
+        rbwt: the same relative to what was learned, mean of (R[T][s] - R[e(s)][s]) / R[e(s)][s]
+            (Zhu et al., Medical Image Analysis 94:103112, 2024); None where one of the
+            denominators is 0.
         fwt: forward transfer, mean of R[a-1][s] - initial[s] over sites first trained in
             a stage a > 0 (ibid.).
         forgetting: mean of max over l < T of R[l][s], minus R[T][s], over sites trained
@@ -59,6 +62,7 @@ def summary(
     return {
         "avg": _mean(final),
         "bwt": _mean(_all([_minus(score(last, s), score(when[s][-1], s)) for s in old])),
+        "rbwt": relative_bwt(matrix, trained, sites, learned),
         "fwt": _mean(
             _all(
                 [
@@ -72,6 +76,31 @@ def summary(
         "worst_site": min(final) if final else None,
         "std_site": pstdev(final) if final else None,
     }
+
+
+def relative_bwt(
+    matrix: Sequence[Row],
+    trained: Sequence[Sequence[str]],
+    sites: Sequence[str],
+    learned: Sequence[str] | None = None,
+) -> float | None:
+    """Return RBWT; see `summary`.
+
+    Args:
+        matrix: R.
+        trained: the sites trained in each stage.
+        sites: the columns' names.
+        learned: the sites that count; by default all.
+    """
+    ratios: list[float | None] = []
+    last = len(matrix) - 1
+    for column, site in enumerate(sites):
+        stages = [t for t, cohort in enumerate(trained) if site in cohort]
+        if not stages or stages[0] >= last or (learned is not None and site not in learned):
+            continue
+        before, now = matrix[stages[-1]][column], matrix[last][column]
+        ratios.append(None if now is None or not before else (now - before) / before)
+    return _mean(_all(ratios))
 
 
 def forgetting_by_site(

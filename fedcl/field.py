@@ -111,7 +111,7 @@ class Field(Task):
             "values": f"{values.min():.3g} to {values.max():.3g}",
         }
 
-    def complaint(self, network: nn.Module, samples: Samples) -> str | None:
+    def complaint(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
         """Return None: the network was made for these coordinates."""
         return None
 

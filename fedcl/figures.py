@@ -1,5 +1,6 @@
 """The pictures of a run: matrix, curves of remembering, test cases, frames of a field."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from fedcl.files import write_atomically
 from fedcl.task import Picture
 
 # Okabe & Ito's colours can be told apart without colour vision; so can the line styles.
@@ -50,7 +52,9 @@ def draw(
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        FigureCanvasAgg(figure).print_png(paths[-1])
+        picture = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(picture)
+        write_atomically(paths[-1], picture.getvalue())
     return paths
 
 

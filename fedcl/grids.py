@@ -27,7 +27,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedcl.errors import ConfigError, FedclError, RunError, TooLateError
+from fedcl.errors import ConfigError, FedclError, RunError, TooLateError, one_line
+from fedcl.interruption import keeping_handlers
 from fedcl.messages import CRASHED, LATE, RAISED
 
 log = logging.getLogger("fedcl")
@@ -408,13 +409,22 @@ def start_ray(address: str | None) -> None:
     """Start Ray on this machine, or join the cluster at `address`.
 
     Raises:
-        ConfigError: there is no cluster at that address.
+        ConfigError: there is no cluster at that address, or Ray cannot start here.
     """
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        try:
+            with keeping_handlers():  # Ray's own would end the process on SIGTERM
+                ray.init(address="local", include_dashboard=False, **quiet)
+        except Exception as error:  # processes, sockets, folders: Ray raises many kinds
+            ray.shutdown()
+            raise ConfigError(
+                f"engine: Ray cannot start here ({one_line(str(error)) or type(error).__name__}); "
+                "its sockets and logs lie in a folder of TMPDIR, whose path must be short and "
+                "writable; engine=inprocess does without Ray"
+            ) from error
         return
     top = Path(__file__).parents[1]
     code = {"py_modules": [str(top / package) for package in ("fedcl", "sites", "strategies")]}
@@ -422,7 +432,8 @@ def start_ray(address: str | None) -> None:
     try:
         if host:  # Ray itself would go on trying for many minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=address, runtime_env=code, **quiet)
+        with keeping_handlers():
+            ray.init(address=address, runtime_env=code, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"engine.address: no Ray cluster at {address} ({reason})") from None

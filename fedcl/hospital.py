@@ -209,11 +209,15 @@ class Hospital:
             DataError: it cannot; names the site.
         """
         device, task = learner.device_of(self.job.learner), self.job.scenario.task
+        every = sum(len(self.samples({name: 1.0})) for name in self.places)
+        size = self.job.learner.batch_size
+        smallest = every % size or min(every, size)
         for name in self.places:
             samples = self.samples({name: 1.0})
             for model in self.job.models:  # all of them are evaluated here
                 network = _network(self.text, model, (name,)).to(device)
-                problem = task.complaint(network, samples)
+                own = model == self.role.model
+                problem = task.complaint(network, samples, smallest if own else 0)
                 if problem is not None:
                     raise DataError(f"site {name}: {problem}")
             least = self.job.strategy.least_batch
@@ -224,7 +228,6 @@ class Hospital:
                     f"{least}"
                 )
         network = _network(self.text, self.role.model, (next(iter(self.places)),))
-        every = sum(len(self.samples({name: 1.0})) for name in self.places)
         problem = self.too_few(network, samples, every)
         if problem is not None:
             raise DataError(problem)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fedcl.errors import RunError
 from fedcl.job import Learner
-from fedcl.step import Lesson, Step
+from fedcl.step import Lesson, Step, joined
 from sites.base import Samples
 from strategies.base import Strategy
 
@@ -86,7 +86,7 @@ def train(
             rng=rng,
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
-            terms = strategy.objective(step) | step.model_loss()
+            terms = joined(strategy.objective(step), step.model_loss())
         optimiser.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:

@@ -13,6 +13,7 @@ import yaml
 from rich.markup import escape
 from rich.progress import track
 
+from fedcl.continual import relative_bwt
 from fedcl.errors import ConfigError
 from fedcl.faults import Faults
 from fedcl.plugins import STRATEGY, describe
@@ -288,6 +289,9 @@ def read(place: str, folder: Path) -> Run:
             if results["metrics"]["avg"] is None and sites:
                 raise LeftOutError(f"no AVG: not tested at {', '.join(sites)} after the last stage")
             _check(results)
+            results["metrics"].setdefault(
+                "rbwt", relative_bwt(results["matrix"], results["stages"], results["sites"])
+            )
     # Whatever is wrong with a file of unknown origin, its run is left out and named.
     except (OSError, RecursionError, *_DAMAGED) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,5 +1,6 @@
 """Segmentation: a class for every pixel of 2-D slices."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fedcl.data.labels import IGNORED
 from fedcl.data.resampling import restored
 from fedcl.models.base import ImageModel
 from fedcl.scores import SEGMENTATION, case_scores
+from fedcl.seeding import seeded
 from fedcl.task import Picture, Task
 from sites.base import Case, Samples, SiteData
 
@@ -82,19 +84,50 @@ class Segmentation(Task):
             told["plane"] = ", ".join(planes if len(planes) == 1 else map(_counted, planes.items()))
         return told
 
-    def complaint(self, network: nn.Module, samples: Samples) -> str | None:
-        """Return what is wrong where the network does not take images of this size."""
+    def complaint(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
+        """Return what is wrong where the network does not take images, or batches, of this size."""
         height, width = samples.inputs.shape[-2:]
-        problem = "it answers in another size"
+        problem = self._refused(network, samples.inputs[:1])
+        if problem is not None:
+            multiple = self._multiple(network, samples.inputs[:1])
+            advice = (
+                f"give a multiple of {multiple}" if multiple else "change scenario.size or model"
+            )
+            return (
+                f"the model cannot take images of {height} x {width} pixels ({problem}); "
+                f"scenario.size: {advice}"
+            )
+        if not least:
+            return None
+        trained = copy.deepcopy(network).train()
         try:
-            if self.answers(network, samples.inputs[:1]).shape[-2:] == (height, width):
-                return None
+            with torch.no_grad(), seeded("check"):
+                trained(samples.inputs[:1].expand(least, -1, -1, -1))
         except (RuntimeError, ValueError) as error:
             problem = str(error).splitlines()[0]
-        return (
-            f"the model cannot take images of {height} x {width} pixels ({problem}); change "
-            "scenario.size or model"
-        )
+            return (
+                f"the model cannot be trained on a batch of {least}, which comes up here "
+                f"({problem}); change learner.batch_size, scenario.size or model.norm"
+            )
+        return None
+
+    def _refused(self, network: nn.Module, image: Tensor) -> str | None:
+        """Return why a network does not answer an image in its size, or None."""
+        try:
+            if self.answers(network, image).shape[-2:] == image.shape[-2:]:
+                return None
+        except (RuntimeError, ValueError) as error:
+            return str(error).splitlines()[0]
+        return "it answers in another size"
+
+    def _multiple(self, network: nn.Module, image: Tensor) -> int | None:
+        """Return the least power of 2 of which sizes must be multiples, up to 64; None if none."""
+        for multiple in (2, 4, 8, 16, 32, 64):
+            # An odd multiple is no multiple of the next power.
+            size = [multiple * (2 * max(1, n // (2 * multiple)) + 1) for n in image.shape[-2:]]
+            if self._refused(network, image.new_zeros(1, image.shape[1], *size)) is None:
+                return multiple
+        return None
 
     def batches(self, count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield batches, epoch by epoch: every slice once, in a new random order."""

@@ -8,6 +8,7 @@ with `setting`; `parse` turns a mapping of user values into such an object or ra
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
@@ -60,7 +61,7 @@ def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{key}: must be a group of settings, got {values!r}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), dict(values))
+        merged = OmegaConf.merge(OmegaConf.structured(cls), _literal(values))
         result = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         raise ConfigError(_unknown(cls, error.full_key or "", key)) from None
@@ -99,6 +100,17 @@ def flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, value in values.items():
         yield from flat(value, f"{key}.{name}" if key else str(name))
+
+
+def _literal(value: Any) -> Any:
+    """Return settings in which "${...}" is text: whatever is to be resolved has been, by Hydra."""
+    if isinstance(value, Mapping):
+        return {key: _literal(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(one) for one in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+    return value
 
 
 def _is_settings(value: Any) -> bool:

@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from fedcl import arrays, learner
 from fedcl.arrivals import inlined
 from fedcl.checkpoint import Checkpoint, State, read_results
-from fedcl.conduct import claimed, conduct, holds_run, stored
+from fedcl.conduct import claimed, claimed_new, conduct, stored
 from fedcl.config import DEPLOYED, Config
 from fedcl.errors import ConfigError, FedclError
 from fedcl.faults import LATE, Plan
@@ -32,11 +32,17 @@ APP, FAULTY = "fedcl.client:app", "fedcl.faults:app"
 
 
 def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Run the experiment that `values` describes, in a new folder.
+    """Run the experiment that `values` describes, in a new folder; see `begin`."""
+    with claimed_new(folder) as mine:
+        return begin(values, mine)
+
+
+def begin(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Run the experiment that `values` describes.
 
     Args:
         values: the composed configuration.
-        folder: the run's folder; must not hold a run yet.
+        folder: the run's folder; claimed by this process, and holding no run yet.
 
     Returns:
         The contents of results.json.
@@ -45,23 +51,19 @@ def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         FedclError: one line that says what is wrong; for bad configuration or data
             nothing is left behind.
     """
-    with claimed(folder):
-        config = Config.parse(values)
-        values = {**values, "timeline": inlined(values.get("timeline") or {})}
-        if holds_run(folder):
-            raise ConfigError(
-                f"run.dir: {folder} already holds a run; give another folder, or go on with "
-                f"run.resume={folder}"
-            )
-        return _run(config, folder, state=None, values=values)
+    config = Config.parse(values)
+    values = {**values, "timeline": inlined(values.get("timeline") or {})}
+    return _run(config, folder, state=None, values=values)
 
 
 def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Go on with the run in `folder` from its last checkpoint.
 
+    One that is complete has nothing to do but to tell MLflow what that could not be told before.
+
     Args:
         folder: the run's folder.
-        change: may change the stored configuration (the engine).
+        change: may change the stored configuration (where data lie, the engine, tracking).
 
     Raises:
         FedclError: there is no run to go on with, or it cannot go on.
@@ -70,7 +72,15 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, 
     change(values)
     done = read_results(folder)
     if done is not None and done.get("status") == "completed":
-        console.print(f"{folder} is complete already")
+        console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
+        tracking = Config.parse(values).tracking
+        if tracking.enabled:
+            from fedcl.tracking import deliver
+
+            with claimed(folder):
+                count = deliver(tracking.uri, folder)
+            if count:
+                console.print(f"MLflow was told {count} entries that had waited")
         return done
     config = Config.parse(values)
     with claimed(folder):

@@ -18,7 +18,17 @@ from statsmodels.stats.multitest import multipletests
 
 from fedcl.runs import Group, Run, shared
 
-FIGURES = ("avg", "ravg", "bwt", "forgetting", "fwt", "plasticity", "worst_site", "std_site")
+FIGURES = (
+    "avg",
+    "ravg",
+    "bwt",
+    "rbwt",
+    "forgetting",
+    "fwt",
+    "plasticity",
+    "worst_site",
+    "std_site",
+)
 """The figures of a run that are averaged: those of `continual.summary`, and RAVG."""
 LEVEL = 0.95
 
@@ -39,7 +49,8 @@ class Line:
         spread: of AVG and of BWT, the range over orders of arrival: of the means over the seeds
             that were run in every order; None where there are no such seeds.
         closed: the share of the distance in AVG from `finetune` to `joint` that it closes,
-            over the seeds and orders that all three were run with.
+            over the seeds and orders that all three were run with. None where the interval of
+            that distance holds 0 or cannot be given (`gap`): a share of nothing says nothing.
         bytes, stored, seconds: mean over runs of the bytes sent in all, training slices
             that hospitals keep, and the sites' seconds of training.
         difference: its AVG less the reference's, and the interval of that, as for AVG; over
@@ -63,13 +74,27 @@ class Line:
     difference: tuple[float, float, float] | None = None
     p: float | None = None
 
+    @property
+    def words(self) -> str:
+        """What it means where p is small although the interval of the difference holds 0."""
+        if self.p is None or self.difference is None or self.p >= 1 - LEVEL:
+            return ""
+        value, low, high = self.difference
+        if not low <= 0 <= high:
+            return ""
+        return (
+            f"the models trained here are {'better' if value > 0 else 'worse'} on these test "
+            "cases (p), but models trained with other seeds may not be (the interval holds 0)"
+        )
+
 
 def table(groups: Sequence[Group], reference: str) -> list[Line]:
     """Return one line per method, best AVG first, with tests against `reference`."""
     by_name = {group.name: group for group in groups}
     joint = {run.block: run for run in by_name["joint"].runs} if "joint" in by_name else {}
     lines = [_line(group, joint) for group in groups]
-    for line in lines:
+    distance = gap(groups)
+    for line in lines if distance is not None and distance[1] > 0 else ():
         line.closed = _closed(by_name, line.name)
     _test(lines, by_name, reference)
     return sorted(lines, key=lambda line: -(line.mean["avg"] or 0.0))
@@ -203,9 +228,21 @@ def _spread(runs: Sequence[Run], figure: str) -> float | None:
     return max(means) - min(means)
 
 
-def _closed(groups: Mapping[str, Group], name: str) -> float | None:
-    if "finetune" not in groups or "joint" not in groups:
+def gap(groups: Sequence[Group]) -> tuple[float, float, float] | None:
+    """Return how far joint training is above fine-tuning in AVG, and the 95 % interval over seeds.
+
+    None where one of the two, or a second seed that both have, is missing.
+    """
+    by_name = {group.name: group for group in groups}
+    if "finetune" not in by_name or "joint" not in by_name:
         return None
+    apart = {k: a - b for k, (a, b) in paired(by_name["joint"], by_name["finetune"]).items()}
+    if len({seed for seed, _, _ in apart}) < 2:
+        return None
+    return average(apart), *interval(apart)
+
+
+def _closed(groups: Mapping[str, Group], name: str) -> float | None:
     three = [groups["finetune"], groups["joint"], groups[name]]
     common = shared(*three)
     if not common:
@@ -214,7 +251,7 @@ def _closed(groups: Mapping[str, Group], name: str) -> float | None:
         fmean(run.results["metrics"]["avg"] for run in group.runs if run.block in common)
         for group in three
     )
-    return (own - low) / (high - low) if high > low else None  # else joint is no upper bound
+    return (own - low) / (high - low) if high > low else None
 
 
 def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedcl.errors import RunError
 from fedcl.models.base import Model
 from fedcl.task import Task
 from sites.base import Samples
@@ -196,6 +197,24 @@ class Step(Lesson):
         """Draw Normal(mean, std) noise of the inputs' shape."""
         drawn = torch.randn(self.inputs.shape, generator=self.rng)
         return drawn.mul_(std).add_(mean).to(self.inputs.device)
+
+
+def joined(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return loss terms of several origins in one mapping.
+
+    Raises:
+        RunError: two have one name, so that one of them would be lost.
+    """
+    terms: dict[str, Tensor] = {}
+    for part in parts:
+        twice = terms.keys() & part.keys()
+        if twice:
+            raise RunError(
+                f"two loss terms are called {', '.join(sorted(twice))}; rename one of them in the "
+                "strategy or the model"
+            )
+        terms |= part
+    return terms
 
 
 def watch(network: nn.Module, model: Model, inputs: Tensor) -> Seen:

@@ -79,8 +79,14 @@ class Task(ABC):
         """Return, for a person who checks it, what a site's data are like, by heading."""
 
     @abstractmethod
-    def complaint(self, network: nn.Module, samples: Samples) -> str | None:
-        """Return why `network` cannot learn from `samples`, or None."""
+    def complaint(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
+        """Return why `network` cannot learn from `samples`, or None.
+
+        Args:
+            network: is left as it is.
+            samples: of a site.
+            least: the size of the smallest batch in training; 0 where it is not trained.
+        """
 
     @abstractmethod
     def batches(self, count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:

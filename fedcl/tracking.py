@@ -1,15 +1,22 @@
-"""MLflow: one run per simulation, in an experiment named after the scenario."""
+"""MLflow: one run per simulation, in an experiment named after the scenario.
+
+Before the first round MLflow must answer; after it, nothing that MLflow does ends a run.
+"""
 
 import logging
+import os
 import re
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import requests
-import yaml
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fedcl.checkpoint import State
@@ -20,13 +27,23 @@ from fedcl.messages import Hello
 from fedcl.plugins import name_of
 from fedcl.results import results
 from fedcl.settings import flat
+from fedcl.spool import Entry, Spool
 from fedcl.stage import Round
 from fedcl.statistics import Line
+
+log = logging.getLogger("fedcl")
 
 SQLITE = "sqlite:///"
 COMPARISON = "fedcl.comparison"
 """The tag of runs that compare others."""
 PATIENCE = 5.0  # seconds to wait for a server to say that it is there
+WITHOUT = "; tracking.enabled=false runs without it"
+PARAMS, BATCH = 100, 1000
+"""The most parameters and metrics that MLflow takes at once."""
+SPOOL = "tracking.jsonl"
+"""In a run's folder: what MLflow is still to be told."""
+LAST_WAIT = {"FINISHED": 30.0, "FAILED": 10.0, "KILLED": 2.0}
+"""Seconds that the end of a run waits for MLflow, by how it ended."""
 
 
 def connect(uri: str, key: str, hint: str = "") -> MlflowClient:
@@ -46,6 +63,8 @@ def connect(uri: str, key: str, hint: str = "") -> MlflowClient:
     with asking(uri, key, hint):
         if uri.startswith(("http://", "https://")):  # the client itself would try for minutes
             requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE).raise_for_status()
+        if uri.startswith(SQLITE):
+            _make_database(Path(uri.removeprefix(SQLITE)))
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -63,31 +82,68 @@ def asking(uri: str, key: str, hint: str = "") -> Iterator[None]:
         raise ConfigError(f"{key}: MLflow does not answer at {uri} ({reason}){hint}") from error
 
 
+def _make_database(file: Path) -> None:
+    """Make MLflow's tables, unless the file is there: aside, then put in place as a whole.
+
+    Two runs that begin at once would otherwise make the tables at the same time and leave a
+    database that no later run can open.
+    """
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as aside:
+        new = Path(aside) / file.name
+        MlflowClient(tracking_uri=f"{SQLITE}{new}").search_experiments(max_results=1)
+        try:
+            os.link(new, file)
+        except FileExistsError:  # another run was quicker
+            return
+        except OSError:  # a file system without links
+            if not file.exists():
+                new.rename(file)
+
+
 class Tracker:
     """Writes a run to MLflow as it goes; watches a `Server`.
 
     Rounds and stages that a resumed run goes through again are written once.
 
     Args:
-        uri: MLflow's tracking address.
-        folder: the run's folder; the stages' weights and the results are taken from it.
+        config: of the run.
+        folder: the run's folder; files to be kept are taken from it.
+        values: the configuration as it is stored.
+        state: new or resumed; gets the id of the run in MLflow.
+        about: what the hospitals hold.
 
     Raises:
-        ConfigError: MLflow does not answer at `uri`.
+        ConfigError: MLflow does not answer, or the experiment cannot be written to.
     """
 
-    def __init__(self, uri: str, folder: Path) -> None:
-        self.uri, self.folder = uri, folder
-        self.client = connect(uri, "tracking.uri", "; tracking.enabled=false runs without it")
-        self.run = ""
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        values: Mapping[str, Any],
+        state: State,
+        about: Mapping[str, Hello],
+    ) -> None:
+        self.uri, self.folder = config.tracking.uri, folder
+        self.client = connect(self.uri, "tracking.uri", WITHOUT)
+        with asking(self.uri, "tracking.uri", WITHOUT):
+            if state.tracking_run is not None and not self._there(state.tracking_run):
+                log.warning("MLflow at %s does not know this run: a new one is opened", self.uri)
+                state.tracking_run = None
+            if state.tracking_run is None:
+                state.tracking_run = self._open(config, values, about)
+            self.run = state.tracking_run
+            self.client.set_terminated(self.run, "RUNNING")
+            self.spool = _spool(self.client, self.uri, folder)
+            if self.spool.drain(LAST_WAIT["FINISHED"]):
+                raise TimeoutError(f"{folder / SPOOL} cannot be delivered")
+            self._told = {what: self._last(what) for what in ("round", "stage")}
 
     def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
-        """Open a run, or go on with the one a resumed state names."""
-        if state.tracking_run is None:
-            state.tracking_run = self._open(config, about)
-        self.run = state.tracking_run
-        self.client.set_terminated(self.run, "RUNNING")
-        self._told = {what: self._last(what) for what in ("round", "stage")}
+        """Write nothing: the run was opened before."""
 
     def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
         """Write nothing: a round counts when it is over."""
@@ -113,34 +169,52 @@ class Tracker:
                 values |= {f"score/{name}/{site}": v for site, v in scores if v is not None}
                 values |= {f"avg/{name}": v for v in [one["metrics"]["avg"]] if v is not None}
         self._write("stage", state.stage, values, state.round)
-        weights = self.folder / "checkpoint" / f"stage-{state.stage}.safetensors"
-        self.client.log_artifact(self.run, str(weights), "weights")
+        self._keep(f"checkpoint/stage-{state.stage}.safetensors", "weights")
 
     def finish(self, status: str) -> None:
-        """Close the run, with its files where it was completed.
+        """Close the run, with its files.
 
         Args:
             status: "FINISHED", "FAILED" or "KILLED".
         """
-        if not self.run:
-            return
         for name in ("config.yaml", "results.json"):
-            if (self.folder / name).exists():
-                self.client.log_artifact(self.run, str(self.folder / name))
-        if (self.folder / "figures").exists():
-            self.client.log_artifacts(self.run, str(self.folder / "figures"), "figures")
-        self.client.set_terminated(self.run, status)
+            self._keep(name)
+        for file in sorted((self.folder / "figures").glob("*")):
+            self._keep(f"figures/{file.name}", "figures")
+        self.spool.put({"end": status, "run": self.run})
+        left = self.spool.close(LAST_WAIT[status])
+        if left:
+            log.warning(
+                "MLflow at %s was not told all of this run: %d entries wait in %s; "
+                "run.resume=%s delivers them",
+                self.uri, left, self.spool.file, self.folder,
+            )  # fmt: skip
 
-    def _open(self, config: Config, about: dict[str, Hello]) -> str:
+    def _keep(self, name: str, place: str | None = None) -> None:
+        """Have a file of the run's folder kept in MLflow, in a folder of its own there or not."""
+        if (self.folder / name).exists():
+            self.spool.put({"file": name, "place": place, "run": self.run})
+
+    def _there(self, run: str) -> bool:
+        """Return whether MLflow has a run that can be written to."""
+        try:
+            return bool(self.client.get_run(run).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def _open(self, config: Config, values: Mapping[str, Any], about: Mapping[str, Hello]) -> str:
         scenario, strategy = name_of(config.job.scenario), name_of(config.job.strategy)
         tags = {"strategy": strategy, "scenario": scenario, "model": "+".join(config.job.models)}
         tags |= {"seed": str(config.job.seed), "folder": str(self.folder)}
         run = self.client.create_run(
             self._experiment(scenario), run_name=f"{strategy}-seed{config.job.seed}", tags=tags
         ).info.run_id
-        values = yaml.safe_load((self.folder / "config.yaml").read_text())
         params = [Param(_spell(key), str(value)[:500]) for key, value in flat(values)]
-        self.client.log_batch(run, params=params, tags=[RunTag("engine", config.engine.name)])
+        for begin in range(0, len(params), PARAMS):
+            self.client.log_batch(run, params=params[begin : begin + PARAMS])
+        self.client.log_batch(run, tags=[RunTag("engine", config.engine.name)])
         inputs = [
             DatasetInput(
                 Dataset(
@@ -157,25 +231,77 @@ class Tracker:
         return str(run)
 
     def _experiment(self, name: str) -> str:
+        """Return the id of the experiment `name`, made if there is none.
+
+        Raises:
+            ConfigError: it was deleted: MLflow keeps the name, and takes no more runs.
+        """
         known = self.client.get_experiment_by_name(name)
-        if known is not None:
-            return str(known.experiment_id)
-        place = None  # a server knows where its artefacts belong
-        if self.uri.startswith(SQLITE):
-            database = Path(self.uri.removeprefix(SQLITE)).resolve()
-            place = (database.parent / "mlruns" / name).as_uri()
-        return str(self.client.create_experiment(name, artifact_location=place))
+        if known is None:
+            place = None  # a server knows where its artefacts belong
+            if self.uri.startswith(SQLITE):
+                database = Path(self.uri.removeprefix(SQLITE)).resolve()
+                place = (database.parent / "mlruns" / name).as_uri()
+            try:
+                return str(self.client.create_experiment(name, artifact_location=place))
+            except MlflowException:  # another run that began at the same time has made it
+                known = self.client.get_experiment_by_name(name)
+                if known is None:
+                    raise
+        if known.lifecycle_stage != "active":
+            raise ConfigError(
+                f"tracking.uri: the experiment {name!r} at {self.uri} was deleted; restore it by "
+                f"`mlflow experiments restore -x {known.experiment_id}` with MLFLOW_TRACKING_URI "
+                f"set to that address, or give another tracking.uri{WITHOUT}"
+            )
+        return str(known.experiment_id)
 
     def _last(self, what: str) -> int:
         return max((m.step for m in self.client.get_metric_history(self.run, what)), default=-1)
 
-    def _write(self, what: str, number: int, values: dict[str, float], step: int) -> None:
+    def _write(self, what: str, number: int, values: Mapping[str, float], step: int) -> None:
         if step <= self._told[what]:
             return
         now = int(time.time() * 1000)
-        metrics = [Metric(_spell(key), value, now, step) for key, value in values.items()]
-        self.client.log_batch(self.run, metrics=[*metrics, Metric(what, number, now, step)])
+        metrics = [[_spell(key), value, now, step] for key, value in values.items()]
+        metrics.append([what, number, now, step])  # last: once it is there, all are
+        for begin in range(0, len(metrics), BATCH):
+            self.spool.put({"metrics": metrics[begin : begin + BATCH], "run": self.run})
         self._told[what] = step
+
+
+def deliver(uri: str, folder: Path) -> int:
+    """Tell MLflow what a run that is over has left to tell; return how many entries that were.
+
+    Raises:
+        ConfigError: it cannot be told.
+    """
+    if not (folder / SPOOL).exists():
+        return 0
+    spool = _spool(connect(uri, "tracking.uri", WITHOUT), uri, folder)
+    count = len(spool.waiting)
+    if spool.close(LAST_WAIT["FINISHED"]):
+        raise ConfigError(f"tracking.uri: MLflow at {uri} does not take what is in {spool.file}")
+    return count
+
+
+def _spool(client: MlflowClient, uri: str, folder: Path) -> Spool:
+    return Spool(folder / SPOOL, partial(_tell, client, folder), f"MLflow at {uri}")
+
+
+def _tell(client: MlflowClient, folder: Path, entry: Entry) -> None:
+    """Tell MLflow one entry of a run's spool; telling it again changes nothing."""
+    run = str(entry["run"])
+    if "metrics" in entry:
+        client.log_batch(run, metrics=[Metric(*one) for one in entry["metrics"]])
+    elif "file" in entry:
+        file = folder / entry["file"]
+        if file.exists():
+            client.log_artifact(run, str(file), entry["place"])
+        else:
+            log.warning("%s is not there any more; MLflow does not get it", file)
+    else:
+        client.set_terminated(run, entry["end"])
 
 
 def log_comparison(

@@ -19,7 +19,7 @@ from fedcl.errors import ConfigError
 from fedcl.models.base import Model
 from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
-from fedcl.step import Seen, Step
+from fedcl.step import Seen, Step, joined
 from fedcl.task import Task
 from fedcl.timeline import Timeline
 from sites.base import Samples
@@ -208,10 +208,7 @@ class Strategy:
 
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return the named loss terms of one step; their sum is minimised."""
-        terms = step.loss()
-        if step.teacher is not None:
-            terms |= self.distil(step)
-        return terms
+        return step.loss() if step.teacher is None else joined(step.loss(), self.distil(step))
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return the named, weighted terms that keep the teacher's knowledge."""

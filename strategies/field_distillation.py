@@ -38,7 +38,7 @@ class FieldDistillation(Distilling):
     needs: ClassVar[type] = Field
 
     weight: float | None = setting(None, low=0, high=1e6)
-    here: float = setting(1.0, low=0, high=1e6)
+    here: float = setting(2.0, low=0, high=1e6)
     bank: bool = setting(False)
     frozen: bool = setting(False)
 
