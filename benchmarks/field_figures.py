@@ -137,7 +137,8 @@ def megabytes(results: Mapping[str, Any]) -> float:
 
 def _frame(run: Path, number: int, stage: int | None = None) -> Tensor:
     """Return a field's values in one frame, shape (outputs, D, H, W)."""
-    task, network, known = fitted(run, stage)
+    field = fitted(run, stage)
+    task, network, known = field.task, field.network, field.known
     points = torch.arange(task.space.size).view(task.space.shape)[number]
     values = task.answers(network, task.space.coordinates(points.flatten()))
     return values.T.reshape(len(known), *points.shape)

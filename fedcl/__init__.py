@@ -1,6 +1,11 @@
 """fedcl: federated continual learning between hospitals."""
 
 import os
+from pkgutil import extend_path
+
+# A folder `fedcl` elsewhere on the Python path, without a file __init__.py, adds its models,
+# aggregations and privacy rules to these.
+__path__ = extend_path(__path__, __name__)
 
 __version__ = "0.1.0"
 

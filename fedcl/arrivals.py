@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from fedcl.data.files import text_of
 from fedcl.errors import ConfigError
 from fedcl.seeding import numpy_rng
 from fedcl.settings import parse, setting
@@ -67,7 +68,7 @@ def inlined(values: Mapping[str, Any]) -> dict[str, Any]:
         return given
     path = Path(str(given.pop("file")))
     try:
-        read = _table(path) if path.suffix.lower() == ".csv" else yaml.safe_load(path.read_text())
+        read = _table(path) if path.suffix.lower() == ".csv" else _listed(path)
     except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ConfigError(f"timeline.file: {path} cannot be read ({reason})") from None
@@ -79,6 +80,20 @@ def inlined(values: Mapping[str, Any]) -> dict[str, Any]:
         if given.get(key):
             raise ConfigError(f"timeline.{key}: given, and in {path} as well; say it once")
     return given | read
+
+
+def _listed(path: Path) -> Any:
+    """Return what a YAML file says; names are text, even where YAML has numbers or NO for false."""
+    read = yaml.load(text_of(path), yaml.BaseLoader)
+    sites = read.get("sites") if isinstance(read, dict) else None
+    if isinstance(sites, dict):
+        read["sites"] = {
+            site: {key: yaml.safe_load(value) for key, value in stay.items()}
+            if isinstance(stay, dict)
+            else stay or {}
+            for site, stay in sites.items()
+        }
+    return read
 
 
 def _table(path: Path) -> dict[str, Any]:

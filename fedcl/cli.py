@@ -51,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     command.add_argument("--stage", type=int, help="after which stage, from 1; default: the last")
     command.add_argument(
-        "--spacing", type=float, nargs=3, default=[1.0, 1.0, 1.0],
-        metavar=("SLICE", "ROW", "COLUMN"),
-        help="of the planned grid, in mm, as `fedcl inspect` gives it under voxel; default: 1 1 1",
+        "--spacing", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
+        help="of the planned grid, in mm; default: that of the file it was learned from, or 1 1 1",
+    )  # fmt: skip
+    command.add_argument(
+        "--everywhere", action="store_true",
+        help="write slices and frames too that the field was never taught; default: NaN",
     )  # fmt: skip
     command.set_defaults(run=export)
     about = "write a folder for the server and one for every hospital of a real federation"
@@ -88,7 +91,8 @@ def deploy(given: argparse.Namespace) -> None:
     from fedcl.federation import prepare
 
     prepare(given.folder, given.sites.split(","), given.host, given.port)
-    Console().print(f"written to {given.folder}; docs/deployment.md says how to go on")
+    text = f"written to {given.folder}; docs/deployment.md says how to go on"
+    Console().print(text, markup=False, soft_wrap=True)
 
 
 def export(given: argparse.Namespace) -> None:
@@ -96,8 +100,13 @@ def export(given: argparse.Namespace) -> None:
     from fedcl.export import export as write
 
     shape = tuple(given.shape) if given.shape else None
-    written = write(given.folder, given.out, given.output, shape, given.stage, tuple(given.spacing))
-    Console().print(f"written to {given.out}: {' x '.join(map(str, written))}", soft_wrap=True)
+    spacing = tuple(given.spacing) if given.spacing else None
+    written, told = write(
+        given.folder, given.out, given.output, shape, given.stage, spacing, given.everywhere
+    )
+    size = " x ".join(map(str, written))
+    for line in (f"written to {given.out}: {size}", *told):
+        Console().print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def inspect(given: argparse.Namespace) -> None:

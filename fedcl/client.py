@@ -6,7 +6,6 @@ configuration; a message can name neither a path nor code.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -17,6 +16,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fedcl import arrays, learner
+from fedcl.effort import Clock
 from fedcl.errors import FedclError, RunError
 from fedcl.hospital import Hospital, MissingError
 from fedcl.messages import RAISED, Call, Hello, Missing, Report, Scored, Update
@@ -102,7 +102,7 @@ def hello(message: Message, context: Context) -> Message:
 @_discreet
 def train(message: Message, context: Context) -> Message:
     """Train for one round from the weights sent; return the weights that may leave."""
-    started = time.perf_counter()
+    clock = Clock()
     call, hospital, student = _begin(message, context)
     try:
         call = hospital.received(call)
@@ -157,10 +157,10 @@ def train(message: Message, context: Context) -> Message:
         call.round,
         len(samples),
         losses,
-        time.perf_counter() - started,
         kept=arrays.digest(stays) if stays else "",
         stored=sum(map(len, buffers.values())),
         holds=hospital.holds(call),
+        **clock.effort(),
     )
     return Message(update.pack(), reply_to=message)
 
@@ -169,14 +169,14 @@ def train(message: Message, context: Context) -> Message:
 @_discreet
 def report(message: Message, context: Context) -> Message:
     """Tell what the strategy wants to know of the stage besides weights."""
-    started = time.perf_counter()
+    clock = Clock()
     call, hospital, network = _begin(message, context)
     samples = hospital.samples(call.shares)
     problem = hospital.too_few(network, samples, len(samples))
     if problem is not None:
         raise RunError(problem)
     told = hospital.job.strategy.report(network.eval(), samples)
-    answer = Report(told, len(samples), time.perf_counter() - started)
+    answer = Report(told, len(samples), **clock.effort())
     return Message(answer.pack(), reply_to=message)
 
 
@@ -184,12 +184,12 @@ def report(message: Message, context: Context) -> Message:
 @_discreet
 def evaluate(message: Message, context: Context) -> Message:
     """Score the weights sent, case by case: by one score on validation, by all on test."""
-    started = time.perf_counter()
+    clock = Clock()
     call, hospital, student = _begin(message, context)
     found, predicting = hospital.score(student, call.split)
     scores = {name: [one[name] for _, one in found] for name in found[0][1]}
     cases = [name if call.split == "test" else str(n) for n, (name, _) in enumerate(found)]
-    scored = Scored(cases, scores, time.perf_counter() - started, predicting)
+    scored = Scored(cases, scores, predicting=predicting, **clock.effort())
     return Message(scored.pack(), reply_to=message)
 
 

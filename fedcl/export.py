@@ -1,22 +1,62 @@
 """The command `fedcl export`: a fitted field as a NIfTI volume, at any resolution."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from fedcl import arrays
 from fedcl.checkpoint import read_results
 from fedcl.config import Config
+from fedcl.data.grid import Array
 from fedcl.errors import ConfigError, RunError
 from fedcl.field import Field
 from fedcl.plugins import name_of
 
 LONGEST = 2**15 - 1  # points along an axis that NIfTI can count
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run's field after a stage.
+
+    Attributes:
+        task: of the run.
+        network: the field.
+        known: the names of its outputs.
+        learned: the sites that had trained by then.
+        source: where its values come from, as in results.json; empty where that is not known.
+    """
+
+    task: Field
+    network: nn.Module
+    known: list[str]
+    learned: list[str]
+    source: dict[str, Any]
+
+    def covered(self, output: int, shape: Sequence[int]) -> Tensor:
+        """Return which frames and slices of a grid an output was learned of, bool, (T, D).
+
+        Args:
+            output: its number.
+            shape: frames, slices, ... of the grid; what lies between planned frames or slices
+                counts where it was learned on both sides.
+        """
+        frames, slices = self.task.space.shape[:2]
+        every = self.task.known(self.learned)[:, output].view(frames, slices, -1).all(dim=2)
+        for axis, (planned, wanted) in enumerate(((frames, shape[0]), (slices, shape[1]))):
+            place = torch.linspace(0, planned - 1, wanted, dtype=torch.float64)
+            place = (place * 1e6).round() / 1e6
+            ends = (place.floor().long(), place.ceil().long())
+            every = every.index_select(axis, ends[0]) & every.index_select(axis, ends[1])
+        return every
 
 
 def export(
@@ -25,9 +65,13 @@ def export(
     output: str = "signal",
     shape: tuple[int, int, int, int] | None = None,
     stage: int | None = None,
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
-) -> tuple[int, ...]:
+    spacing: tuple[float, float, float] | None = None,
+    everywhere: bool = False,
+) -> tuple[tuple[int, ...], list[str]]:
     """Write the values of a field on a regular grid over its planned extent.
+
+    Where the run knows the file it was learned from, the volume lies where that one does, frames
+    are as far apart, and the signal is in that file's intensities.
 
     Args:
         run: folder of a completed run.
@@ -36,20 +80,23 @@ def export(
         shape: frames, slices, rows and columns wanted; None for the planned ones.
         stage: after which stage, counted from 1; None for the last.
         spacing: distance between the planned grid's slices, rows and columns, in mm; the
-            new voxels' follow from it.
+            new voxels' follow from it. None for the source's, or 1 where that is not known.
+        everywhere: write what the field says of slices and frames too that no site has taught
+            it; otherwise they are NaN.
 
     Returns:
-        The shape written.
+        The shape written, and what a user should know of it.
 
     Raises:
         ConfigError: the folder holds no such run, or the field has no value there.
     """
     if not out.name.endswith((".nii", ".nii.gz")):
         raise ConfigError(f"export --out: {out} must end in .nii or .nii.gz")
-    task, network, known = fitted(run, stage)
+    field = fitted(run, stage)
+    task, known = field.task, field.known
     if output not in known:
         raise ConfigError(f"export --output: no {output!r}; there are {', '.join(known)}")
-    if not all(0 < distance < math.inf for distance in spacing):
+    if spacing is not None and not all(0 < distance < math.inf for distance in spacing):
         raise ConfigError(f"export --spacing: {spacing}; give three distances in mm")
     wanted = shape or task.space.shape
     for points, planned in zip(wanted, task.space.shape, strict=True):
@@ -58,31 +105,93 @@ def export(
                 f"export --shape: {wanted}; the planned extent is {task.space.shape}, an axis of "
                 f"length 1 has no coordinate, and none may be longer than {LONGEST}"
             )
-    axes = [torch.linspace(-1, 1, wanted[axis]) for axis in task.space.axes]
-    inputs = torch.cartesian_prod(*axes).view(-1, len(axes))
+    number = known.index(output)
+    covered = field.covered(number, wanted)
+    if not covered.any() and not everywhere:
+        raise ConfigError(f"export --output: no site had taught {output} by then; --everywhere")
     try:
-        values = task.answers(network, inputs)[:, known.index(output)]
+        volume = _values(field, number, wanted, None if everywhere else covered)
     except RunError as error:
         raise ConfigError(
-            f"export --shape: {wanted}: {error}; leave it out, for the planned {task.space.shape}"
+            f"export --shape: {wanted}: {error}; leave out --everywhere, and --shape for the "
+            f"planned {task.space.shape}"
         ) from None
-    volume = values.numpy().reshape(wanted)
-    before, after = task.space.shape[1:], wanted[1:]
-    steps = [
-        distance * (planned - 1) / (now - 1) if now > 1 else distance
-        for distance, planned, now in zip(spacing, before, after, strict=True)
-    ]
-    image = nib.Nifti1Image(volume.T.astype(np.float32), np.diag([*steps[::-1], 1.0]))
+    low, high = field.source.get("scale", (0.0, 1.0)) if output == "signal" else (0.0, 1.0)
+    image: Any = nib.Nifti1Image((low + (high - low) * volume.T).astype(np.float32), None)
+    _place(image, _affine(field, wanted, spacing), field.source, task.space.shape[0], wanted[0])
+    if (low, high) != (0.0, 1.0):
+        image.header["descrip"] = f"fedcl field; source clipped to {low:g}..{high:g}".encode()[:79]
+    if field.source:
+        there, own = image.affine, nib.orientations.axcodes2ornt(field.source["axes"])
+        image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(there), own))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         nib.save(image, out)
     except OSError as error:
         raise ConfigError(f"export --out: {out}: {error.strerror}") from None
-    return tuple(volume.T.shape)
+    return tuple(volume.T.shape), _told(field, covered, everywhere, spacing)
 
 
-def fitted(run: Path, stage: int | None = None) -> tuple[Field, nn.Module, list[str]]:
-    """Return a run's task, its field after a stage, and the names of the field's outputs.
+def _values(field: Fitted, output: int, shape: Sequence[int], covered: Tensor | None) -> Array:
+    """Return what an output is on a grid over the planned extent, NaN where it is not covered."""
+    axes = field.task.space.axes
+    volume = torch.full(tuple(shape), math.nan)
+    ends = [torch.linspace(-1, 1, length, dtype=torch.float64) for length in shape]
+    every = torch.ones(*shape[:2], dtype=torch.bool) if covered is None else covered
+    for frame, slice_ in every.nonzero().tolist():
+        own = [ends[0][[frame]], ends[1][[slice_]], ends[2], ends[3]]
+        inputs = torch.cartesian_prod(*(own[axis] for axis in axes)).view(-1, len(axes)).float()
+        answers = field.task.answers(field.network, inputs)[:, output]
+        volume[frame, slice_] = answers.view(*shape[2:])
+    return volume.numpy()
+
+
+def _affine(
+    field: Fitted, shape: Sequence[int], spacing: tuple[float, float, float] | None
+) -> Array:
+    """Return where (column, row, slice) of a grid over the planned extent lie, in mm."""
+    affine = np.array(field.source["affine"]) if field.source else np.eye(4)
+    if spacing is not None:  # other voxels in the same directions, from the same origin
+        affine[:3, :3] *= np.array(spacing[::-1]) / np.linalg.norm(affine[:3, :3], axis=0)
+    planned = field.task.space.shape
+    steps = [
+        (before - 1) / (now - 1) if now > 1 else 1.0
+        for before, now in zip(planned[:0:-1], shape[:0:-1], strict=True)
+    ]
+    return np.asarray(affine @ np.diag([*steps, 1.0]))
+
+
+def _place(image: Any, affine: Array, source: dict[str, Any], planned: int, frames: int) -> None:
+    """Write place, unit and the time between frames into a header."""
+    header: Any = image.header
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1, strip_shears=True)
+    seconds = source.get("seconds_per_frame")
+    header.set_xyzt_units("mm", "sec" if seconds else "unknown")
+    if seconds:
+        step = seconds * (planned - 1) / (frames - 1) if frames > 1 else seconds
+        header.set_zooms((*header.get_zooms()[:3], step))
+
+
+def _told(
+    field: Fitted, covered: Tensor, everywhere: bool, spacing: tuple[float, float, float] | None
+) -> list[str]:
+    """Return what a user should know of an exported volume."""
+    told = []
+    if not field.source:
+        told.append(
+            "where the volume lies is not known: its axes are those of the planned grid"
+            + ("" if spacing else ", its voxels 1 mm; --spacing gives others")
+        )
+    missing = int((~covered).sum())
+    if missing:
+        what = "not learned, what the field makes of them" if everywhere else "not learned: NaN"
+        told.append(f"{missing} of {covered.numel()} slices (over all frames) {what}")
+    return told
+
+
+def fitted(run: Path, stage: int | None = None) -> Fitted:
+    """Return a run's field after a stage.
 
     Args:
         run: folder of a completed run.
@@ -112,4 +221,8 @@ def fitted(run: Path, stage: int | None = None) -> tuple[Field, nn.Module, list[
         raise ConfigError(f"export: the sites of {run} keep part of their fields to themselves")
     weights = arrays.load_file(run / "checkpoint" / f"stage-{last}.safetensors")
     arrays.into_network(network, weights)
-    return task, network, list(task.names[: task.room(seen).outputs])
+    learned = list(dict.fromkeys(site for known in results["stages"][:last] for site in known))
+    sources = [results.get("source", {}).get(site) for site in learned]
+    source: dict[str, Any] = next((one for one in sources if one), {})
+    known = list(task.names[: task.room(seen).outputs])
+    return Fitted(task, network, known, learned, source)

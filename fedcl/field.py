@@ -147,8 +147,8 @@ class Field(Task):
         None where there are none, or where every site has a volume of its own, whose coordinates
         are not those of others.
         """
-        unknown = ~self._known(own)
-        known = [self._known(sites) & unknown for _, sites in voices]
+        unknown = ~self.known(own)
+        known = [self.known(sites) & unknown for _, sites in voices]
         points = torch.stack(known).any(dim=0).any(dim=1).nonzero().squeeze(1)
         if not self.shared or not len(points):
             return None
@@ -172,7 +172,7 @@ class Field(Task):
         targets = past.targets[found.clamp(min=0)]
         return targets.masked_fill(found[:, None] < 0, math.nan)
 
-    def _known(self, sites: Sequence[str]) -> Tensor:
+    def known(self, sites: Sequence[str]) -> Tensor:
         """Return which outputs `sites` know where, bool, shape (positions, outputs)."""
         known = torch.zeros(self.space.size, len(self.names), dtype=torch.bool)
         for part in (self.parts[site] for site in sites):

@@ -19,6 +19,8 @@ from fedcl.task import Picture
 # Okabe & Ito's colours can be told apart without colour vision; so can the line styles.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
+LARGEST = 60.0
+"""Inches."""
 SCORES = {"dice": "Dice", "psnr": "PSNR (dB)"}
 """How the scores that runs are judged by are written."""
 
@@ -202,5 +204,8 @@ def _run(results: dict[str, Any]) -> str:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    """Return a figure of so many inches, of hundreds of sites no larger than can be opened."""
+    figure = Figure(
+        figsize=(min(width, LARGEST), min(height, LARGEST)), dpi=130, layout="constrained"
+    )
     return figure, figure.subplots()

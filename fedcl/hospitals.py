@@ -294,7 +294,7 @@ class Hospitals:
         by_node = self._complete(replies)
         wall = time.perf_counter() - self._sent
         answers: dict[str, Reply | str] = {}
-        busy = 0.0
+        busy = cpu = 0.0
         for site in sites:
             reply = by_node.get(self.nodes[site])
             if reply is None:
@@ -317,11 +317,14 @@ class Hospitals:
                 answers[site] = answer
                 if isinstance(answer, Update):
                     self.holds[site] = answer.holds
-                busy += answer.seconds
+                busy, cpu = busy + answer.seconds, cpu + answer.cpu
+                self.ledger.memory["sites"] = max(self.ledger.memory["sites"], answer.memory)
                 size = sum(map(size_of, reply.content.array_records.values()))
                 self.ledger.bytes["up"] += size
                 self.ledger.bytes["report"] += size if kind is Report else 0
-        self.ledger.seconds["evaluate" if kind is Scored else "train"] += busy
+        what = "evaluate" if kind is Scored else "train"
+        self.ledger.seconds[what] += busy
+        self.ledger.cpu[what] += cpu
         lanes = max(1, min(self.lanes, len(sites)))
         self.ledger.seconds["communicate"] += max(0.0, wall - busy / lanes)
         return answers

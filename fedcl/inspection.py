@@ -1,5 +1,7 @@
 """The command `fedcl inspect`: what a scenario's sites hold and what their models cost."""
 
+from collections.abc import Sequence
+
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -9,6 +11,7 @@ from fedcl.architecture import cost
 from fedcl.config import Config
 from fedcl.errors import DataError
 from fedcl.plugins import name_of
+from fedcl.progress import MOST
 from fedcl.results import cohorts, presence
 from sites.base import Samples
 
@@ -64,11 +67,19 @@ def inspect(config: Config, console: Console) -> None:
 
 def _timeline(config: Config) -> Table:
     """Return who is there and who trains, stage by stage."""
-    table = Table(title="who trains, on which share of its training cases", title_justify="left")
+    title = "who trains, on which share of its training cases"
+    trains, stages = cohorts(config), len(config.timeline.stages)
+    if stages > MOST:
+        table = Table("site", "trains in stages", "is there in stages", title=title)
+        for site, shares in presence(config).items():
+            there = [t for t, share in enumerate(shares, start=1) if share is not None]
+            own = [t for t in there if site in trains[t - 1]]
+            table.add_row(escape(site), _ranges(own), _ranges(there))
+        return table
+    table = Table(title=title, title_justify="left")
     table.add_column("site")
-    for stage in range(1, len(config.timeline.stages) + 1):
+    for stage in range(1, stages + 1):
         table.add_column(f"stage {stage}", justify="right")
-    trains = cohorts(config)
     for site, shares in presence(config).items():
         words = (
             "" if share is None else f"{share:.0%}" if site in trains[stage] else "is there"
@@ -76,3 +87,14 @@ def _timeline(config: Config) -> Table:
         )
         table.add_row(escape(site), *words)
     return table
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return rising numbers in short, such as 1-3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)

@@ -20,6 +20,10 @@ class Ledger:
             computing, summed (and the server's, where a strategy trains there); `communicate`,
             the time of the exchanges in which no site computed, if sites shared the workers
             evenly; `total`, wall time.
+        cpu: processor seconds: of the sites' `train` and `evaluate`, summed, and of the `server`'s
+            process (which is the sites' as well on engine=inprocess). Other jobs on a machine
+            lengthen `seconds`, not these.
+        memory: the most bytes that the `server`'s process and any of the `sites`' have held.
         failures: one entry per answer that was lost or refused.
         reputation: per site, how many of its updates were `delivered`, `lost` on the way or
             `refused`, and how often it was asked `again`.
@@ -33,6 +37,10 @@ class Ledger:
             ("total", "setup", "train", "evaluate", "communicate"), 0.0
         )
     )
+    cpu: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("train", "evaluate", "server"), 0.0)
+    )
+    memory: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("server", "sites"), 0))
     failures: list[dict[str, Any]] = field(default_factory=list)
     reputation: dict[str, dict[str, int]] = field(default_factory=dict)
 

@@ -47,6 +47,8 @@ RUN = r"(run-\d{1,20})?"
 """The name of a run: a hospital's folder is called so."""
 RECORDS = ("arrays", "teacher", "memory")
 """What a call carries besides names and numbers."""
+EFFORT = ("seconds", "cpu", "memory")
+"""What every answer says of the work behind it."""
 NOTES = 20
 """How many notes on its data a hospital may send."""
 KEPT = ("teacher", "memory")
@@ -251,7 +253,8 @@ class Update:
         round: that it was asked for.
         samples: training samples, the update's weight in the average.
         losses: mean of each loss term.
-        seconds: time it took.
+        seconds, cpu: wall and processor time it took.
+        memory: the most that the process has held, in bytes.
         kept: digest of what stays there; empty if nothing does.
         stored: how many training samples it keeps for later stages.
         holds: the digests among the call's that need not be sent again.
@@ -265,11 +268,13 @@ class Update:
     kept: str = ""
     stored: int = 0
     holds: list[str] = field(default_factory=list)
+    cpu: float = 0.0
+    memory: int = 0
 
     def pack(self) -> RecordDict:
         """Return the records."""
         numbers = MetricRecord({f"loss/{name}": value for name, value in self.losses.items()})
-        for name in ("round", "samples", "seconds", "stored"):
+        for name in ("round", "samples", "stored", *EFFORT):
             numbers[name] = getattr(self, name)
         words = ConfigRecord({"kept": self.kept, "holds": self.holds})
         return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers, "words": words})
@@ -296,7 +301,10 @@ class Update:
             raise ValueError(f"{stored} samples stored")
         round_ = _int(numbers["round"])
         holds = _names(content.config_records["words"]["holds"])[: len(KEPT)]
-        return cls(weights, round_, samples, losses, _seconds(numbers), kept, stored, holds)
+        effort = _effort(numbers)
+        return cls(
+            weights, round_, samples, losses, kept=kept, stored=stored, holds=holds, **effort
+        )
 
 
 @dataclass(frozen=True)
@@ -306,16 +314,18 @@ class Report:
     Attributes:
         arrays: as the strategy made them, float32 and finite.
         samples: training samples, the report's weight in an average.
-        seconds: time it took.
+        seconds, cpu, memory: see `Update`.
     """
 
     arrays: Arrays
     samples: int
     seconds: float
+    cpu: float = 0.0
+    memory: int = 0
 
     def pack(self) -> RecordDict:
         """Return the records."""
-        numbers = MetricRecord({"samples": self.samples, "seconds": self.seconds})
+        numbers = MetricRecord({name: getattr(self, name) for name in ("samples", *EFFORT)})
         return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers})
 
     @classmethod
@@ -330,7 +340,7 @@ class Report:
         samples = _int(numbers["samples"])
         if samples < 1:
             raise ValueError(f"{samples} training samples")
-        return cls(report, samples, _seconds(numbers))
+        return cls(report, samples, **_effort(numbers))
 
 
 @dataclass(frozen=True)
@@ -340,19 +350,21 @@ class Scored:
     Attributes:
         cases: names of the cases.
         scores: per score, one number per case.
-        seconds: time it took.
-        predicting: that of the network's predictions alone.
+        seconds, cpu, memory: see `Update`.
+        predicting: the seconds of the network's predictions alone.
     """
 
     cases: list[str]
     scores: dict[str, list[float]]
     seconds: float
     predicting: float
+    cpu: float = 0.0
+    memory: int = 0
 
     def pack(self) -> RecordDict:
         """Return the records."""
         numbers = MetricRecord({f"score/{name}": values for name, values in self.scores.items()})
-        for name in ("seconds", "predicting"):
+        for name in ("predicting", *EFFORT):
             numbers[name] = getattr(self, name)
         names = ConfigRecord({"cases": self.cases})
         return RecordDict({"numbers": numbers, "names": names})
@@ -374,7 +386,8 @@ class Scored:
             raise ValueError("no score, or a case twice")
         if not all(abs(score) <= 1e6 for score in chain.from_iterable(scores.values())):
             raise ValueError("a score is not finite, or too large for one")
-        return cls(cases, scores, _seconds(numbers), _seconds(numbers, "predicting"))
+        predicting = _seconds(numbers, "predicting")
+        return cls(cases, scores, predicting=predicting, **_effort(numbers))
 
 
 def _int(value: Any) -> int:
@@ -394,6 +407,14 @@ def _seconds(numbers: MetricRecord, name: str = "seconds") -> float:
     if not 0 <= seconds <= 1e8:
         raise ValueError(f"it took {seconds} s")
     return seconds
+
+
+def _effort(numbers: MetricRecord) -> dict[str, Any]:
+    """Return what an answer took: wall and processor time, memory."""
+    memory = _int(numbers["memory"])
+    if not 0 <= memory <= 2**50:
+        raise ValueError(f"{memory} bytes of memory")
+    return {"seconds": _seconds(numbers), "cpu": _seconds(numbers, "cpu"), "memory": memory}
 
 
 def _list(value: Any) -> list[Any]:

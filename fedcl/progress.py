@@ -5,6 +5,7 @@ from typing import Any
 
 from flwr.app import Message
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +25,9 @@ from fedcl.messages import Hello
 from fedcl.stage import Round
 
 console = Console(stderr=True)
+
+MOST = 12
+"""How many sites a table in a terminal has room for side by side."""
 
 
 class Display:
@@ -79,7 +83,7 @@ class Display:
         self.bar.update(
             self.task,
             description=f"stage {stage + 1}/{len(self.timeline.stages)} "
-            f"round {number - stage * rounds}/{rounds} [bold]{names}[/]",
+            f"round {number - stage * rounds}/{rounds} [bold]{escape(names)}[/]",
         )
 
     def round_done(self, done: Round, state: State) -> None:
@@ -97,20 +101,7 @@ class Display:
 
 def report(results: dict[str, Any]) -> Group:
     """Return the stage-by-site matrix and the figures of a run."""
-    sites = results["sites"]
-    table = Table()
-    table.add_column("after stage")
-    for site in sites:
-        table.add_column(site, justify="right")
-    for stage, trained in enumerate(results["stages"]):
-        cells = [_cell(results, stage, column) for column in range(len(sites))]
-        table.add_row(
-            str(stage + 1),
-            *(
-                Text(f"{cell}*", style="bold green") if site in trained else cell
-                for site, cell in zip(sites, cells, strict=True)
-            ),
-        )
+    table = _matrix(results) if len(results["sites"]) <= MOST else _ends(results)
     title = (
         f"{SCORES[results['score']]} after each stage (* trained in it): "
         f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
@@ -138,7 +129,37 @@ def report(results: dict[str, Any]) -> Group:
             f"privacy {guarantee['name']}: epsilon at most {worst:.3g} at delta "
             f"{guarantee['delta']:g} ({guarantee['neighbours']})"
         )
-    return Group(title, table, *lines)
+    return Group(escape(title), table, *map(escape, lines))
+
+
+def _matrix(results: dict[str, Any]) -> Table:
+    """Return the score of every site after every stage."""
+    sites = results["sites"]
+    table = Table()
+    table.add_column("after stage")
+    for site in sites:
+        table.add_column(escape(site), justify="right")
+    for stage, trained in enumerate(results["stages"]):
+        cells = [_cell(results, stage, column) for column in range(len(sites))]
+        table.add_row(
+            str(stage + 1),
+            *(
+                Text(f"{cell}*", style="bold green") if site in trained else cell
+                for site, cell in zip(sites, cells, strict=True)
+            ),
+        )
+    return table
+
+
+def _ends(results: dict[str, Any]) -> Table:
+    """Return, for more sites than fit a terminal, a row each: when last trained, and at the end."""
+    table = Table("site", "last trained in", "score then*", "at the end")
+    last = len(results["matrix"]) - 1
+    for column, site in enumerate(results["sites"]):
+        stages = [t for t, trained in enumerate(results["stages"]) if site in trained]
+        then = (str(stages[-1] + 1), _cell(results, stages[-1], column)) if stages else ("-", "-")
+        table.add_row(escape(site), *then, _cell(results, last, column))
+    return table
 
 
 def _cell(results: dict[str, Any], stage: int, column: int) -> str:

@@ -45,6 +45,8 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "rounds": state.round,
         "weights_sha256": _digest(state, sites),
         "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
+        "cpu_seconds": {name: round(value, 3) for name, value in state.ledger.cpu.items()},
+        "peak_memory": state.ledger.memory,
         "bytes": state.ledger.bytes,
         "bytes_by_stage": _by_stage(state),
         "stored": state.stored,
@@ -77,6 +79,7 @@ def _source(numbers: Sequence[float]) -> dict[str, Any]:
     assert source is not None
     return {
         "affine": source.affine.tolist(),
+        "axes": source.axes,
         "seconds_per_frame": source.seconds or None,
         "scale": [source.low, source.high],
     }

@@ -1,5 +1,6 @@
 """Going on with a run: what its command line may change, and what it must leave as it was."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,8 +28,9 @@ def resumed(arguments: Sequence[str]) -> Path | None:
     for argument in arguments:
         if argument.startswith(f"{RESUME}="):
             given = argument.partition("=")[2]
-            if not Path(given).exists():  # quoted for Hydra, or nothing
-                given = str(_parsed([argument])[0].value() or "")
+            if not Path(given).exists():  # quoted for Hydra, nothing, or not there
+                with contextlib.suppress(ConfigError):
+                    given = str(_parsed([argument])[0].value() or "")
             if given not in ("", "null", "None"):
                 return Path(given)
     return None

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from fedcl.architecture import architectures, cost
 from fedcl.checkpoint import Checkpoint, State
 from fedcl.closing import Closing
 from fedcl.config import Config
+from fedcl.effort import peak_memory
 from fedcl.errors import ConfigError, DataError, FedclError, RunError, writing
 from fedcl.hospitals import Hospitals
 from fedcl.messages import Hello
@@ -196,10 +197,8 @@ class Server:
                 the last checkpoint can be resumed.
         """
         config, state = self.config, self.state
-        self._clock = started
-        for site in about:
-            for note in state.notes[site]:
-                log.warning("site %s: %s", site, note)
+        self._clock, self._cpu = started, 0.0  # of a process all is counted, its start too
+        self._tell_notes(about)
         for watcher in self.watchers:
             watcher.started(config, state, about)
         self._save()
@@ -241,6 +240,15 @@ class Server:
             for watcher in self.watchers:
                 watcher.stage_done(config, state)
             self._save()
+
+    def _tell_notes(self, sites: Iterable[str]) -> None:
+        """Say what was left out, guessed or changed in reading the data of some sites."""
+        notes: dict[str, list[str]] = {}
+        for site in sites:
+            for note in self.state.notes[site]:
+                notes.setdefault(note, []).append(site)
+        for note, whose in notes.items():
+            log.warning("site%s %s: %s", "s" * (len(whose) > 1), ", ".join(whose), note)
 
     def _expect(self, sites: Sequence[str], what: str) -> None:
         """Wait for hospitals, not for ever.
@@ -302,9 +310,12 @@ class Server:
         self._save()
 
     def _save(self) -> None:
-        now = time.perf_counter()
-        self.state.ledger.seconds["total"] += now - self._clock
-        self._clock = now
+        now, cpu = time.perf_counter(), time.process_time()
+        ledger = self.state.ledger
+        ledger.seconds["total"] += now - self._clock
+        ledger.cpu["server"] += cpu - self._cpu
+        ledger.memory["server"] = max(ledger.memory["server"], peak_memory())
+        self._clock, self._cpu = now, cpu
         self.checkpoint.save(self.state)
 
     def _note_failure(self, tries: int = 1) -> None:

@@ -9,8 +9,9 @@ import dataclasses
 import difflib
 import math
 import re
+import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -61,7 +62,7 @@ def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{key}: must be a group of settings, got {values!r}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), _literal(values))
+        merged = OmegaConf.merge(OmegaConf.structured(cls), _plain(values, cls, key))
         result = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         raise ConfigError(_unknown(cls, error.full_key or "", key)) from None
@@ -87,9 +88,15 @@ def travelling(settings: Any) -> dict[str, Any]:
     return values
 
 
-def closest(word: str, options: list[str]) -> str:
-    """Return ' (did you mean X?)', or nothing where no option resembles `word`."""
-    near = difflib.get_close_matches(word, options, n=1)
+def closest(word: str, options: list[str], surely: bool = False) -> str:
+    """Return ' (did you mean X?)', or nothing where no option resembles `word`.
+
+    Args:
+        word: what was given.
+        options: what there is.
+        surely: whether the option nearest is meant, however little it resembles.
+    """
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.0 if surely else 0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
@@ -102,12 +109,36 @@ def flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from flat(value, f"{key}.{name}" if key else str(name))
 
 
-def _literal(value: Any) -> Any:
-    """Return settings in which "${...}" is text: whatever is to be resolved has been, by Hydra."""
+def _plain(value: Any, kind: Any, key: str) -> Any:
+    """Return settings as they are meant, for OmegaConf to check.
+
+    "${...}" is text: whatever is to be resolved has been, by Hydra. Where names are expected,
+    numbers are names: sites may be called 1 and 2.
+
+    Args:
+        value: as given.
+        kind: the type that is expected; None where that is anything.
+        key: where the value stands.
+
+    Raises:
+        ConfigError: YAML has read a name as true or false.
+    """
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next((one for one in get_args(kind) if one is not type(None)), None)
     if isinstance(value, Mapping):
-        return {key: _literal(one) for key, one in value.items()}
+        fields = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        own = get_args(kind)[1] if get_origin(kind) is dict else None
+        return {
+            _plain(name, str, f"{key}.{name}"): _plain(one, fields.get(name, own), f"{key}.{name}")
+            for name, one in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_literal(one) for one in value]
+        inner = get_args(kind)[0] if get_origin(kind) is list else None
+        return [_plain(one, inner, key) for one in value]
+    if kind is str and isinstance(value, bool):
+        raise ConfigError(f"{key}: {value} was read for a name; put it in quotes, as 'NO' or 'on'")
+    if kind is str and isinstance(value, int):
+        return str(value)
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
     return value

@@ -21,6 +21,10 @@ VALUES = Labels(((0,), (1,), (2,), (3,)), key="ACDC's labels")
 TOP = 99.9  # percentile that becomes 1: single bright voxels do not darken the volume
 
 
+CLIPPED = 0.002
+"""The share of clipped voxels above which a user is told."""
+
+
 @dataclass
 class ACDC(FieldScenario):
     """A patient of ACDC (Bernard et al., TMI 2018), or one per site where none is shared.
@@ -101,7 +105,8 @@ class ACDC(FieldScenario):
         low, high = self._scale(site, array, first)
         signal = ((array - low) / (high - low)).clip(0, 1).astype(np.float32)
         beyond = float(((array < low) | (array > high)).mean())
-        notes.add(f"intensities {low:g} to {high:g} become 0 to 1, {beyond:.2%} are clipped")
+        if beyond > CLIPPED:
+            notes.add(f"{beyond:.1%} of the intensities are clipped to {low:g} to {high:g}")
         masks = self._masks(site, path, file, grid, len(array), notes) if self.masks else {}
         place, slices = cut.affine, array.shape[1]
         if self.only is not None:
@@ -120,6 +125,7 @@ class ACDC(FieldScenario):
         if place is None:
             notes.add("no orientation is given: exports will lie along the axes")
             place = np.diag([*cut.spacing[::-1], 1.0])
+        axes = "RAS" if grid.affine is None else grid.axes
         along, down, across = cut.spacing
         flat = scaled(signal.reshape(-1, *before), size).numpy()
         return Volume(
@@ -127,7 +133,7 @@ class ACDC(FieldScenario):
             {name: self._resized(mask) for name, mask in masks.items()},
             (along, down * before[0] / self.size, across * before[1] / self.size),
             first,
-            Source(resized(place, before, size), frame_time(file), low, high),
+            Source(resized(place, before, size), frame_time(file), low, high, axes),
             notes.all(),
         )
 

@@ -172,7 +172,9 @@ def _files(site: str, root: Path, notes: Notes) -> dict[str, tuple[Path, Path]]:
             if file.is_absolute() or ".." in file.parts:
                 raise DataError(f"site {site}: {index} names {file}, which lies outside of {root}")
             if not (root / file).is_file():
-                near = closest(file.name, [p.name for p in _inside(site, (root / file).parent)])
+                taken = {name.name for pair in pairs for name in pair}
+                inside = _inside(site, (root / file).parent)
+                near = closest(file.name, [p.name for p in inside if p.name not in taken])
                 raise DataError(
                     f"site {site}: {index} names {root / file}, which is not there{near}"
                 )

@@ -176,7 +176,7 @@ def test_two_runs_into_one_folder(cli, tmp_path: Path, capsys):
 
 
 def test_a_folder_in_use_is_left_alone(cli, tmp_path: Path, capsys):
-    from fedcl.checkpoint import lock
+    from fedcl.files import lock
 
     folder = tmp_path / "run"
     folder.mkdir()

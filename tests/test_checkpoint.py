@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcl.checkpoint import Checkpoint, State, lock
+from fedcl.checkpoint import Checkpoint, State
 from fedcl.errors import ConfigError, RunError
+from fedcl.files import lock
 
 
 def state(round_: int) -> State:

@@ -1,9 +1,13 @@
 """The figures of a run, on matrices small enough to reckon by hand."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from fedcl.continual import forgetting_by_site, summary
 
+PARITY = Path(__file__).parents[2] / "shared" / "parity" / "ted.npz"
 SITES = ["A", "B", "C"]
 MATRIX = [
     [0.8, 0.3, 0.1],  # after A
@@ -79,7 +83,35 @@ def test_no_mean_hides_a_score_that_is_missing():
     assert full["forgetting"] == pytest.approx((0.4 + 0.1) / 2)
     early = summary([[None, 0.1, 0.1], *whole[1:]], trained, sites, [0.0] * 3)
     missing = {name for name, value in early.items() if value is None}
-    assert missing == {"bwt", "forgetting", "plasticity"}
+    assert missing == {"bwt", "rbwt", "forgetting", "plasticity"}
     late = summary([*whole[:2], [0.5, None, 0.6]], trained, sites, [0.0] * 3)
     missing = {name for name, value in late.items() if value is None}
-    assert missing == {"avg", "bwt", "forgetting", "worst_site", "std_site"}
+    assert missing == {"avg", "bwt", "rbwt", "forgetting", "worst_site", "std_site"}
+
+
+def test_rbwt_is_the_mean_of_the_relative_changes():
+    trained, sites = [["A"], ["B"], ["C"]], ["A", "B", "C"]
+    rows = [[0.8, 0.1, 0.0], [0.6, 0.5, 0.2], [0.4, 0.6, 0.9]]
+    figures = summary(rows, trained, sites, [0.0] * 3)
+    assert figures["rbwt"] == pytest.approx(((0.4 - 0.8) / 0.8 + (0.6 - 0.5) / 0.5) / 2)
+    assert figures["bwt"] == pytest.approx(((0.4 - 0.8) + (0.6 - 0.5)) / 2)
+    again = summary(rows, [["A"], ["A", "B"], ["C"]], sites, [0.0] * 3)
+    assert again["rbwt"] == pytest.approx(((0.4 - 0.6) / 0.6 + (0.6 - 0.5) / 0.5) / 2)
+
+
+def test_rbwt_is_undefined_where_nothing_was_learned():
+    rows, trained = [[0.0, 0.1], [0.4, 0.6]], [["A"], ["B"]]
+    figures = summary(rows, trained, ["A", "B"], [0.0, 0.0])
+    assert figures["rbwt"] is None and figures["bwt"] == pytest.approx(0.4)
+    assert summary(rows[:1], trained[:1], ["A", "B"], [0.0, 0.0])["rbwt"] is None
+
+
+@pytest.mark.skipif(not PARITY.exists(), reason="no ../shared/parity/ted.npz")
+def test_parity_of_the_figures_with_the_published_formulas():
+    recorded = np.load(PARITY)
+    rows = recorded["figures/matrix"].tolist()
+    sites = [f"S{n}" for n in range(len(rows))]
+    figures = summary(rows, [[site] for site in sites], sites, [0.0] * len(sites))
+    for name in ("avg", "bwt", "rbwt"):
+        wanted = float(recorded[f"figures/value/{name}"])
+        assert figures[name] == pytest.approx(wanted, rel=1e-6), name

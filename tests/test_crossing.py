@@ -18,16 +18,16 @@ from fedcl.config import Config
 from fedcl.grids import InProcessGrid, answer, load_app
 from fedcl.hospital import Hospital
 from fedcl.job import Job
-from fedcl.messages import RECORDS, Call, Hello
+from fedcl.messages import EFFORT, RECORDS, Call, Hello
 from fedcl.plugins import STRATEGY
 from fedcl.server import Server
 
 DIGEST = r"[0-9a-f]{64}"
 SECRET = "folder-of-this-hospital"
 NUMBERS = {
-    "train": {"round", "samples", "seconds", "stored"},
-    "evaluate": {"seconds", "predicting"},
-    "query.report": {"samples", "seconds"},
+    "train": {"round", "samples", "stored", *EFFORT},
+    "evaluate": {"predicting", *EFFORT},
+    "query.report": {"samples", *EFFORT},
 }
 """What a hospital counts, besides losses and scores."""
 

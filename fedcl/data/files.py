@@ -104,7 +104,7 @@ def paired(
         file = (images | masks)[lone[0]]
         other, there = ("masks", masks) if lone[0] in images else ("images", images)
         free = sorted(there.keys() - (images.keys() & masks.keys()))
-        near = closest(lone[0], free)
+        near = closest(lone[0], free, surely=len(free) == 1)
         raise bad(site, file, f"no file of this name in {other}{near} ({len(lone)} such in all)")
     return {stem: (images[stem], masks[stem]) for stem in images}
 

@@ -71,8 +71,9 @@ class Labels:
         if self.colours:
             red, green, blue = np.moveaxis(mask.astype(np.int64), -1, 0)
             mask = red << 16 | green << 8 | blue
-        whole = np.rint(mask)
-        near = np.abs(mask - whole) <= ROUNDING if mask.dtype.kind == "f" else True
+        with np.errstate(invalid="ignore"):  # infinite values are near nothing
+            whole = np.rint(mask)
+            near = np.abs(mask - whole) <= ROUNDING if mask.dtype.kind == "f" else True
         encoded, known = np.zeros(mask.shape, np.uint8), np.zeros(mask.shape, bool)
         for number, group in [*enumerate(self.values), (IGNORED, self.ignored)]:
             for value in group:

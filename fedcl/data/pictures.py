@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 Array = np.ndarray[Any, Any]
 
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP", "GIF", "PPM")
 """Content decides how a picture is decoded, and Pillow knows far more formats than these."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations in EXIF data that exchange rows and columns."""
 GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -24,6 +26,12 @@ def opened(file: Path) -> tuple[Image.Image, bool]:
     with Image.open(file, formats=FORMATS) as picture:
         if getattr(picture, "n_frames", 1) > 1:
             raise ValueError("several pictures in one file")
+        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        if picture.format == "TIFF" and turn in SIDEWAYS:
+            # Pillow 13 mixes up rows and columns of these before it turns them.
+            raise ValueError(
+                f"a TIFF turned on its side by its orientation {turn}; save it upright"
+            )
         picture.load()
         upright = ImageOps.exif_transpose(picture)
     clear = False

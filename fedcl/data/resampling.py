@@ -1,10 +1,11 @@
 """Between an image's own grid and the grid of the network, slice by slice."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,18 +29,37 @@ def scaled(images: Array, size: tuple[int, int]) -> Tensor:
     Returns:
         float32, shape (D, *size).
     """
-    (height, width), (rows, columns) = images.shape[1:], size
-    new = np.empty((len(images), *size), np.float32)
-    for number, image in enumerate(images):
-        picture = Image.fromarray(np.ascontiguousarray(image, np.float32))
-        picture = picture.resize((width, rows), _kind(height, rows))  # Pillow: columns first
-        picture = picture.resize((columns, rows), _kind(width, columns))
-        new[number] = np.asarray(picture)
-    return torch.from_numpy(new)
+    across = [
+        _means(old, new) if new < old else _between(old, new)
+        for old, new in zip(images.shape[1:], size, strict=True)
+    ]
+    return torch.from_numpy(_applied(across, images).astype(np.float32))
 
 
-def _kind(old: int, new: int) -> Image.Resampling:
-    return Image.Resampling.BOX if new < old else Image.Resampling.BILINEAR
+def _means(old: int, new: int) -> csr_array:
+    """Return the weights by which pixels of an axis become the means of what new ones cover."""
+    edges = np.arange(new + 1) * (old / new)
+    first = np.floor(edges[:-1]).astype(int)
+    end = np.ceil(edges[1:] - 1e-9).astype(int)
+    rows = np.repeat(np.arange(new), end - first)
+    columns = np.concatenate([np.arange(a, b) for a, b in zip(first, end, strict=True)])
+    covered = np.minimum(edges[rows + 1], columns + 1) - np.maximum(edges[rows], columns)
+    return csr_array((covered * new / old, (rows, columns)), shape=(new, old))
+
+
+def _between(old: int, new: int) -> csr_array:
+    """Return the weights of linear interpolation between the centres of an axis's pixels."""
+    centres = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
+    low = np.floor(centres).astype(int).clip(0, max(old - 2, 0))
+    part, rows = centres - low, np.arange(new)
+    weights = (np.r_[1 - part, part], (np.r_[rows, rows], np.r_[low, (low + 1).clip(0, old - 1)]))
+    return csr_array(weights, shape=(new, old))
+
+
+def _applied(across: Sequence[csr_array], images: Array) -> Array:
+    """Return the weighted sums along rows and columns, in float64, in the same order anywhere."""
+    down, along = across
+    return np.stack([(along @ (down @ one.astype(np.float64)).T).T for one in images])
 
 
 def reduced(labels: Array, classes: int, size: tuple[int, int]) -> Tensor:
@@ -58,17 +78,13 @@ def reduced(labels: Array, classes: int, size: tuple[int, int]) -> Tensor:
     """
     if labels.shape[1:] == size:
         return torch.from_numpy(labels.copy())
-    values = [*range(classes), *([IGNORED] if (labels == IGNORED).any() else [])]
-    best = np.full((len(labels), *size), -1.0, np.float32)
+    across = [_means(old, new) for old, new in zip(labels.shape[1:], size, strict=True)]
+    best = np.zeros((len(labels), *size))
     found = np.zeros(best.shape, np.uint8)
-    for value in values:
-        for depth, there in enumerate(labels == value):
-            if there.any():
-                share = Image.fromarray(there.astype(np.float32))
-                covered = np.asarray(share.resize(size[::-1], Image.Resampling.BOX))
-                more = covered > best[depth] - EVEN
-                more &= covered > EVEN
-                best[depth][more], found[depth][more] = covered[more], value
+    for value in [*range(classes), *([IGNORED] if (labels == IGNORED).any() else [])]:
+        share = _applied(across, labels == value)
+        more = (share > best - EVEN) & (share > EVEN)
+        best[more], found[more] = share[more], value
     return torch.from_numpy(found)
 
 
