@@ -73,7 +73,8 @@ def main() -> None:
     given = parser.parse_args()
     chance = random.Random(0)
     folder = Path(tempfile.mkdtemp())
-    store = folder / "mlflow.db"
+    store, locked = folder / "server" / "mlflow.db", folder / "file" / "mlflow.db"
+    store.parent.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,7 +84,7 @@ def main() -> None:
         for number in range(given.runs):
             killed = number % 2 == 0
             place = folder / f"run-{number}"
-            told = uri if killed else f"sqlite:///{store}"
+            told = uri if killed else f"sqlite:///{locked}"
             run = subprocess.Popen(
                 [sys.executable, "simulate.py", *TINY, f"run.dir={place}", f"tracking.uri={told}"],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -96,14 +97,14 @@ def main() -> None:
                 time.sleep(gone)
                 server = serve(store, port)
             else:
-                lock = sqlite3.connect(store, isolation_level=None, timeout=60)
+                lock = sqlite3.connect(locked, isolation_level=None, timeout=60)
                 lock.execute("BEGIN EXCLUSIVE")
                 time.sleep(gone)
                 lock.execute("ROLLBACK")
                 lock.close()
             code = run.wait()
             results = json.loads((place / "results.json").read_text())
-            client = MlflowClient(uri)
+            client = MlflowClient(told)
             experiment = client.get_experiment_by_name("phantom")
             assert experiment is not None
             (logged,) = [

@@ -235,6 +235,8 @@ def markdown(lines: Sequence[Line], reference: str) -> str:
 def latex(lines: Sequence[Line], reference: str) -> str:
     """Return the table for a paper; it needs the package booktabs."""
     header, rows = _paper(lines, reference, "--")
+    if header[-1] == "in words":  # too long for a column
+        header, rows = header[:-1], [row[:-1] for row in rows]
     escaped = [[_escape(cell) for cell in row] for row in (header, *rows)]
     body = [" & ".join(row) + r" \\" for row in escaped]
     return "\n".join(
@@ -249,6 +251,7 @@ def latex(lines: Sequence[Line], reference: str) -> str:
             r"\end{tabular}",
             "% interval: Student's t over seeds",
             f"% p: Wilcoxon signed-rank over test patients against {_escape(reference)}, Holm",
+            *(f"% {_escape(line.name)}: {line.words}" for line in lines if line.words),
             "",
         ]
     )

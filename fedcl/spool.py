@@ -1,4 +1,4 @@
-"""What is still to be told to a store that may be away: in order, on disk, in the background."""
+"""What is still to be told to a store that may be away: on disk, in the background."""
 
 import json
 import logging
@@ -18,6 +18,9 @@ PAUSE = (0.5, 10.0)
 class Spool:
     """Delivers entries one after the other while the work that they are about goes on.
 
+    One that is not taken goes to the end of the queue, so that it keeps no other one waiting:
+    none may depend on one before it.
+
     An entry is written to a file before it counts as told, and that file is removed when all of
     it has been delivered; what an earlier process left there is delivered first. An entry may be
     delivered twice after a crash: telling it again must do no harm.
@@ -33,7 +36,9 @@ class Spool:
 
     def __init__(self, file: Path, deliver: Callable[[Entry], None], store: str) -> None:
         self.file, self.deliver, self.store = file, deliver, store
-        self.waiting: deque[Entry] = deque(_read(file))
+        text = file.read_text() if file.exists() else ""
+        self.waiting: deque[Entry] = deque(_entries(text, file))
+        self._ragged = bool(text) and not text.endswith("\n")
         self._change = threading.Condition()
         self._stopped = False
         self._troubled = False
@@ -45,7 +50,8 @@ class Spool:
         with self._change:
             try:
                 with self.file.open("a") as file:
-                    file.write(json.dumps(entry) + "\n")
+                    file.write("\n" * self._ragged + json.dumps(entry) + "\n")
+                self._ragged = False
             except OSError as error:  # it can still be delivered, only not after a crash
                 log.warning("%s: cannot be written (%s)", self.file, error.strerror or error)
             self.waiting.append(entry)
@@ -78,16 +84,17 @@ class Spool:
             except Exception as error:  # whoever stores it may fail in any way, and be back later
                 self._report(error)
                 with self._change:
+                    self.waiting.rotate(-1)
                     self._change.wait_for(lambda: self._stopped, pause)
                 pause = min(2 * pause, PAUSE[1])
                 continue
             pause = PAUSE[0]
-            if self._troubled:
-                self._troubled = False
-                log.warning("%s answers again", self.store)
             with self._change:
-                self.waiting.popleft()
+                self.waiting.remove(entry)
                 if not self.waiting:
+                    if self._troubled:
+                        self._troubled = False
+                        log.warning("%s has been told all that was kept for it", self.store)
                     self.file.unlink(missing_ok=True)
                     self._change.notify_all()
 
@@ -104,10 +111,10 @@ class Spool:
         log.debug("not delivered", exc_info=error)
 
 
-def _read(file: Path) -> list[Entry]:
+def _entries(text: str, file: Path) -> list[Entry]:
     """Return the entries that were left; of the last line a crash may have written half."""
     entries = []
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in text.splitlines():
         try:
             entries.append(dict(json.loads(line)))
         except ValueError:

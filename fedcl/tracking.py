@@ -42,7 +42,7 @@ PARAMS, BATCH = 100, 1000
 """The most parameters and metrics that MLflow takes at once."""
 SPOOL = "tracking.jsonl"
 """In a run's folder: what MLflow is still to be told."""
-LAST_WAIT = {"FINISHED": 30.0, "FAILED": 10.0, "KILLED": 2.0}
+LAST_WAIT = {"FINISHED": 15.0, "FAILED": 5.0, "KILLED": 2.0}
 """Seconds that the end of a run waits for MLflow, by how it ended."""
 
 

@@ -24,7 +24,7 @@ from fedcl.cli import main
 from fedcl.compare import latex, markdown
 from fedcl.errors import ConfigError
 from fedcl.runs import Group, Run, chosen, differences, group
-from fedcl.statistics import cases, interval, paired, patients, ravg, signed_rank, table
+from fedcl.statistics import cases, gap, interval, paired, patients, ravg, signed_rank, table
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
 
@@ -190,6 +190,50 @@ def test_variants_of_a_strategy_are_named_by_what_differs():
     groups, notes = group(runs)
     assert [g.name for g in groups] == ["lwf", "lwf kd=2.0", "joint centralised", "joint"]
     assert notes == []
+
+
+def shaken(strategy: str, shift: float, seeds: tuple[float, ...]) -> Group:
+    """Return runs whose averages lie `shift` and one of `seeds` above those of the first."""
+    runs = []
+    for seed, more in enumerate(seeds):
+        value = 0.5 + 0.1 * seed + shift + more
+        scores = {site: {str(n): value + n / 100 for n in range(8)} for site in "AB"}
+        last = tuple(float(np.mean(list(scores[site].values()))) for site in "AB")
+        runs.append(run(strategy, seed, last, scores=scores, **{"scenario.seed": seed}))
+    return Group(strategy, runs)
+
+
+def test_no_share_is_given_of_a_distance_that_may_be_nothing():
+    none = shaken("finetune", 0.0, (0.0, 0.0, 0.0))
+    apart = (0.0, 0.012, -0.009)
+    joint = shaken("joint", 0.02, apart)
+    far = shaken("joint", 0.2, apart)
+    ted = shaken("ted", 0.05, (0.0, 0.0, 0.0))
+    value, low, high = gap([none, joint])
+    assert value == pytest.approx(0.02 + np.mean(apart))
+    half = 4.303 * np.std(apart, ddof=1) / math.sqrt(3)
+    assert (low, high) == (
+        pytest.approx(value - half, rel=1e-3),
+        pytest.approx(value + half, rel=1e-3),
+    )
+    assert low < 0 < high
+    assert all(line.closed is None for line in table([none, joint, ted], "ted"))
+    lines = {line.name: line.closed for line in table([none, far, ted], "ted")}
+    assert lines["ted"] == pytest.approx(0.05 / (0.2 + np.mean(apart)))
+    one = [shaken(name, shift, (0.0,)) for name, shift in (("finetune", 0), ("joint", 0.2))]
+    assert gap(one) is None and all(line.closed is None for line in table(one, "joint"))
+
+
+def test_where_p_is_small_and_the_interval_holds_0_the_row_says_what_each_means():
+    groups = [shaken("ted", 0.0, (0.0, 0.0, 0.0)), shaken("lwf", 0.02, (0.03, 0.03, -0.045))]
+    line = next(one for one in table(groups, "ted") if one.name == "lwf")
+    assert line.p < 0.05 and line.difference[1] < 0 < line.difference[2]
+    assert line.words.startswith("the models trained here are better on these test cases (p), but")
+    assert line.words in markdown([line], "ted") and line.words in latex([line], "ted").replace(
+        "\\", ""
+    )
+    clear = [shaken("ted", 0.0, (0.0, 0.0, 0.0)), shaken("lwf", 0.02, (0.001, 0.0, -0.001))]
+    assert all(one.words == "" for one in table(clear, "ted"))
 
 
 def test_runs_that_are_mixed_are_other_methods():
