@@ -66,10 +66,18 @@ class Engine:
 
 @dataclass
 class Tracking:
-    """MLflow: whether and where."""
+    """MLflow: whether and where.
+
+    Attributes:
+        enabled: whether runs are written there.
+        uri: a database or a server.
+        wait: seconds that the end of a run waits for an MLflow that is away; what it could not
+            be told by then is kept in the run's folder.
+    """
 
     enabled: bool = True
     uri: str = "sqlite:///mlflow.db"
+    wait: float = setting(60.0, low=0)
 
 
 @dataclass

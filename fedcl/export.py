@@ -117,13 +117,13 @@ def export(
             f"planned {task.space.shape}"
         ) from None
     low, high = field.source.get("scale", (0.0, 1.0)) if output == "signal" else (0.0, 1.0)
-    image: Any = nib.Nifti1Image((low + (high - low) * volume.T).astype(np.float32), None)
-    _place(image, _affine(field, wanted, spacing), field.source, task.space.shape[0], wanted[0])
-    if (low, high) != (0.0, 1.0):
-        image.header["descrip"] = f"fedcl field; source clipped to {low:g}..{high:g}".encode()[:79]
+    values = (low + (high - low) * volume.T).astype(np.float32)
+    image: Any = nib.Nifti1Image(values, _affine(field, wanted, spacing))
     if field.source:
-        there, own = image.affine, nib.orientations.axcodes2ornt(field.source["axes"])
-        image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(there), own))
+        own = nib.orientations.axcodes2ornt(field.source["axes"])
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), own)
+        image = image.as_reoriented(turn)
+    _describe(image, field.source, (low, high), (task.space.shape[0], wanted[0]))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         nib.save(image, out)
@@ -161,16 +161,27 @@ def _affine(
     return np.asarray(affine @ np.diag([*steps, 1.0]))
 
 
-def _place(image: Any, affine: Array, source: dict[str, Any], planned: int, frames: int) -> None:
-    """Write place, unit and the time between frames into a header."""
-    header: Any = image.header
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1, strip_shears=True)
-    seconds = source.get("seconds_per_frame")
-    header.set_xyzt_units("mm", "sec" if seconds else "unknown")
+def _describe(
+    image: Any, source: dict[str, Any], scale: tuple[float, float], frames: tuple[int, int]
+) -> None:
+    """Write place, units, the time between frames and what was clipped into a header.
+
+    Args:
+        image: gets it.
+        source: where the field comes from, if that is known.
+        scale: the intensities it was clipped to.
+        frames: how many are planned, and how many there are now.
+    """
+    image.set_sform(image.affine, code=1)
+    image.set_qform(image.affine, code=1, strip_shears=True)
+    seconds, (planned, now) = source.get("seconds_per_frame"), frames
+    image.header.set_xyzt_units("mm", "sec" if seconds else "unknown")
     if seconds:
-        step = seconds * (planned - 1) / (frames - 1) if frames > 1 else seconds
-        header.set_zooms((*header.get_zooms()[:3], step))
+        step = seconds * (planned - 1) / (now - 1) if now > 1 else seconds
+        image.header.set_zooms((*image.header.get_zooms()[:3], step))
+    if scale != (0.0, 1.0):
+        text = "fedcl field; source clipped to {:g}..{:g}".format(*scale)
+        image.header["descrip"] = text.encode()[:79]
 
 
 def _told(

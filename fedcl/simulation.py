@@ -78,7 +78,7 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, 
             from fedcl.tracking import deliver
 
             with claimed(folder):
-                count = deliver(tracking.uri, folder)
+                count = deliver(tracking.uri, folder, tracking.wait)
             if count:
                 console.print(f"MLflow was told {count} entries that had waited")
         return done

@@ -42,8 +42,8 @@ PARAMS, BATCH = 100, 1000
 """The most parameters and metrics that MLflow takes at once."""
 SPOOL = "tracking.jsonl"
 """In a run's folder: what MLflow is still to be told."""
-LAST_WAIT = {"FINISHED": 15.0, "FAILED": 5.0, "KILLED": 2.0}
-"""Seconds that the end of a run waits for MLflow, by how it ended."""
+HURRY = {"FINISHED": 1e9, "FAILED": 5.0, "KILLED": 2.0}
+"""At most so many seconds of `tracking.wait` are waited, by how a run has ended."""
 
 
 def connect(uri: str, key: str, hint: str = "") -> MlflowClient:
@@ -127,7 +127,7 @@ class Tracker:
         state: State,
         about: Mapping[str, Hello],
     ) -> None:
-        self.uri, self.folder = config.tracking.uri, folder
+        self.uri, self.folder, self.wait = config.tracking.uri, folder, config.tracking.wait
         self.client = connect(self.uri, "tracking.uri", WITHOUT)
         with asking(self.uri, "tracking.uri", WITHOUT):
             if state.tracking_run is not None and not self._there(state.tracking_run):
@@ -138,7 +138,7 @@ class Tracker:
             self.run = state.tracking_run
             self.client.set_terminated(self.run, "RUNNING")
             self.spool = _spool(self.client, self.uri, folder)
-            if self.spool.drain(LAST_WAIT["FINISHED"]):
+            if self.spool.drain(self.wait):
                 raise TimeoutError(f"{folder / SPOOL} cannot be delivered")
             self._told = {what: self._last(what) for what in ("round", "stage")}
 
@@ -182,7 +182,7 @@ class Tracker:
         for file in sorted((self.folder / "figures").glob("*")):
             self._keep(f"figures/{file.name}", "figures")
         self.spool.put({"end": status, "run": self.run})
-        left = self.spool.close(LAST_WAIT[status])
+        left = self.spool.close(min(self.wait, HURRY[status]))
         if left:
             log.warning(
                 "MLflow at %s was not told all of this run: %d entries wait in %s; "
@@ -270,8 +270,13 @@ class Tracker:
         self._told[what] = step
 
 
-def deliver(uri: str, folder: Path) -> int:
+def deliver(uri: str, folder: Path, wait: float) -> int:
     """Tell MLflow what a run that is over has left to tell; return how many entries that were.
+
+    Args:
+        uri: MLflow's tracking address.
+        folder: the run's.
+        wait: seconds to wait for it.
 
     Raises:
         ConfigError: it cannot be told.
@@ -280,7 +285,7 @@ def deliver(uri: str, folder: Path) -> int:
         return 0
     spool = _spool(connect(uri, "tracking.uri", WITHOUT), uri, folder)
     count = len(spool.waiting)
-    if spool.close(LAST_WAIT["FINISHED"]):
+    if spool.close(wait):
         raise ConfigError(f"tracking.uri: MLflow at {uri} does not take what is in {spool.file}")
     return count
 

@@ -64,7 +64,7 @@ def test_a_locked_store_costs_a_run_nothing(cli, tmp_path: Path, store: Path):
     `benchmarks/outages.py` kills servers and lets stores come back in mid-run.
     """
     folder = tmp_path / "run"
-    on = [f"tracking.uri=sqlite:///{store}", f"run.dir={folder}"]
+    on = [f"tracking.uri=sqlite:///{store}", "tracking.wait=1", f"run.dir={folder}"]
     process = start(*SMALL, "timeline.rounds=10", *on)
     log = folder / "log.txt"
     wait_for(lambda: log.exists() and "round 2:" in log.read_text())
@@ -78,7 +78,7 @@ def test_a_locked_store_costs_a_run_nothing(cli, tmp_path: Path, store: Path):
     assert cli(f"run.resume={folder}", "tracking.enabled=false") == 0, "it can be shown meanwhile"
     blocked.execute("ROLLBACK")
     blocked.close()
-    assert cli(f"run.resume={folder}") == 0
+    assert cli(f"run.resume={folder}", "tracking.wait=60") == 0
     assert not spool.exists()
     assert recorded(store, folder).info.status == "FINISHED"
     assert steps(store, folder, "round") == list(range(1, 21))
