@@ -280,7 +280,13 @@ def report(works: Sequence[Work], command: str) -> str:
         "",
         "`benchmarks/forgetting.tar.xz` holds what every run left: after `mkdir -p outputs; tar "
         "-xf benchmarks/forgetting.tar.xz -C outputs` this can be written anew (`--report`), and "
-        "`fedcl compare` takes the folders.",
+        "`fedcl compare outputs/forgetting/sunnybrook --out report` takes a folder; that of the "
+        "phantom also holds runs with other budgets and networks, so say which: `fedcl compare "
+        "outputs/forgetting/phantom --where learner.steps=10 --where model.norm=instance --out "
+        "report`. The runs were made before 2026-11-25: their files also hold 95 % Hausdorff "
+        "distances by a convention that was wrong since (slices at both ends counted as surface), "
+        "and Sunnybrook's scores are those of the resized slices, pooled over a patient; no table "
+        "here has a distance.",
         "",
     ]
     for work in works:

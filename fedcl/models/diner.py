@@ -23,13 +23,17 @@ class Diner(FieldModel):
     Attributes:
         length: numbers per row.
         width: units per hidden layer.
-        layers: hidden layers.
+        layers: hidden layers. The published code's `hidden_layers=2` makes three: they keep less
+            here, see REPRODUCIBILITY.md.
+        clamp: whether outputs are cut to [0, 1], where signal and masks lie, in training too; the
+            published code cuts them to its own range.
         table_rate: factor on the table's learning rate.
     """
 
     length: int = setting(2, low=1)
     width: int = setting(64, low=1)
     layers: int = setting(2, low=1)
+    clamp: bool = False
     table_rate: float = setting(20.0, above=0)
 
     @property
@@ -55,7 +59,7 @@ class LookedUp(nn.Module):
 
     def __init__(self, model: Diner, room: Room) -> None:
         super().__init__()
-        self.space = room.space
+        self.space, self.clamp = room.space, model.clamp
         widths = [model.length, *[model.width] * model.layers]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
@@ -84,4 +88,4 @@ class LookedUp(nn.Module):
             if bool((rows < 0).any()):
                 raise RunError("a coordinate that was never seen has no row in DINER's table")
         answer: Tensor = self.layers(F.embedding(rows, self.table))
-        return answer
+        return answer.clamp(0, 1) if self.clamp else answer
