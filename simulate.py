@@ -6,22 +6,22 @@ when every run completed, 2 for bad configuration or data, 130 on Ctrl-C, else 1
 
 import sys
 
-from fedcl.interruption import exit_code_of, interruptible, reason_of
+from fedcl import interruption
 
 
 def main() -> int:
     """Run the command line; return the exit status."""
     begun = False
     try:
-        with interruptible():
+        with interruption.interruptible():
             from fedcl.entry import main as run  # takes seconds, in which a signal may come
 
             begun = True
             return run()
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         if not begun:
-            print(f"fedcl: {reason_of(error)}; nothing was begun", file=sys.stderr)
-        return exit_code_of(error)
+            print(f"fedcl: {interruption.reason()}; nothing was begun", file=sys.stderr)
+        return interruption.exit_code()
 
 
 if __name__ == "__main__":

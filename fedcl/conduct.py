@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from fedcl import interruption
 from fedcl.errors import ConfigError, writing
 from fedcl.figures import draw
 from fedcl.files import TakenError, lock, write_atomically
-from fedcl.interruption import reason_of
 from fedcl.results import results
 from fedcl.server import Server
 from fedcl.task import Picture
@@ -67,8 +67,8 @@ def conduct(
             status = "completed"
             if config.run.figures:
                 _draw(server, folder, pictures)
-        except KeyboardInterrupt as error:
-            status, reason = "interrupted", reason_of(error)
+        except KeyboardInterrupt:
+            status, reason = "interrupted", interruption.reason()
             raise
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__

@@ -18,7 +18,7 @@ from fedcl import simulation
 from fedcl.composition import CONF, check_sites, in_one_line
 from fedcl.conduct import claimed_new, stored
 from fedcl.errors import ConfigError, FedclError
-from fedcl.interruption import reason_of
+from fedcl.interruption import reason
 from fedcl.progress import console, report
 from fedcl.resuming import changes, resumed
 
@@ -71,9 +71,9 @@ def _one(folder: Path, act: Callable[[], dict[str, Any]]) -> None:
     except FedclError as error:
         print(simulation.exit_line(error, folder), file=sys.stderr)
         _status[0] = max(_status[0], error.exit_code)
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         hint = f"; go on with run.resume={folder}" if (folder / "checkpoint").exists() else ""
-        print(f"fedcl: {reason_of(error)}{hint}", file=sys.stderr)
+        print(f"fedcl: {reason()}{hint}", file=sys.stderr)
         raise
     except Exception:
         console.print_exception()
