@@ -113,8 +113,8 @@ def export(
         volume = _values(field, number, wanted, None if everywhere else covered)
     except RunError as error:
         raise ConfigError(
-            f"export --shape: {wanted}: {error}; leave out --everywhere, and --shape for the "
-            f"planned {task.space.shape}"
+            f"export --shape: {wanted}: {error}; leave it out, for the planned "
+            f"{task.space.shape}" + ", and --everywhere" * everywhere
         ) from None
     low, high = field.source.get("scale", (0.0, 1.0)) if output == "signal" else (0.0, 1.0)
     values = (low + (high - low) * volume.T).astype(np.float32)

@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from fedcl import arrays, learner
+from fedcl.data.files import reading
 from fedcl.errors import DataError, RunError
 from fedcl.job import Job, Role
 from fedcl.messages import Call
@@ -406,7 +407,9 @@ _teachers: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
 @lru_cache(maxsize=64)
 def _loaded(scenario: str, site: str, path: Path | None, seed: int) -> SiteData:
-    return SCENARIO.make(json.loads(scenario)).load(site, path, seed)
+    with reading(site):
+        data: SiteData = SCENARIO.make(json.loads(scenario)).load(site, path, seed)
+    return data
 
 
 def _data(scenario: str, site: str, path: Path | None, share: float, seed: int) -> SiteData:

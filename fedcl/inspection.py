@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fedcl.architecture import cost
 from fedcl.config import Config
+from fedcl.data.files import reading
 from fedcl.errors import DataError
 from fedcl.plugins import name_of
 from fedcl.progress import MOST
@@ -30,7 +31,8 @@ def inspect(config: Config, console: Console) -> None:
     for number, stage in enumerate(timeline.stages, start=1):
         for site in stage:
             role = job.roles[site]
-            data = job.scenario.load(site, job.scenario.location(site), job.seed)
+            with reading(site):
+                data = job.scenario.load(site, job.scenario.location(site), job.seed)
             data = data.limited(role.data_fraction, job.seed, site)
             for model in role.models:
                 if model not in shown:

@@ -73,6 +73,7 @@ class Segmentation(Task):
         maps = [label for case in cases for label in case.truth]
         pixels = sum(int((label != IGNORED).sum()) for label in maps)
         counts = [sum(int((label == c).sum()) for label in maps) for c in range(1, self.classes)]
+        ignored = sum(int((label == IGNORED).sum()) for label in maps)
         planes = Counter(case.plane for case in cases if case.plane)
         told = {
             "slices": str(sum(len(case.images) for case in cases)),
@@ -80,6 +81,8 @@ class Segmentation(Task):
             "voxel": _several({"x".join(f"{s:.3g}" for s in case.spacing) for case in cases}),
             "labelled": ", ".join(_share(count / max(pixels, 1)) for count in counts),
         }
+        if self.ignores:
+            told["ignored"] = _share(ignored / max(pixels + ignored, 1))
         if planes:
             told["plane"] = ", ".join(planes if len(planes) == 1 else map(_counted, planes.items()))
         return told

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcl.data.files import hidden, text_of
+from fedcl.data.files import folder_of, hidden, text_of
 from fedcl.data.grid import Grid, cut_of, resized
 from fedcl.data.labels import Labels
 from fedcl.data.notes import Notes
-from fedcl.data.reading import check_same, frame_time, read_image, read_mask
+from fedcl.data.reading import LIMIT, check_same, frame_time, read_image, read_mask
 from fedcl.data.resampling import reduced, scaled
 from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError
@@ -61,7 +61,8 @@ class ACDC(FieldScenario):
                 raise ConfigError(f"scenario.masks: no {name!r}; there are {', '.join(LABELS)}")
         if len(self.window) not in (0, 2) or self.window != sorted({*self.window}):
             raise ConfigError(f"scenario.window: give [first, last + 1], got {self.window}")
-        if self.scale is not None and (len(self.scale) != 2 or self.scale[0] >= self.scale[1]):
+        low, high = self.scale if self.scale and len(self.scale) == 2 else (0.0, 0.0)
+        if self.scale is not None and not -LIMIT < low < high < LIMIT:
             raise ConfigError(f"scenario.scale: give [low, high], got {self.scale}")
         super().__post_init__()
 
@@ -74,10 +75,10 @@ class ACDC(FieldScenario):
         if self.root is None:
             return None
         name = self.patient if self.shared else site
+        key = "scenario.patient" if self.shared else "scenario.parts"
         if not name or Path(name).name != name or name.startswith("."):
-            key = "scenario.patient" if self.shared else "scenario.parts"
             raise ConfigError(f"{key}: give the name of a folder in root, got {name!r}")
-        return Path(self.root).expanduser() / name
+        return folder_of(str(Path(self.root) / name), f"scenario.root or {key}")
 
     def volume(self, site: str, path: Path | None, seed: int) -> Volume:
         """Read the patient in `path`; see `FieldScenario.volume`."""
@@ -101,7 +102,7 @@ class ACDC(FieldScenario):
                 f"{self.window}"
             )
         array = cut(stored)[window]
-        first = self._first(site, len(array))
+        first = self._first(site, len(array), notes)
         low, high = self._scale(site, array, first)
         signal = ((array - low) / (high - low)).clip(0, 1).astype(np.float32)
         beyond = float(((array < low) | (array > high)).mean())
@@ -126,6 +127,9 @@ class ACDC(FieldScenario):
             notes.add("no orientation is given: exports will lie along the axes")
             place = np.diag([*cut.spacing[::-1], 1.0])
         axes = "RAS" if grid.affine is None else grid.axes
+        seconds = frame_time(file)
+        if not seconds:
+            notes.add("the time between frames is not given")
         along, down, across = cut.spacing
         flat = scaled(signal.reshape(-1, *before), size).numpy()
         return Volume(
@@ -133,11 +137,11 @@ class ACDC(FieldScenario):
             {name: self._resized(mask) for name, mask in masks.items()},
             (along, down * before[0] / self.size, across * before[1] / self.size),
             first,
-            Source(resized(place, before, size), frame_time(file), low, high, axes),
+            Source(resized(place, before, size), seconds, low, high, axes),
             notes.all(),
         )
 
-    def _first(self, site: str, frames: int) -> int:
+    def _first(self, site: str, frames: int, notes: Notes) -> int:
         """Return the number of a file's first frame in the planned extent.
 
         Raises:
@@ -147,6 +151,7 @@ class ACDC(FieldScenario):
         if frames == self.frames:
             return 0
         if frames == end - begin:
+            notes.add(f"the file's frames are taken for frames {begin} to {end - 1}, alone")
             return begin
         raise DataError(
             f"site {site}: there are {frames} frames, planned are {self.frames}, of which the site "

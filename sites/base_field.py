@@ -157,6 +157,13 @@ class FieldScenario(Scenario):
                 f"site {site}: there are no masks of frames {missing}, but of {every} (counted "
                 f"from 0); change scenario.parts.{site}.frames"
             )
+        for number, output in enumerate(part.outputs):
+            if output and not values[number, held, slice(*part.slices)].any():
+                raise DataError(
+                    f"site {site}: the mask {names[output]} is empty in all that it holds: nothing "
+                    f"of it is left in these frames and slices at this size; change "
+                    f"scenario.parts.{site}, scenario.size or scenario.masks"
+                )
         positions = torch.arange(task.space.size).view(task.space.shape)
         window = slice(*part.slices)
         frames = tuple(

@@ -10,13 +10,13 @@ import torch
 
 from fedcl.data.files import bad
 from fedcl.data.grid import SPACING, written
-from fedcl.data.labels import Labels
+from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.notes import Note, Notes
 from fedcl.data.reading import Pair, read_pair
 from fedcl.data.resampling import reduced, scaled
 from fedcl.errors import ConfigError
 from fedcl.segmentation import Segmentation
-from fedcl.settings import setting
+from fedcl.settings import closest, setting
 from sites.base import Case, PatientScenario
 
 Intensities = Callable[[torch.Tensor], torch.Tensor]
@@ -82,8 +82,17 @@ class ImageScenario(PatientScenario):
         """Segmentation of images of one channel."""
         return Segmentation(1, self.classes, bool(self.ignore))
 
+    def check_sites(self, there: Sequence[str]) -> None:
+        """Raise a ConfigError where settings name a site that is not there."""
+        for site in self.site_labels:
+            if site not in there:
+                raise ConfigError(
+                    f"scenario.site_labels.{site}: no such site{closest(site, list(there))}; "
+                    f"there are: {', '.join(there)}"
+                )
+
     def pairs(self, site: str, files: Sequence[tuple[Path, Path]], notes: Notes) -> list[Pair]:
-        """Read the images and masks of one patient.
+        """Read the images and masks of one patient, less those of which no pixel counts.
 
         Raises:
             DataError: a file is unreadable or at odds with another.
@@ -98,7 +107,10 @@ class ImageScenario(PatientScenario):
                     f"voxels (slice, row, column) of {written(pair.spacing)} mm, those of "
                     f"{files[0][0].name} of the same patient are {written(found[0].spacing)}",
                 )
-        return found
+        for (file, _), pair in zip(files, found, strict=True):
+            if (pair.labels == IGNORED).all():
+                notes.add("left out, since all of the mask is ignored", file.name)
+        return [pair for pair in found if (pair.labels != IGNORED).any()]
 
     def case(self, name: str, pairs: Sequence[Pair], intensities: Intensities) -> Case:
         """Return a patient as it is learned from and scored.

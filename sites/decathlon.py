@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai import transforms as mt
 
-from fedcl.data.files import bad, composed, natural, stem_of, text_of, visible
+from fedcl.data.files import bad, composed, folder_of, natural, stem_of, text_of, visible
 from fedcl.data.grid import Array
 from fedcl.data.notes import Notes
 from fedcl.data.reading import Pair
@@ -72,11 +72,46 @@ class Decathlon(ImageScenario):
         """
         if not self.cohorts:
             raise ConfigError("scenario.cohorts: empty; say which cases each site holds")
+        self.check_sites(list(self.cohorts))
+        holders: dict[str, str] = {}
+        for site, names in self._shared_out().items():
+            for name in names:
+                other = holders.setdefault(name, site)
+                if other != site or names.count(name) > 1:
+                    raise ConfigError(
+                        f"scenario.cohorts: {other} and {site} both hold {name}, or one of them "
+                        "holds it twice: a patient would be trained on and tested"
+                    )
         return list(self.cohorts)
+
+    def left_out(self) -> list[str]:
+        """Return which cases no site holds."""
+        shared = self._shared_out()
+        held = {name for names in shared.values() for name in names}
+        if not shared:
+            return []
+        every = list(_files(next(iter(shared)), self._root, Notes()))
+        lone = [name for name in every if name not in held]
+        if not lone:
+            return []
+        named = ", ".join(lone[:5]) + ", ..." * (len(lone) > 5)
+        return [f"scenario.cohorts: cases that no site holds: {named} ({len(lone)})"]
+
+    @property
+    def _root(self) -> Path:
+        return folder_of(self.root or "", "scenario.root")
+
+    def _shared_out(self) -> dict[str, list[str]]:
+        """Return the cases of every site where all lie in one folder, as in a simulation."""
+        if self.root is None:
+            return {}
+        first = next(iter(self.cohorts))
+        names = list(_files(first, self._root, Notes()))
+        return {site: self._chosen(site, names) for site in self.cohorts}
 
     def location(self, site: str) -> Path | None:
         """Return the task's folder, the same for all; None where no root is set."""
-        return None if self.root is None else Path(self.root).expanduser()
+        return None if self.root is None else self._root
 
     def cases(self, site: str, path: Path | None) -> Cases:
         """Read the volumes of `site`, in the order of their names; arguments as for `load`.
@@ -89,7 +124,11 @@ class Decathlon(ImageScenario):
         notes = Notes()
         files = _files(site, Path(path), notes)
         chosen = self._chosen(site, list(files))
-        cases = [self._case(site, name, files[name], notes) for name in chosen]
+        read = (self._case(site, name, files[name], notes) for name in chosen)
+        cases = [case for case in read if case is not None]
+        modality = _modality(Path(path))
+        if self.width is not None and modality != "CT":
+            notes.add(f"dataset.json says {modality}, not CT: a window in HU may not be meant")
         return Cases(cases, self.notes(site, notes, cases))
 
     def _chosen(self, site: str, names: list[str]) -> list[str]:
@@ -116,10 +155,12 @@ class Decathlon(ImageScenario):
         first, end = (round(share * len(names)) for share in (before, before + cohort.share))
         return names[first:end]
 
-    def _case(self, site: str, name: str, files: tuple[Path, Path], notes: Notes) -> Case:
-        """Read one volume and cut it into slices."""
-        (pair,) = self.pairs(site, [files], notes)
-        pairs = [pair]
+    def _case(self, site: str, name: str, files: tuple[Path, Path], notes: Notes) -> Case | None:
+        """Read one volume and cut it into slices; None where no voxel of it counts."""
+        pairs = self.pairs(site, [files], notes)
+        if not pairs:
+            return None
+        (pair,) = pairs
         if self.margin is not None:
             pairs = _near(pair, self.margin)
             if not pairs:
@@ -133,6 +174,13 @@ class Decathlon(ImageScenario):
             )
             return self.case(name, [from_minimum(part) for part in pairs], prepare)
         shown = [replace(part, image=self._windowed(part.image)) for part in pairs]
+        if all(part.image.min() == part.image.max() for part in shown):
+            raise bad(
+                site,
+                files[0],
+                "the window leaves nothing of it; change scenario.level and width, or give "
+                "scenario.width=null for images other than CT",
+            )
         return self.case(name, shown, lambda image: image)
 
     def _windowed(self, image: Array) -> Array:
@@ -162,14 +210,15 @@ def _files(site: str, root: Path, notes: Notes) -> dict[str, tuple[Path, Path]]:
     try:
         listed = json.loads(text_of(index))["training"]
         pairs = [(Path(one["image"]), Path(one["label"])) for one in listed]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"site {site}: {index} does not list training cases ({reason})") from None
     files: dict[str, tuple[Path, Path]] = {}
+    used: set[Path] = set()
     for image, label in pairs:
         for file in (image, label):
             # A name may not lead out; whoever owns the folder may well link to other places.
-            if file.is_absolute() or ".." in file.parts:
+            if file.is_absolute() or ".." in file.parts or "\0" in str(file):
                 raise DataError(f"site {site}: {index} names {file}, which lies outside of {root}")
             if not (root / file).is_file():
                 taken = {name.name for pair in pairs for name in pair}
@@ -181,15 +230,26 @@ def _files(site: str, root: Path, notes: Notes) -> dict[str, tuple[Path, Path]]:
         name = stem_of(image.name) or composed(image.name)
         if name in files:
             raise DataError(f"site {site}: {index} names {name} twice")
+        if label in used or label == image:
+            raise DataError(f"site {site}: {index} names {label} for two images, or as an image")
+        used.add(label)
         files[name] = root / image, root / label
     if not files:
         raise DataError(f"site {site}: {index} lists no training case")
-    known = {file.name for pair in files.values() for file in pair}
+    known = {file for pair in files.values() for file in pair}
     for folder in sorted({file.parent for pair in files.values() for file in pair}):
         for path in _inside(site, folder):
-            if path.name not in known:
+            if path not in known:
                 notes.add(f"{folder.name}/: not listed for training in dataset.json", path.name)
     return {name: files[name] for name in sorted(files, key=natural)}
+
+
+def _modality(root: Path) -> str:
+    """Return what dataset.json says of the first channel; CT where it says nothing."""
+    try:
+        return str(json.loads(text_of(root / "dataset.json"))["modality"]["0"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return "CT"
 
 
 def _inside(site: str, folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from monai import transforms as mt
 
-from fedcl.data.files import bad, composed, hidden, listed, natural, paired
+from fedcl.data.files import bad, composed, folder_of, hidden, listed, natural, paired
 from fedcl.data.notes import Notes
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
@@ -52,12 +52,13 @@ class Folder(ImageScenario):
         """
         if self.root is None:
             raise ConfigError(f"scenario.root: {LAYOUT}")
-        root = Path(self.root).expanduser()
+        root = folder_of(self.root, "scenario.root")
         if not root.is_dir():
             raise ConfigError(f"scenario.root: {root} is not a folder; {LAYOUT}")
         found = sorted(composed(path.name) for path in self._inside() if _is_site(path))
         if not found:
             raise ConfigError(f"scenario.root: no site in {root}; {LAYOUT}")
+        self.check_sites(found)
         return found
 
     def left_out(self) -> list[str]:
@@ -73,7 +74,7 @@ class Folder(ImageScenario):
         if self.root is None:
             return []
         try:
-            inside = sorted(Path(self.root).expanduser().iterdir())
+            inside = sorted(folder_of(self.root, "scenario.root").iterdir())
         except OSError as error:
             reason = f"{self.root} cannot be looked into ({error.strerror}); {LAYOUT}"
             raise ConfigError(f"scenario.root: {reason}") from None
@@ -88,7 +89,7 @@ class Folder(ImageScenario):
         _check_name(site)
         if self.root is None:
             return None
-        root = Path(self.root).expanduser()
+        root = folder_of(self.root, "scenario.root")
         # The same name may be stored in another of Unicode's forms.
         same = (path for path in self._inside() if composed(path.name) == composed(site))
         return next(same, root / site)
@@ -118,7 +119,8 @@ class Folder(ImageScenario):
         cases: list[Case] = []
         for name, stems in self._patients(site, images).items():
             pairs = self.pairs(site, [files[stem] for stem in stems], notes)
-            cases.append(self.case(name, [from_minimum(pair) for pair in pairs], intensities))
+            if pairs:
+                cases.append(self.case(name, [from_minimum(one) for one in pairs], intensities))
         return Cases(cases, self.notes(site, notes, cases))
 
     def _patients(self, site: str, images: dict[str, Path]) -> dict[str, list[str]]:
@@ -145,4 +147,7 @@ def _check_name(site: str) -> None:
 
 
 def _is_site(path: Path) -> bool:
-    return (path / "images").is_dir()
+    try:
+        return (path / "images").is_dir()
+    except OSError:  # a folder that may not be looked into
+        return False

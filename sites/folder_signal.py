@@ -76,4 +76,7 @@ class FolderSignal(FieldScenario):
             )
         signal = case.images[chosen, 0].numpy()[None, None]
         mask = (case.labels[chosen] > 0).numpy().astype(np.float32)[None, None]
-        return Volume(signal, {self.masks[0]: mask}, case.spacing)
+        along, down, across = case.spacing
+        rows, columns = (old / self.size for old in case.truth[0].shape[1:])
+        spacing = (along, down * rows, across * columns)
+        return Volume(signal, {self.masks[0]: mask}, spacing, notes=read.notes)

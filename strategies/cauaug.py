@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedcl.segmentation import segmentation_loss
 from fedcl.settings import setting
 from sites.base import Samples
 from strategies.base import (
@@ -55,7 +54,7 @@ class CauAug(Archiving):
             step.observe()
         else:
             logits = step.outputs
-        terms = {"seg": segmentation_loss(logits, step.targets)}
+        terms = {"seg": step.task.loss(logits, step.targets)}
         if step.teacher is not None:
             terms["kd"] = self.kd * soft_cross_entropy(logits, step.taught)
             if self.dom:

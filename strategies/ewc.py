@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.arrays import weighted_mean
+from fedcl.data.labels import IGNORED
 from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
 from sites.base import Samples
@@ -74,7 +75,9 @@ class EWC(Strategy):
 
     def sensitivity(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the number whose gradient tells importance, for one slice."""
-        return F.cross_entropy(logits, label.squeeze(1))
+        if not (label != IGNORED).any():
+            return 0 * logits.sum()
+        return F.cross_entropy(logits, label.squeeze(1), ignore_index=IGNORED)
 
     def magnitude(self, gradient: Tensor) -> Tensor:
         """Return the importance that one slice's gradient gives."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedcl.errors import ConfigError, RunError
-from fedcl.segmentation import Segmentation, segmentation_loss
+from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
 from strategies.base import Step, soft_cross_entropy
 from strategies.lwf import LwF
@@ -47,7 +47,7 @@ class MiB(LwF):
         seen = as_background(step.outputs, self.unlabelled)
         known = as_background(step.outputs, self.added)
         return {
-            "seg": segmentation_loss(seen, step.targets),
+            "seg": step.task.loss(seen, step.targets),
             "kd": self.kd * soft_cross_entropy(known, self.answers(step.taught)),
         }
 

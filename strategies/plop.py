@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
-from fedcl.segmentation import segmentation_loss
 from fedcl.settings import setting
 from strategies.base import Distilling, Step
 
@@ -47,7 +46,7 @@ class PLOP(Distilling):
         pairs = zip(step.seen.features, step.teacher_seen.features, strict=True)
         apart = [(self.embed(a) - self.embed(b)).square().sum(dim=1).mean() for a, b in pairs]
         return {
-            "seg": segmentation_loss(step.outputs, self.pseudo_labels(step)),
+            "seg": step.task.loss(step.outputs, self.pseudo_labels(step)),
             "pod": self.pod * torch.stack(apart).mean(),
         }
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fedcl.anatomy import REGIONS, levels, places, quantiles, regions, reshape
-from fedcl.segmentation import segmentation_loss
+from fedcl.errors import ConfigError
+from fedcl.models.base import Model
+from fedcl.segmentation import Segmentation, segmentation_loss
 from fedcl.settings import setting
 from sites.base import Samples
 from strategies.base import (
@@ -49,6 +51,18 @@ class Souvenir(Archiving):
     shape: bool = True
     look: bool = True
     vary: float = setting(0.5, low=0)
+
+    def check(self, task: Segmentation, model: Model) -> None:
+        """Check that every pixel has a class: regions are told by them.
+
+        Raises:
+            ConfigError: some may have none.
+        """
+        if task.ignores:
+            raise ConfigError(
+                "scenario.ignore: souvenir tells regions by the class of every pixel; take another "
+                "strategy, or give every pixel one"
+            )
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return both terms on restaged images."""

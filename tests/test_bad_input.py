@@ -53,7 +53,18 @@ def site(root: Path, name: str, patients: int = 3) -> Path:
         (["engine.quorum=1.5"], ["engine.quorum: must be"]),
         (["engine.workers=0"], ["engine.workers: must be at least 1"]),
         (["model.channels=[8]"], ["model.channels: at least two levels"]),
-        (["scenario.size=33"], ["site A: the model cannot take images of 33 x 33"]),
+        (
+            ["scenario.size=33"],
+            ["site A: the model cannot take images of 33 x 33", "give a multiple of 2"],
+        ),
+        (
+            ["scenario.size=36", "model.channels=[4,4,4,4]"],
+            ["site A: the model cannot take images of 36 x 36", "give a multiple of 8"],
+        ),
+        (
+            ["learner.batch_size=1", "model.norm=batch", "model.channels=[4,4,4,4,4,4]"],
+            ["site A: the model cannot be trained on a batch of 1", "learner.batch_size"],
+        ),
         (["scenario.patients=2"], ["scenario.patients: must be at least 3"]),
         (["scenario.test=0.9"], ["site A: 6 patients are too few"]),
         (["tracking.enabled=true", "tracking.uri=nosuch://x"], ["tracking.uri: MLflow", "nosuch"]),

@@ -100,7 +100,7 @@ def task(root: Path, cases: int = 4, **index: Any) -> Path:
 
 def decathlon(**settings: Any) -> Any:
     return SCENARIO.make(
-        {"name": "decathlon", "size": 8, "level": 0.0, "width": 20.0, "cohorts": {"A": {}}}
+        {"name": "decathlon", "size": 8, "level": 0.0, "width": 40.0, "cohorts": {"A": {}}}
         | settings
     )
 
@@ -109,7 +109,7 @@ def test_volumes_become_windowed_slices(tmp_path: Path):
     first, *_, last = decathlon().cases("A", task(tmp_path, cases=11))
     assert (first.name, last.name) == ("organ_1", "organ_11"), "in natural order"
     assert first.images.shape == (3, 1, 8, 8) and first.spacing == (5.0, 3.0, 2.0)
-    assert first.images[0].unique().tolist() == pytest.approx([0.1])
+    assert first.images[0].unique().tolist() == pytest.approx([0.05])
     assert first.images[1].max() == 1.0, "clipped at the window's edge"
     assert first.labels.sum(dim=(1, 2)).tolist()[::2] == [0, 0] and first.labels[1].sum() > 0
     (kept,) = decathlon(margin=0, cohorts={"A": {"cases": ["organ_2"]}}).cases("A", tmp_path)

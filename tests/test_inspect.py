@@ -1,7 +1,13 @@
 """`fedcl inspect` says what there is, or what is wrong."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
-from conftest import SUNNYBROOK
+from conftest import ROOT, SUNNYBROOK
+from PIL import Image
 
 from fedcl.cli import main
 
@@ -27,6 +33,57 @@ def test_it_says_what_the_model_costs(capsys):
     parameters = (2 * 8 + 8) + (8 * 8 + 8) + 2 * (8 + 1)  # two outputs: signal and mask
     operations = 2 * 8 + 8 * 8 + 2 * 8
     assert f"model siren: {parameters} parameters, {operations} multiply" in said
+
+
+@pytest.mark.parametrize("command", [["-m", "fedcl"], ["-m", "fedcl.cli"]])
+def test_it_runs_without_its_script(command: list[str]):
+    """Where bin/ is not on the path, as in containers."""
+    done = subprocess.run(
+        [sys.executable, *command, "compare", "/nowhere", "--out", "/nowhere/either"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 2 and "'/nowhere' is no folder" in done.stderr
+
+
+def test_names_and_folders_with_brackets_are_printed_as_they_are(capsys, tmp_path: Path):
+    root = tmp_path / "data [v1]"
+    for site in ("north", "south"):
+        for n in range(3):
+            for kind in ("images", "masks"):
+                file = root / site / kind / f"p[{n}].png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(file)
+    (root / "notes [old]").mkdir()
+    given = [f"scenario.root='{root}'", "scenario.patient='^(.+)$'", "model.channels=[4,8]"]
+    assert main(["inspect", "scenario=folder", "scenario.size=16", *given]) == 0
+    assert "without images/: notes [old] (1)" in capsys.readouterr().out
+
+
+def test_many_sites_and_stages_fit_a_terminal(cli, tmp_path: Path, capsys):
+    names = [f"H{n:02d}" for n in range(30)]
+    for site in names:
+        for n in range(3):
+            for kind in ("images", "masks"):
+                file = tmp_path / "data" / site / kind / f"p{n}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(file)
+    given = [
+        "scenario=folder", f"scenario.root={tmp_path / 'data'}", "scenario.patient='^(.+)$'",
+        "scenario.size=8", "model.channels=[2,4]",
+    ]  # fmt: skip
+    assert main(["inspect", *given]) == 0
+    out = capsys.readouterr().out
+    assert "is there in stages" in out and "30" in out and max(map(len, out.splitlines())) <= 80
+    stages = str([names[:15], names[15:]]).replace(" ", "").replace("'", "")
+    run = [
+        "engine=inprocess", "tracking.enabled=false", "strategy=finetune", "timeline.rounds=1",
+        "learner.steps=1", f"timeline.stages={stages}", f"run.dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    assert cli(*given, *run) == 0
+    out = capsys.readouterr().out
+    assert "last trained in" in out and all(name in out for name in names)
+    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} >= {"matrix.png"}
+    assert main(["compare", str(tmp_path / "run"), "--out", str(tmp_path / "report")]) == 0
 
 
 @pytest.mark.skipif(not SUNNYBROOK.exists(), reason="../shared/data/sunnybrook is not there")

@@ -8,11 +8,13 @@ from torch import nn
 from fedcl import learner
 from fedcl.errors import ConfigError, RunError
 from fedcl.job import Learner
+from fedcl.models.base import Model
 from fedcl.plugins import STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.settings import parse
-from fedcl.step import Lesson
+from fedcl.step import Lesson, joined
 from sites.base import Case, Samples
+from strategies.base import Strategy
 
 FINETUNE = STRATEGY.make({"name": "finetune"})
 
@@ -138,3 +140,26 @@ def test_prediction_leaves_the_network_in_evaluation_mode_and_has_the_cases_shap
     case = Case("p", torch.randn(3, 1, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8))
     assert TASK.predict(net, case, torch.device("cpu"), amp=True).shape == (3, 2, 8, 8)
     assert not net.training
+
+
+def test_a_loss_is_never_lost_to_another_of_its_name():
+    """Neither between strategy and model nor within a strategy."""
+    one, two = {"seg": torch.tensor(1.0)}, {"kd": torch.tensor(2.0)}
+    assert set(joined(one, two)) == {"seg", "kd"}
+    with pytest.raises(RunError, match="two loss terms are called seg; rename one"):
+        joined(one, two, {"seg": torch.tensor(3.0)})
+
+
+def test_a_model_whose_loss_is_called_as_the_strategys_is_refused():
+    class Clashing(Model):
+        def aside(self, network: nn.Module) -> list[nn.Module]:
+            return [network]
+
+        def terms(self, aside: object, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"seg": inputs.sum()}
+
+    samples = Samples(torch.randn(4, 1, 8, 8), torch.zeros(4, 1, 8, 8, dtype=torch.int64))
+    lesson = Lesson(task=TASK, student=network(), model=Clashing())
+    rng = torch.Generator().manual_seed(0)
+    with pytest.raises(RunError, match="two loss terms are called seg"):
+        learner.train(lesson, samples, Learner(steps=1), Strategy(), lambda _: 0.01, rng)

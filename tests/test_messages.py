@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from fedcl.messages import Hello, MalformedError, Report, Scored, Update
+from fedcl.messages import NOTES, Hello, MalformedError, Report, Scored, Update
 
 UPDATE = Update({"w": np.ones(3, np.float32)}, 7, 4, {"seg": 0.5}, 1.0, "ff", holds=["aa"])
 SCORED = Scored(["p", "q"], {"dice": [0.1, 0.2], "iou": [0.3, 0.4]}, 1.0, 0.5)
@@ -104,3 +104,35 @@ def test_an_update_that_would_spoil_the_books_is_refused(change: dict[str, objec
 def test_a_report_is_finite_and_float32(array: np.ndarray):
     with pytest.raises(MalformedError, match="not finite float32"):
         Report.unpack(Report({"w": array}, 4, 1.0).pack())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        [1.0] * 24,
+        [0.0] * 25,
+        [float("nan")] * 25,
+        [*np.eye(4).flatten(), 0, 1, 1, 1, 3, 1, 0.0, 0.0, 1.0],
+        [*np.eye(4).flatten(), 0, 1, 1, 1, 2, 1, 0.0, 1.0, 1.0],
+        [*np.eye(4).flatten(), 0, 1, 1, 1, 2, 1, -1.0, 0.0, 1.0],
+        [1e300] * 25,
+    ],
+)
+def test_a_source_that_places_no_volume_is_refused(source: list[float]):
+    hello = Hello("A", digest="x", train=1, val=1, test=1, samples=1, shape=[1, 8, 8])
+    with pytest.raises(MalformedError):
+        Hello.unpack(replace(hello, source=[float(one) for one in source]).pack())
+
+
+def test_notes_are_bounded_in_number_and_length_and_printable():
+    hello = Hello("A", digest="x", train=1, val=1, test=1, samples=1, shape=[1, 8, 8])
+    notes = ["x" * 10_000, "two\nlines", "bell\a", *map(str, range(100))]
+    read = Hello.unpack(replace(hello, notes=notes).pack()).notes
+    assert len(read) == NOTES and len(read[0]) == 500
+    assert read[1:3] == ["two", "bell"]
+
+
+@pytest.mark.parametrize("change", [{"cpu": -1.0}, {"cpu": float("inf")}, {"memory": -1}])
+def test_an_impossible_effort_is_refused(change: dict[str, float]):
+    with pytest.raises(MalformedError):
+        Update.unpack(replace(UPDATE, **change).pack())

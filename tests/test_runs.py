@@ -60,6 +60,9 @@ def test_results_keep_the_contract(tiny):
     figures = ("avg", "bwt", "fwt", "forgetting", "plasticity", "worst_site", "std_site")
     assert all(math.isfinite(results["metrics"][name]) for name in figures)
     assert set(results["seconds"]) == {"total", "setup", "train", "evaluate", "communicate"}
+    cpu, memory = results["cpu_seconds"], results["peak_memory"]
+    assert 0 < cpu["train"] < cpu["server"] and cpu["evaluate"] > 0, "all in one process here"
+    assert 2**26 < memory["sites"] <= memory["server"] < 2**36
     assert results["failures"] == []
     assert len(results["weights_sha256"]) == 64
     assert {"flwr", "torch", "monai"} <= set(results["versions"])
@@ -204,6 +207,53 @@ def test_a_method_from_outside_needs_no_change_in_here(tiny, tmp_path: Path, mon
     assert read(own)["strategy"] == "halved"
     lwf = tiny("strategy=lwf", "strategy.kd=1.0")
     assert read(own)["weights_sha256"] == lwf["weights_sha256"]
+
+
+OUTSIDE = {
+    "fedcl/models/own.py": """
+from dataclasses import dataclass
+from torch import nn
+from fedcl.models.base import ImageModel
+
+@dataclass
+class Own(ImageModel):
+    def build(self, channels, classes):
+        return nn.Conv2d(channels, classes, 3, padding=1)
+""",
+    "fedcl/aggregations/own.py": """
+from dataclasses import dataclass
+from fedcl.aggregations.fedavg import FedAvg
+
+@dataclass
+class Own(FedAvg):
+    pass
+""",
+    "fedcl/privacy/own.py": """
+from dataclasses import dataclass
+from fedcl.privacy.none import Plain
+
+@dataclass
+class Own(Plain):
+    pass
+""",
+    **{f"conf/{kind}/own.yaml": "name: own\n" for kind in ("model", "aggregation", "privacy")},
+}
+
+
+def test_models_aggregations_and_privacy_from_outside(tmp_path: Path):
+    for name, content in OUTSIDE.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    tiny = [option for option in TINY if not option.startswith("model.")]
+    command = [sys.executable, str(ROOT / "simulate.py"), *tiny, "strategy=finetune"]
+    command += ["model=own", "aggregation=own", "privacy=own", f"run.dir={tmp_path / 'run'}"]
+    command += [f"hydra.searchpath=[{tmp_path / 'conf'}]"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    results = read(tmp_path / "run")
+    assert (results["model"], results["aggregation"], results["privacy"]["name"]) == ("own",) * 3
 
 
 def test_the_method_in_the_readme_runs_as_it_stands(tmp_path: Path):

@@ -3,10 +3,12 @@
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedcl.data.notes import Notes
-from fedcl.errors import DataError
+from fedcl.errors import ConfigError, DataError
 from fedcl.settings import closest
 
 NIFTI = (".nii", ".nii.gz")
@@ -18,7 +20,39 @@ EXTENSIONS = (*PICTURES, *NIFTI)
 
 def bad(site: str, file: Path, what: str) -> DataError:
     """Return the error that names site, file and what is wrong with it."""
-    return DataError(f"site {site}: {file.parent.name}/{file.name}: {what}")
+    return DataError(f"site {site}: {printable(f'{file.parent.name}/{file.name}: {what}')}")
+
+
+def printable(text: str) -> str:
+    """Return text in one line, whatever names of files it holds."""
+    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text)
+
+
+def folder_of(text: str, key: str) -> Path:
+    """Return the folder that a setting names, whether or not it is there.
+
+    Raises:
+        ConfigError: no folder could have that name.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, a user who is not there
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{key}: {printable(text[:100])}: {reason}") from None
+    return path
+
+
+@contextmanager
+def reading(site: str) -> Iterator[None]:
+    """Turn what the file system or a decoder raises while data are read into one line."""
+    try:
+        yield
+    except (OSError, UnicodeError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        file = getattr(error, "filename", None)
+        where = f"{file}: " if file else ""
+        raise DataError(f"site {site}: {printable(f'{where}{reason}')}") from error
 
 
 def natural(stem: str) -> tuple[list[str | int], str]:
@@ -70,6 +104,8 @@ def listed(site: str, folder: Path, notes: Notes) -> dict[str, Path]:
     others: list[Path] = []
     for path in visible(site, folder):
         stem = stem_of(path.name)
+        if not _writable(path.name):
+            raise bad(site, path, "a name that is no text (UTF-8); rename it")
         if stem is None:
             others.append(path)
         elif stem in files:
@@ -107,6 +143,15 @@ def paired(
         near = closest(lone[0], free, surely=len(free) == 1)
         raise bad(site, file, f"no file of this name in {other}{near} ({len(lone)} such in all)")
     return {stem: (images[stem], masks[stem]) for stem in images}
+
+
+def _writable(name: str) -> bool:
+    """Return whether a name can be written down and sent."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def text_of(file: Path) -> str:

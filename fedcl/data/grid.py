@@ -12,6 +12,7 @@ Spacing = tuple[float, float, float]
 SPACING = 0.01  # relative difference of spacings that rounding in headers explains
 DIRECTION = 0.01  # of direction cosines: 0.6 degrees
 ORIGIN = 0.1  # of a voxel
+SHEAR = 0.5  # degrees
 PLANES = ("sagittal", "coronal", "axial")
 """What slices across the axes right, anterior, superior are called."""
 
@@ -110,15 +111,30 @@ def apart(image: Grid, mask: Grid) -> str | None:
 
 
 def offset(image: Grid, mask: Grid) -> float:
-    """Return how far a mask's origin lies from its image's, in voxels; 0 where that is rounding.
+    """Return how far a mask's voxels lie from its image's, in voxels; 0 where that is rounding.
 
-    Of the three axes the one counts along which they are furthest apart.
+    The corner counts, and the axis, along which they are furthest apart: a small turn or another
+    spacing moves it more than the origin.
     """
     if image.affine is None or mask.affine is None:
         return 0.0
-    steps = np.linalg.solve(image.affine[:3, :3], mask.affine[:3, 3] - image.affine[:3, 3])
-    farthest = float(np.abs(steps).max())
+    farthest = displacement(image.affine, mask.affine, image.shape)
     return farthest if farthest > ORIGIN else 0.0
+
+
+def displacement(one: Array, other: Array, shape: tuple[int, ...]) -> float:
+    """Return how many of the first one's voxels the corners of two grids lie apart, at most."""
+    corners = np.array(np.meshgrid(*([0, n - 1] for n in shape), indexing="ij")).reshape(3, -1)
+    places = np.vstack([corners, np.ones(corners.shape[1])])
+    steps = np.linalg.solve(one[:3, :3], ((other - one) @ places)[:3])
+    return float(np.abs(steps).max())
+
+
+def shear(affine: Array) -> float:
+    """Return by how many degrees the axes are off right angles, at most."""
+    directions = _directions(affine)
+    cosines = np.abs(directions.T @ directions - np.eye(3)).max()
+    return float(np.degrees(np.arcsin(min(cosines, 1.0))))
 
 
 def resized(affine: Array, before: tuple[int, int], after: tuple[int, int]) -> Array:

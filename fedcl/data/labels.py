@@ -103,7 +103,8 @@ class Labels:
 
 
 def _whole(value: Any, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    whole = isinstance(value, int | float) and not isinstance(value, bool)
+    if not whole or not abs(value) < 2**53 or value != int(value):
         raise ConfigError(f"{key}: mask values are whole numbers or colours, got {value!r}")
     return int(value)
 

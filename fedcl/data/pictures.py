@@ -1,10 +1,12 @@
 """Reading pictures (PNG, TIFF, JPEG, ...): one channel, the right way up, nothing guessed."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 Array = np.ndarray[Any, Any]
 
@@ -15,8 +17,23 @@ SIDEWAYS = (5, 6, 7, 8)
 GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def opened(file: Path) -> tuple[Image.Image, bool]:
-    """Return a picture, turned as its EXIF data say, and whether it is transparent in part.
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is to be looked at.
+
+    Attributes:
+        image: upright.
+        clear: whether it is transparent in part.
+        turned: whether its EXIF data have turned it.
+    """
+
+    image: Image.Image
+    clear: bool
+    turned: bool
+
+
+def opened(file: Path) -> Picture:
+    """Return a picture, turned as its EXIF data say.
 
     Raises:
         OSError, ValueError, ...: it is damaged, or there are several in one file.
@@ -32,12 +49,45 @@ def opened(file: Path) -> tuple[Image.Image, bool]:
             raise ValueError(
                 f"a TIFF turned on its side by its orientation {turn}; save it upright"
             )
+        _check_depth(picture, file)
         picture.load()
         upright = ImageOps.exif_transpose(picture)
     clear = False
     if "A" in upright.getbands() or "transparency" in upright.info:
         clear = upright.convert("RGBA").getchannel("A").getextrema() != (255, 255)
-    return upright, clear
+    return Picture(upright, clear, turn != 1)
+
+
+def _check_depth(picture: Image.Image, file: Path) -> None:
+    """Raise `ValueError` where Pillow would cut, wrap or invert values without a word."""
+    if picture.format == "PNG":
+        header = file.read_bytes()[:26]
+        if header[24] == 16 and header[25] != 0:  # bit depth; colour or transparency
+            raise ValueError(
+                "16 bits with colours or transparency; save it as 16-bit grey or 8-bit"
+            )
+    if picture.format == "PPM" and picture.mode == "RGB":
+        values = re.sub(rb"#[^\n]*\n", b" ", file.read_bytes()[:512]).split()[:4]
+        if len(values) == 4 and values[3].isdigit() and int(values[3]) > 255:
+            raise ValueError("colours of more than 8 bits; save it as 16-bit grey or with 8 bits")
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        tags = picture.tag_v2
+        bits = max(_numbers(tags.get(TiffImagePlugin.BITSPERSAMPLE, 1)))
+        kind = max(_numbers(tags.get(TiffImagePlugin.SAMPLEFORMAT, 1)))
+        white = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == 0
+        if (bits == 8 and kind == 2) or (bits == 32 and kind == 1):
+            signed = "signed" if kind == 2 else "unsigned"
+            raise ValueError(
+                f"a TIFF of {bits}-bit {signed} numbers; save it with 16 bits or floats"
+            )
+        if bits > 8 and (white or picture.mode not in GREY):
+            raise ValueError(
+                "a TIFF of over 8 bits in colours or with 0 for white; save it as grey"
+            )
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def grey(picture: Image.Image) -> tuple[Array, bool]:
@@ -60,6 +110,8 @@ def marks(picture: Image.Image, colours: bool) -> Array:
         ValueError: its channels differ, so that it is not known which of them is meant.
     """
     if colours:
+        if picture.mode in GREY[1:]:
+            raise ValueError("classes are given as colours, this has numbers of over 8 bits")
         return np.asarray(picture.convert("RGB"))
     if picture.mode in GREY:
         return np.asarray(picture)

@@ -10,7 +10,7 @@ import numpy as np
 from fedcl.data.grid import Array
 
 NUMBERS = 25
-LARGEST = 1e12
+LARGEST = 1e16
 
 
 @dataclass(frozen=True)

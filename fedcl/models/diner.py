@@ -23,8 +23,8 @@ class Diner(FieldModel):
     Attributes:
         length: numbers per row.
         width: units per hidden layer.
-        layers: hidden layers. The published code's `hidden_layers=2` makes three: they keep less
-            here, see REPRODUCIBILITY.md.
+        layers: hidden layers. The published code's `hidden_layers=2` makes three; two fit as well
+            (REPRODUCIBILITY.md).
         clamp: whether outputs are cut to [0, 1], where signal and masks lie, in training too; the
             published code cuts them to its own range.
         table_rate: factor on the table's learning rate.
