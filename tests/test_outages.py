@@ -120,9 +120,9 @@ def test_runs_that_begin_at_once_make_one_usable_store(tmp_path: Path):
     )
     several = [
         subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.PIPE, cwd=ROOT)
-        for _ in range(3)
+        for _ in range(2)
     ]
-    assert [one.communicate()[0] for one in several] == [b"Default\n"] * 3
+    assert [one.communicate()[0] for one in several] == [b"Default\n"] * 2
     assert connect(uri, "tracking.uri").search_experiments()
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
@@ -222,9 +222,9 @@ def test_two_jobs_of_the_same_second_have_two_folders(tmp_path: Path):
             [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
-        for _ in range(3)
+        for _ in range(2)
     ]  # fmt: skip
     names = [job.stdout.readline().strip() for job in jobs if job.stdout]
     for job in jobs:
         job.communicate("")
-    assert sorted(names) == ["now", "now-2", "now-3"]
+    assert sorted(names) == ["now", "now-2"]
