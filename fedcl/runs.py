@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -263,8 +264,19 @@ def is_folder(source: str) -> bool:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    """Return every folder in or below `folder` that a run was started in, oldest first."""
-    found = [path.parent for path in folder.rglob("config.yaml")]
+    """Return every folder in or below `folder` that a run was started in, oldest first.
+
+    Links are followed, each folder once.
+    """
+    found, seen = [], set()
+    for place, below, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        if "config.yaml" in files:
+            found.append(Path(place))
     runs = [p for p in found if (p / "results.json").exists() or (p / "checkpoint").is_dir()]
     return sorted(runs, key=lambda path: ((path / "config.yaml").stat().st_mtime_ns, str(path)))
 

@@ -8,8 +8,9 @@ import numpy as np
 from fedcl.data.files import folder_of, hidden, text_of
 from fedcl.data.grid import Grid, cut_of, resized
 from fedcl.data.labels import Labels
+from fedcl.data.nifti import LIMIT, frame_time
 from fedcl.data.notes import Notes
-from fedcl.data.reading import LIMIT, check_same, frame_time, read_image, read_mask
+from fedcl.data.reading import check_same, read_image, read_mask
 from fedcl.data.resampling import reduced, scaled
 from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError

@@ -23,7 +23,7 @@ import simulate
 from fedcl.cli import main
 from fedcl.compare import latex, markdown
 from fedcl.errors import ConfigError
-from fedcl.runs import Group, Run, chosen, differences, group
+from fedcl.runs import Group, Run, _run_folders, chosen, differences, group
 from fedcl.statistics import cases, gap, interval, paired, patients, ravg, signed_rank, table
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
@@ -246,6 +246,18 @@ def test_a_pool_alone_is_never_taken_for_the_federated_bound():
     groups, _ = group([run("joint", **{"timeline.centralised": True}), run("finetune")])
     assert [g.name for g in groups] == ["joint centralised", "finetune"]
     assert all(line.closed is None for line in table(groups, "finetune"))
+
+
+def test_linked_folders_of_runs_are_found_once(tmp_path: Path):
+    (tmp_path / "store" / "run").mkdir(parents=True)
+    for name in ("config.yaml", "results.json"):
+        (tmp_path / "store" / "run" / name).touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "mine" / "again").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "loop").symlink_to(tmp_path / "mine")
+    (found,) = _run_folders(tmp_path / "mine")
+    assert found.resolve() == (tmp_path / "store" / "run").resolve()
 
 
 def test_within_a_stage_there_is_no_order():
