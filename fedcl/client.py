@@ -79,6 +79,9 @@ def hello(message: Message, context: Context) -> Message:
         problem = _without_folders(str(error), context)
         return Message(Hello(site, error=problem).pack(), reply_to=message)
     every = [hospital.data(name) for name in hospital.places]
+    if not context.node_config.get("simulated"):
+        for note in (note for data in every for note in data.notes):
+            log.warning("%s", note)  # with the names that only its own log may have
     samples = [hospital.samples({name: 1.0}) for name in hospital.places]
     about = Hello(
         site,
