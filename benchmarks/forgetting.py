@@ -284,7 +284,7 @@ def report(works: Sequence[Work], command: str) -> str:
         "phantom also holds runs with other budgets and networks, so say which: `fedcl compare "
         "outputs/forgetting/phantom --where learner.steps=10 --where model.norm=instance --out "
         "report`. The runs were made before 2026-11-25: their files also hold 95 % Hausdorff "
-        "distances by a convention that was wrong since (slices at both ends counted as surface), "
+        "distances by a convention that was wrong since (whole end slices counted as surface), "
         "and Sunnybrook's scores are those of the resized slices, pooled over a patient; no table "
         "here has a distance.",
         "",

@@ -45,9 +45,10 @@ def iou(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
 def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
     """Return the larger of the two directed 95th percentiles of surface distances.
 
-    In the unit of `spacing`. A surface are the voxels with a neighbour outside, along an axis
-    (6 neighbours; of a stack of one slice, 4: its outlines); what lies beyond the stack is
-    outside. That is how MONAI, medpy and DeepMind's surface-distance take it.
+    In the unit of `spacing`. A surface are the voxels with a neighbour outside, along an axis.
+    What lies beyond an image's edge is outside, as MONAI and medpy take it, but what lies beyond
+    the first and the last slice is like them: a stack that ends within an organ does not cut it,
+    and a stack of one slice has the distances of its outlines.
     """
     corner = [n * s for n, s in zip(label.shape[2:], spacing, strict=True)]
     distances = []
@@ -62,15 +63,22 @@ def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
 
 def _apart(one: Array, other: Array, spacing: Spacing) -> float:
     """Return the 95 % Hausdorff distance of two masks, (D, H, W), neither of them empty."""
-    sampling: tuple[float, ...] = spacing
-    if len(one) == 1:
-        one, other, sampling = one[0], other[0], spacing[1:]
-    inside = np.nonzero(one | other)
-    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in inside)
-    surfaces = [mask[box] & ~binary_erosion(mask[box]) for mask in (one, other)]
-    away = [distance_transform_edt(~surface, sampling=sampling) for surface in surfaces]
+    slices, *plane = (
+        slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(one | other)
+    )
+    # One slice more on each side, where there is one: whole end slices are no surface.
+    box = (slice(max(slices.start - 1, 0), slices.stop + 1), *plane)
+    surfaces = [_surface(mask[box]) for mask in (one, other)]
+    away = [distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
     there, back = away[1][surfaces[0]], away[0][surfaces[1]]
     return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+def _surface(mask: Array) -> Array:
+    """Return the voxels of a mask, (D, H, W), with a neighbour outside; see `hd95`."""
+    longer = np.pad(mask, ((1, 1), (0, 0), (0, 0)), mode="edge")
+    inner: Array = mask & ~binary_erosion(longer)[1:-1]
+    return inner
 
 
 SEGMENTATION: dict[str, Callable[[Tensor, Tensor, Spacing], float]] = {

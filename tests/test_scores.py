@@ -74,15 +74,23 @@ def hd95(prediction: np.ndarray, label: np.ndarray, spacing=(1.0, 1.0, 1.0)) -> 
 
 
 def by_hand(one: np.ndarray, other: np.ndarray, spacing: tuple[float, ...]) -> float:
-    """All distances between all surface voxels: no distance transform, no erosion."""
+    """All distances between all surface voxels: no distance transform, no erosion.
+
+    Of a volume, what lies beyond its first and last slice is like them.
+    """
 
     def surface(mask: np.ndarray) -> np.ndarray:
-        padded = np.pad(mask, 1)
+        ends = "edge" if mask.ndim == 3 else "constant"
+        padded = np.pad(
+            np.pad(mask, [(1, 1)] + [(0, 0)] * (mask.ndim - 1), mode=ends),
+            [(0, 0)] + [(1, 1)] * (mask.ndim - 1),
+        )
         inner = padded.copy()
         for axis in range(mask.ndim):
             for step in (-1, 1):
                 inner &= np.roll(padded, step, axis)
-        return np.argwhere(padded & ~inner) * np.array(spacing)
+        there = padded & ~inner
+        return np.argwhere(there[1:-1]) * np.array(spacing)
 
     a, b = surface(one), surface(other)
     apart = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
@@ -115,10 +123,12 @@ def volumes() -> list[tuple[str, np.ndarray, np.ndarray]]:
     away = lambda a, b, c: np.sqrt((2 * (z - a)) ** 2 + (y - b) ** 2 + (x - c) ** 2)  # noqa: E731
     ball, shell = away(4, 12, 10) < 7, (away(4, 12, 10) < 7) & (away(4, 12, 10) > 4)
     rng = np.random.default_rng(1)
+    inside = away(4, 12, 10) < 5
     smooth = [ndimage.gaussian_filter(rng.normal(size=z.shape), 1.5) > 0.02 for _ in range(2)]
     return [
         ("balls", ball, away(4, 14, 10) < 7),
         ("a shell", shell, ball),
+        ("within the stack", inside, np.roll(inside, 2, 1)),
         ("cut by the ends of the stack", away(0, 12, 10) < 7, away(1, 12, 10) < 7),
         ("anything", *smooth),
     ]
@@ -130,6 +140,16 @@ def test_a_volume_has_the_distances_of_its_surface(name: str, spacing):
     one, other = next((a, b) for known, a, b in volumes() if known == name)
     found = hd95(one, other, spacing)
     assert found == pytest.approx(by_hand(one, other, spacing))
-    pair = (torch.from_numpy(mask)[None, None].float() for mask in (one, other))
-    monai = compute_hausdorff_distance(*pair, True, percentile=95, spacing=list(spacing))
-    assert found == pytest.approx(float(monai), rel=1e-5), "as the field's libraries take it"
+    if not (one | other)[[0, -1]].any():
+        pair = (torch.from_numpy(mask)[None, None].float() for mask in (one, other))
+        monai = compute_hausdorff_distance(*pair, True, percentile=95, spacing=list(spacing))
+        assert found == pytest.approx(float(monai), rel=1e-5), "as the field's libraries take it"
+
+
+def test_a_stack_that_ends_within_an_organ_does_not_cut_it():
+    """Whole end slices would otherwise be surface, and where they overlap 0 mm away."""
+    one, other = PAIRS["a far spot"]
+    for depth in (2, 3, 6):
+        stacks = [np.repeat(mask[None], depth, 0) for mask in (one, other)]
+        found = hd95(*stacks, (3.0, 1.0, 1.0))
+        assert found > 24 and found == pytest.approx(by_hand(*stacks, (3.0, 1.0, 1.0)))
