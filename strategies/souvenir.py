@@ -9,17 +9,10 @@ from torch import Tensor, nn
 from fedcl.anatomy import REGIONS, levels, places, quantiles, regions, reshape
 from fedcl.errors import ConfigError
 from fedcl.models.base import Model
-from fedcl.segmentation import Segmentation, segmentation_loss
+from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
 from sites.base import Samples
-from strategies.base import (
-    Archiving,
-    Arrays,
-    Form,
-    Step,
-    drawn,
-    soft_cross_entropy,
-)
+from strategies.base import Archiving, Arrays, Form, Step, drawn, soft_cross_entropy
 
 QUANTILES = 9  # from 0 to 1, per region
 
@@ -53,24 +46,14 @@ class Souvenir(Archiving):
     vary: float = setting(0.5, low=0)
 
     def check(self, task: Segmentation, model: Model) -> None:
-        """Check that every pixel has a class: regions are told by them.
-
-        Raises:
-            ConfigError: some may have none.
-        """
+        """Raise `ConfigError` where pixels may have no class: regions are told by them."""
         if task.ignores:
-            raise ConfigError(
-                "scenario.ignore: souvenir tells regions by the class of every pixel; take another "
-                "strategy, or give every pixel one"
-            )
+            raise ConfigError("scenario.ignore: souvenir needs the class of every pixel; take []")
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return both terms on restaged images."""
-        images, labels, old = (
-            step.inputs,
-            step.targets,
-            drawn(step.memory, len(step.inputs), step.rng),
-        )
+        images, labels = step.inputs, step.targets
+        old = drawn(step.memory, len(images), step.rng)
         if self.shape:
             known = old["organ"][:, 0] > 0
             images, labels = reshape(images, labels, old["place"], known, step.rng)
@@ -78,7 +61,7 @@ class Souvenir(Archiving):
             images = repaint(images, labels, old, self.vary, step.rng)
         logits = step.probe(images)
         return {
-            "restaged": self.seg * segmentation_loss(logits, labels),
+            "restaged": self.seg * step.task.loss(logits, labels),
             "kd": self.kd * soft_cross_entropy(logits, step.teach(images)),
         }
 

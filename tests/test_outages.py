@@ -18,6 +18,9 @@ from conftest import ROOT, TINY, read, start
 from mlflow.tracking import MlflowClient
 
 from fedcl import files
+from fedcl.checkpoint import Checkpoint, State
+from fedcl.conduct import claimed_new
+from fedcl.errors import ConfigError
 from fedcl.files import lock, sync, write_atomically
 from fedcl.spool import Spool
 from fedcl.tracking import connect
@@ -95,21 +98,26 @@ def test_a_deleted_experiment_is_one_line_and_leaves_nothing(cli, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_deleted_from_the_store_goes_on_in_a_new_one(cli, tmp_path: Path, store: Path):
-    folder, on = tmp_path / "run", f"tracking.uri=sqlite:///{store}"
-    process = start(*SMALL, "timeline.rounds=200", on, f"run.dir={folder}")
-    log = folder / "log.txt"
-    wait_for(lambda: log.exists() and "round 2:" in log.read_text())
-    process.send_signal(2)
-    process.communicate(timeout=60)
+def test_a_run_deleted_from_the_store_goes_on_in_a_new_one(
+    cli, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, save = tmp_path / "run", Checkpoint.save
+
+    def interrupted(self: Checkpoint, state: State) -> None:
+        save(self, state)
+        if state.round == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", interrupted)
+    on = f"tracking.uri=sqlite:///{store}"
+    assert cli(*SMALL, on, f"run.dir={folder}") == 130
+    monkeypatch.setattr(Checkpoint, "save", save)
     first = recorded(store, folder).info.run_id
     MlflowClient(f"sqlite:///{store}").delete_run(first)
-    process = start(f"run.resume={folder}")
-    wait_for(lambda: log.read_text().count("round") > 4)
-    process.send_signal(2)
-    _, said = process.communicate(timeout=60)
-    assert "a new one is opened" in log.read_text() or "a new one is opened" in said
-    assert recorded(store, folder).info.run_id != first
+    assert cli(f"run.resume={folder}") == 0
+    again = recorded(store, folder)
+    assert again.info.run_id != first and again.info.status == "FINISHED"
+    assert steps(store, folder, "round") == [2, 3, 4]
 
 
 def test_runs_that_begin_at_once_make_one_usable_store(tmp_path: Path):
@@ -212,19 +220,14 @@ def test_a_lock_is_on_the_file_that_is_there(tmp_path: Path):
 
 
 def test_two_jobs_of_the_same_second_have_two_folders(tmp_path: Path):
-    code = (
-        "import sys; from pathlib import Path; from fedcl.conduct import claimed_new\n"
-        "with claimed_new(Path('outputs/now'), exact=False) as mine:\n"
-        "    print(mine.name, flush=True); sys.stdin.read(); (mine / 'config.yaml').touch()"
-    )
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    names = [job.stdout.readline().strip() for job in jobs if job.stdout]
-    for job in jobs:
-        job.communicate("")
-    assert sorted(names) == ["now", "now-2"]
+    wanted = tmp_path / "outputs" / "12-00-00"
+    with claimed_new(wanted, exact=False) as first, claimed_new(wanted, exact=False) as second:
+        (first / "config.yaml").touch()
+        with claimed_new(wanted, exact=False) as third:  # and when the first is over
+            names = [one.name for one in (first, second, third)]
+        with pytest.raises(ConfigError, match="another process is running"), claimed_new(wanted):
+            pass
+    assert names == ["12-00-00", "12-00-00-2", "12-00-00-3"]
+    with pytest.raises(ConfigError, match="already holds a run"), claimed_new(wanted):
+        pass
+    assert [path.name for path in wanted.parent.iterdir()] == ["12-00-00"], "no trace of others"
