@@ -11,17 +11,19 @@ from fedcl import interruption
 
 def main() -> int:
     """Run the command line; return the exit status."""
-    begun = False
     try:
         with interruption.interruptible():
             from fedcl.entry import main as run  # takes seconds, in which a signal may come
 
-            begun = True
             return run()
-    except KeyboardInterrupt:
-        if not begun:
-            print(f"fedcl: {interruption.reason()}; nothing was begun", file=sys.stderr)
-        return interruption.exit_code()
+    except interruption.Told:
+        pass
+    except BaseException as error:
+        # In the middle of an import a library may make another error of an interruption.
+        if not (interruption.came() or isinstance(error, KeyboardInterrupt)):
+            raise
+        print(f"fedcl: {interruption.reason()}; nothing was begun", file=sys.stderr)
+    return interruption.exit_code()
 
 
 if __name__ == "__main__":

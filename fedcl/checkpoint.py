@@ -51,6 +51,7 @@ class State:
         holds: digests of what each site was sent and keeps.
         digests: digest of each site's data.
         notes: what was left out, guessed or changed in reading them, by site.
+        left_out: what lies beside the sites' data and is of none.
         sources: of a field, where each site's values come from (`Source.numbers`).
         ledger: costs and failures so far.
         sent: the ledger's bytes at the end of each stage.
@@ -78,6 +79,7 @@ class State:
     holds: dict[str, list[str]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     sources: dict[str, list[float]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     sent: list[dict[str, int]] = field(default_factory=list)

@@ -18,7 +18,7 @@ from fedcl import simulation
 from fedcl.composition import CONF, check_sites, in_one_line
 from fedcl.conduct import claimed_new, stored
 from fedcl.errors import ConfigError, FedclError
-from fedcl.interruption import reason
+from fedcl.interruption import Told, reason
 from fedcl.progress import console, report
 from fedcl.resuming import changes, resumed
 
@@ -74,7 +74,7 @@ def _one(folder: Path, act: Callable[[], dict[str, Any]]) -> None:
     except KeyboardInterrupt:
         hint = f"; go on with run.resume={folder}" if (folder / "checkpoint").exists() else ""
         print(f"fedcl: {reason()}{hint}", file=sys.stderr)
-        raise
+        raise Told from None
     except Exception:
         console.print_exception()
         _status[0] = max(_status[0], 1)

@@ -17,6 +17,15 @@ _received: list[int] = []
 """The signals that have come since the last `interruptible` began."""
 
 
+class Told(KeyboardInterrupt):
+    """An interruption of which the user has been told."""
+
+
+def came() -> bool:
+    """Return whether a signal has come."""
+    return bool(_received)
+
+
 def reason() -> str:
     """Return what interrupted a run, in words."""
     return f"interrupted by {signal.Signals(_received[0]).name}" if _received else "interrupted"

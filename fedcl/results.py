@@ -63,6 +63,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "architectures": {name: _architecture(config, state, name) for name in config.job.models},
         "data_sha256": state.digests,
         "notes": {site: notes for site, notes in state.notes.items() if notes},
+        "left_out": state.left_out,
         "source": {site: _source(numbers) for site, numbers in state.sources.items()},
         "teacher_sha256": arrays.digest(state.teacher) if config.job.strategy.pretrained else None,
         "privacy": {

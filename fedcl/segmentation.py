@@ -78,7 +78,7 @@ class Segmentation(Task):
         told = {
             "slices": str(sum(len(case.images) for case in cases)),
             "size": _several({"x".join(map(str, label.shape[1:])) for label in maps}),
-            "voxel": _several({"x".join(f"{s:.3g}" for s in case.spacing) for case in cases}),
+            "voxel": _several({_size(case) for case in cases}),
             "labelled": ", ".join(_share(count / max(pixels, 1)) for count in counts),
         }
         if self.ignores:
@@ -191,6 +191,12 @@ def ignoring_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 def _share(share: float) -> str:
     """Return a share as a percentage that does not hide what is small."""
     return "0%" if share == 0 else "<0.1%" if share < 0.001 else f"{share:.1%}"
+
+
+def _size(case: Case) -> str:
+    """Return the size of a voxel, in mm but where the files do not say."""
+    told = "x".join(f"{size:.3g}" for size in case.spacing)
+    return "in pixels" if told == "1x1x1" and case.plane == "as stored" else told
 
 
 def _several(values: set[str]) -> str:

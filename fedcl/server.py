@@ -243,6 +243,9 @@ class Server:
 
     def _tell_notes(self, sites: Iterable[str]) -> None:
         """Say what was left out, guessed or changed in reading the data of some sites."""
+        self.state.left_out = self.config.job.scenario.left_out()
+        for line in self.state.left_out:
+            log.warning("%s", line)
         notes: dict[str, list[str]] = {}
         for site in sites:
             for note in self.state.notes[site]:

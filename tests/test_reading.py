@@ -213,7 +213,7 @@ def test_a_unit_that_is_not_given_is_told(tmp_path: Path):
     for kind in ("images", "masks"):
         nifti(tmp_path / kind / "p.nii", np.eye(8, dtype=np.uint8)[..., None], RAS, "unknown")
     assert told(folder(), tmp_path) == [
-        "NIfTI without a unit of length, taken to be mm: p.nii, p.nii (2)"
+        "NIfTI without a unit of length, taken to be mm: images/p.nii, masks/p.nii (2)"
     ]
 
 

@@ -68,7 +68,8 @@ def _grid(image: Any, file: Path, shape: tuple[int, int, int], notes: Notes) -> 
         raise ValueError("the header says that the values begin within it (vox_offset)")
     name = image.header.get_xyzt_units()[0]
     if name == "unknown":
-        notes.add("NIfTI without a unit of length, taken to be mm", file.name)
+        whose = f"{file.parent.name}/{file.name}"
+        notes.add("NIfTI without a unit of length, taken to be mm", whose)
     unit = MILLIMETRES[name]
     zooms = [unit * float(zoom) for zoom in raw["pixdim"][1:4]]
     told = [axis for axis in range(3) if axis < raw["dim"][0] and shape[axis] > 1]

@@ -155,7 +155,10 @@ def read_mask(site: str, file: Path, labels: Labels, notes: Notes) -> tuple[Arra
             raise ValueError(f"{labels.key} gives colours, NIfTI has none; give values")
         encoded = labels.encode(array[:, :, 0] if labels.colours else array)
     except ValueError as error:
-        raise bad(site, file, str(error)) from None
+        hint = (
+            "" if "site_labels" in labels.key else f", or +scenario.site_labels.{site} for this one"
+        )
+        raise bad(site, file, f"{error}; change that{hint}") from None
     return encoded.reshape(grid.shape), grid
 
 
