@@ -155,10 +155,8 @@ def read_mask(site: str, file: Path, labels: Labels, notes: Notes) -> tuple[Arra
             raise ValueError(f"{labels.key} gives colours, NIfTI has none; give values")
         encoded = labels.encode(array[:, :, 0] if labels.colours else array)
     except ValueError as error:
-        hint = (
-            "" if "site_labels" in labels.key else f", or +scenario.site_labels.{site} for this one"
-        )
-        raise bad(site, file, f"{error}; change that{hint}") from None
+        own = f"; +scenario.site_labels.{site}=[...] is for this site alone"
+        raise bad(site, file, f"{error}{own * (labels.key == 'scenario.labels')}") from None
     return encoded.reshape(grid.shape), grid
 
 
