@@ -46,7 +46,7 @@ class Spool:
         self._thread.start()
 
     def put(self, entry: Entry) -> None:
-        """Have `entry` delivered after all that were put before."""
+        """Have `entry` delivered; it is on disk when this returns, if it can be written."""
         with self._change:
             try:
                 with self.file.open("a") as file:
@@ -95,8 +95,15 @@ class Spool:
                     if self._troubled:
                         self._troubled = False
                         log.warning("%s has been told all that was kept for it", self.store)
-                    self.file.unlink(missing_ok=True)
+                    self._forget()
                     self._change.notify_all()
+
+    def _forget(self) -> None:
+        """Remove the file; where that fails, its entries are only delivered once more later."""
+        try:
+            self.file.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: cannot be removed (%s)", self.file, error.strerror or error)
 
     def _report(self, error: Exception) -> None:
         """Say once what is wrong, until it is over."""

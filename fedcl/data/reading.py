@@ -59,13 +59,13 @@ def read_pair(
     mask, mask_grid = read_mask(site, mask_file, labels, notes)
     check_same(site, mask_file, grid, mask_grid, notes, same_origin)
     # Where one of the two does not say how it lies, it is taken to lie like the other.
-    cut = cut_of(max((grid, mask_grid), key=_told))
+    cut = cut_of(max((grid, mask_grid), key=_detail))
     if cut.plane in ("sagittal", "coronal"):
         notes.add(f"cut into {cut.plane} slices, across the coarsest axis", image_file.name)
     return Pair(cut(image), cut(mask), cut.spacing, cut.plane, cut.affine)
 
 
-def _told(grid: Grid) -> tuple[bool, bool]:
+def _detail(grid: Grid) -> tuple[bool, bool]:
     """Return how much a file says of its grid, so that grids can be ordered by it."""
     return grid.affine is not None, grid.spacing is not None
 
