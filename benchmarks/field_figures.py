@@ -14,9 +14,9 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from torch import Tensor
 
 from fedcl.export import fitted
-from fedcl.field import psnr
 from fedcl.figures import COLOURS, STYLES
-from sites.base_field import Volume
+from fedcl.tasks.field import psnr
+from sites.parts.field import Volume
 
 WORDS = {"finetune": "fine-tuned", "field_distillation": "distilled", "joint": "pooled"}
 Results = Sequence[Mapping[str, Any]]

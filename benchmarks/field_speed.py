@@ -11,15 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.running import markdown, write_section
-from fedcl import learner
-from fedcl.field import Field
-from fedcl.job import Learner
+from fedcl.data.cases import Samples
+from fedcl.data.space import Part, Space
+from fedcl.learning import loop
+from fedcl.learning.loop import Learner
+from fedcl.learning.step import Lesson, Rehearsal
 from fedcl.models.base import FieldModel
-from fedcl.plugins import MODEL, STRATEGY
+from fedcl.registry import MODEL, STRATEGY
 from fedcl.seeding import seeded, torch_rng
-from fedcl.space import Part, Space
-from fedcl.step import Lesson, Rehearsal
-from sites.base import Samples
+from fedcl.tasks.field import Field
 
 SHAPE = (12, 1, 64, 64)
 STEPS, BATCH = 400, 1024
@@ -77,7 +77,7 @@ def ours(
 ) -> None:
     """Train as a hospital does."""
     teacher = nn.Identity() if past is not None else None
-    learner.train(
+    loop.train(
         Lesson(task=task, student=network, teacher=teacher, past=past, model=model),
         samples,
         Learner(steps=STEPS, batch_size=BATCH, decay=0.1, amp=False),

@@ -27,8 +27,8 @@ from benchmarks.running import (
 )
 from fedcl.composition import compose
 from fedcl.config import Config
-from fedcl.field import extremes
-from sites.base_field import Volume
+from fedcl.tasks.field import extremes
+from sites.parts.field import Volume
 
 K = TypeVar("K")
 

@@ -31,9 +31,9 @@ from fedcl import arrays, hospital, simulation
 from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.grids import RayGrid
-from fedcl.scores import SEGMENTATION, case_scores
 from fedcl.seeding import seeded, torch_rng
-from fedcl.segmentation import segmentation_loss
+from fedcl.tasks.metrics import SEGMENTATION, case_scores
+from fedcl.tasks.segmentation import segmentation_loss
 
 
 def bare(config: Config) -> str:

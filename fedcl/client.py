@@ -15,13 +15,14 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from fedcl import arrays, learner
+from fedcl import arrays
 from fedcl.effort import Clock
 from fedcl.errors import FedclError, RunError
 from fedcl.hospital import Hospital, MissingError
+from fedcl.learning import loop
+from fedcl.learning.step import Lesson
 from fedcl.messages import RAISED, Call, Hello, Missing, Report, Scored, Update
 from fedcl.seeding import seeded, torch_rng
-from fedcl.step import Lesson
 
 app = ClientApp()
 log = logging.getLogger("fedcl")
@@ -132,7 +133,7 @@ def train(message: Message, context: Context) -> Message:
         **hospital.teacher(call, samples),
     )
     with seeded("train", *keys):
-        losses = learner.train(
+        losses = loop.train(
             lesson,
             samples,
             job.learner,

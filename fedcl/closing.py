@@ -10,10 +10,10 @@ from fedcl.checkpoint import Scores, State
 from fedcl.config import Config
 from fedcl.errors import RunError
 from fedcl.hospitals import Hospitals, Parts, Reply
+from fedcl.learning.strategy import Form, Past
 from fedcl.messages import Report, Scored
 from fedcl.seeding import torch_rng
 from fedcl.stage import Stage
-from strategies.base import Form, Past
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fedcl.figures import draw
 from fedcl.files import TakenError, lock, write_atomically
 from fedcl.results import results
 from fedcl.server import Server
-from fedcl.task import Picture
+from fedcl.tasks.base import Picture
 
 log = logging.getLogger("fedcl")
 

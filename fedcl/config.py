@@ -11,15 +11,16 @@ from fedcl.aggregations.base import Aggregation
 from fedcl.arrivals import arrivals_of, timeline_of
 from fedcl.errors import ConfigError
 from fedcl.faults import Faults
-from fedcl.job import Job, Learner, Role, check_model, checked_seed
+from fedcl.job import Job, Role, check_model, checked_seed
+from fedcl.learning.loop import Learner
+from fedcl.learning.scenario import Scenario
+from fedcl.learning.strategy import Strategy
 from fedcl.models.base import Model
-from fedcl.plugins import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, describe, name_of
 from fedcl.privacy.base import Privacy
-from fedcl.segmentation import Segmentation
+from fedcl.registry import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, describe, name_of
 from fedcl.settings import closest, flat, parse, setting
+from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import POOL, Timeline
-from sites.base import Scenario
-from strategies.base import Strategy
 
 DEPLOYED = "superlink"
 """The engine of a deployed run."""

@@ -17,8 +17,8 @@ from fedcl.checkpoint import read_results
 from fedcl.config import Config
 from fedcl.data.grid import Array
 from fedcl.errors import ConfigError, RunError
-from fedcl.field import Field
-from fedcl.plugins import name_of
+from fedcl.registry import name_of
+from fedcl.tasks.field import Field
 
 LONGEST = 2**15 - 1  # points along an axis that NIfTI can count
 

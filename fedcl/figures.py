@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from fedcl.files import write_atomically
-from fedcl.task import Picture
+from fedcl.tasks.base import Picture
 
 # Okabe & Ito's colours can be told apart without colour vision; so can the line styles.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")

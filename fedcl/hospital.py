@@ -13,18 +13,19 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
-from fedcl import arrays, learner
+from fedcl import arrays
+from fedcl.data.cases import Samples, SiteData
 from fedcl.data.files import reading
 from fedcl.errors import DataError, RunError
 from fedcl.job import Job, Role
+from fedcl.learning import loop
+from fedcl.learning.step import Rehearsal, Seen, watch
 from fedcl.messages import Call
 from fedcl.models.base import Model
-from fedcl.plugins import SCENARIO, describe, name_of
+from fedcl.registry import SCENARIO, describe, name_of
 from fedcl.seeding import seeded, torch_rng
 from fedcl.shelf import Shelf
-from fedcl.step import Rehearsal, Seen, watch
-from fedcl.task import Voice
-from sites.base import Samples, SiteData
+from fedcl.tasks.base import Voice
 
 
 class MissingError(RunError):
@@ -132,7 +133,7 @@ class Hospital:
             raise RunError(f"site {self.site} has no samples of {', '.join(others) or 'no site'}")
         scenario = json.dumps(describe(self.job.scenario))
         folders = tuple(self._place(name, share) for name, share in shares.items())
-        return _samples(scenario, folders, self.job.seed, learner.device_of(self.job.learner))
+        return _samples(scenario, folders, self.job.seed, loop.device_of(self.job.learner))
 
     def select(
         self, learning: Mapping[str, float], rehearsing: Sequence[str], state: arrays.Arrays
@@ -147,7 +148,7 @@ class Hospital:
         Raises:
             RunError: nothing was kept of a site to rehearse.
         """
-        device, buffers = learner.device_of(self.job.learner), {}
+        device, buffers = loop.device_of(self.job.learner), {}
         for site in {key.split("/")[1] for key in state if key.startswith("buffer/")}:
             kept = arrays.under(f"buffer/{site}/", state)
             inputs, targets = (torch.from_numpy(kept[k]).to(device) for k in ("inputs", "targets"))
@@ -209,7 +210,7 @@ class Hospital:
         Raises:
             DataError: it cannot; names the site.
         """
-        device, task = learner.device_of(self.job.learner), self.job.scenario.task
+        device, task = loop.device_of(self.job.learner), self.job.scenario.task
         every = sum(len(self.samples({name: 1.0})) for name in self.places)
         size = self.job.learner.batch_size
         smallest = every % size or min(every, size)
@@ -266,7 +267,7 @@ class Hospital:
                 f"site {self.site}: asked for an architecture {model!r} that is not there"
             )
         network = _network(self.text, model, tuple(sites))
-        network.to(learner.device_of(self.job.learner))
+        network.to(loop.device_of(self.job.learner))
         weights = arrays.from_record(record)
         initial = _initial(self.text, model, tuple(sites))
         if weights.keys() != initial.keys() and model == self.role.model:
@@ -289,7 +290,7 @@ class Hospital:
         own = arrays.under("auxiliary/", state)
         if own:
             arrays.into_network(module, own)
-        return module.to(learner.device_of(job.learner))
+        return module.to(loop.device_of(job.learner))
 
     def teacher(self, call: Call, samples: Samples) -> dict[str, Any]:
         """Return the lesson's teacher and what it says, kept between rounds."""
@@ -300,7 +301,7 @@ class Hospital:
         mark = (self.text, call.digests.get("teacher"), call.shares, call.rehearsing, call.arrived)
         if known is None or known[0] != mark:
             network = self.job.network(model, call.arrived)
-            network.requires_grad_(False).eval().to(learner.device_of(self.job.learner))
+            network.requires_grad_(False).eval().to(loop.device_of(self.job.learner))
             arrays.into_network(network, arrays.from_record(call.teacher))
             task, kind = self.job.scenario.task, self.job.models[model]
             known = (
@@ -345,7 +346,7 @@ class Hospital:
 
     def on_device(self, record: ArrayRecord | None) -> dict[str, Tensor]:
         """Return the arrays of `record` as tensors."""
-        device = learner.device_of(self.job.learner)
+        device = loop.device_of(self.job.learner)
         known = arrays.from_record(record) if record is not None else {}
         return {key: torch.tensor(value, device=device) for key, value in known.items()}
 
@@ -357,7 +358,7 @@ class Hospital:
         One score for "val", all for "test".
         """
         task, settings = self.job.scenario.task, self.job.learner
-        device = learner.device_of(settings)
+        device = loop.device_of(settings)
         found, seconds = [], 0.0
         for place in self.places:
             names = task.scored(place)[: 1 if split == "val" else None]
@@ -447,7 +448,7 @@ def _views(text: str, student: str, teacher: str, place: Place) -> tuple[Seen, S
     """Return what untrained networks of two architectures make of a sample, and the sample."""
     job = Job.from_json(text)
     scenario = json.dumps(describe(job.scenario))
-    device = learner.device_of(job.learner)
+    device = loop.device_of(job.learner)
     inputs = _samples(scenario, (place,), job.seed, device).inputs[:1].cpu()
     seen = {}
     for model in {student, teacher}:

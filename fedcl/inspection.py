@@ -9,12 +9,12 @@ from rich.table import Table
 
 from fedcl.architecture import cost
 from fedcl.config import Config
+from fedcl.data.cases import Samples
 from fedcl.data.files import reading
 from fedcl.errors import DataError
-from fedcl.plugins import name_of
 from fedcl.progress import MOST
+from fedcl.registry import name_of
 from fedcl.results import cohorts, presence
-from sites.base import Samples
 
 
 def inspect(config: Config, console: Console) -> None:

@@ -19,10 +19,10 @@ from rich.text import Text
 
 from fedcl.checkpoint import State
 from fedcl.config import Config
-from fedcl.field import extremes
 from fedcl.figures import SCORES
 from fedcl.messages import Hello
 from fedcl.stage import Round
+from fedcl.tasks.field import extremes
 
 console = Console(stderr=True)
 

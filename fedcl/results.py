@@ -11,7 +11,7 @@ from fedcl.checkpoint import Scores, State
 from fedcl.config import Config
 from fedcl.continual import summary
 from fedcl.data.source import Source
-from fedcl.plugins import name_of
+from fedcl.registry import name_of
 
 
 def results(config: Config, state: State, status: str = "completed") -> dict[str, Any]:

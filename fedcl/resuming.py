@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from fedcl.arrivals import inlined
 from fedcl.composition import compose, in_one_line
 from fedcl.errors import ConfigError
-from fedcl.plugins import SCENARIO, STRATEGY
+from fedcl.registry import SCENARIO, STRATEGY
 
 RESUME = "run.resume"
 FREE = ("engine", "tracking", "run.figures")

@@ -17,8 +17,8 @@ from rich.progress import track
 from fedcl.continual import relative_bwt
 from fedcl.errors import ConfigError
 from fedcl.faults import Faults
-from fedcl.plugins import STRATEGY, describe
 from fedcl.progress import console
+from fedcl.registry import STRATEGY, describe
 from fedcl.settings import flat
 
 METHOD = ("strategy", "aggregation", "privacy", "timeline.centralised", "engine.norm_bound")

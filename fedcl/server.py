@@ -17,7 +17,7 @@ from fedcl.effort import peak_memory
 from fedcl.errors import ConfigError, DataError, FedclError, RunError, writing
 from fedcl.hospitals import Hospitals
 from fedcl.messages import Hello
-from fedcl.plugins import name_of
+from fedcl.registry import name_of
 from fedcl.results import results
 from fedcl.stage import Round, Stage
 

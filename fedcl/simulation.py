@@ -14,7 +14,7 @@ import torch
 from flwr.app import Message
 from rich.logging import RichHandler
 
-from fedcl import arrays, learner
+from fedcl import arrays
 from fedcl.arrivals import inlined
 from fedcl.checkpoint import Checkpoint, State, read_results
 from fedcl.conduct import claimed, claimed_new, conduct, stored
@@ -23,9 +23,10 @@ from fedcl.errors import ConfigError, FedclError
 from fedcl.faults import LATE, Plan
 from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
 from fedcl.hospital import Hospital
+from fedcl.learning import loop
 from fedcl.progress import Display, console
 from fedcl.server import Server
-from fedcl.task import Picture
+from fedcl.tasks.base import Picture
 from fedcl.timeline import POOL
 
 APP, FAULTY = "fedcl.client:app", "fedcl.faults:app"
@@ -169,7 +170,7 @@ def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
     """
     text, task = config.job.to_json(), config.job.scenario.task
     settings = config.job.learner
-    device = learner.device_of(settings)
+    device = loop.device_of(settings)
     pictures = []
     for site in config.timeline.sites:
         hospital = Hospital.of(nodes[site], text)

@@ -19,11 +19,11 @@ from fedcl.config import Config
 from fedcl.errors import RunError
 from fedcl.hospitals import Hospitals, Parts, Refusal
 from fedcl.job import Role
+from fedcl.learning.strategy import Gathered
 from fedcl.messages import Scored, Update
-from fedcl.plugins import name_of
+from fedcl.registry import name_of
 from fedcl.seeding import torch_rng
 from fedcl.timeline import POOL
-from strategies.base import Gathered
 
 log = logging.getLogger("fedcl")
 

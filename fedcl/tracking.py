@@ -24,7 +24,7 @@ from fedcl.config import Config
 from fedcl.continual import forgetting_by_site
 from fedcl.errors import ConfigError
 from fedcl.messages import Hello
-from fedcl.plugins import name_of
+from fedcl.registry import name_of
 from fedcl.results import results
 from fedcl.settings import flat
 from fedcl.spool import Entry, Spool

@@ -1,4 +1,4 @@
-"""What a hospital is: `base` says what every site offers, then one file per data layout."""
+"""What a hospital is: one file per data layout, and in `parts` what several share."""
 
 from pkgutil import extend_path
 

@@ -15,7 +15,7 @@ from fedcl.data.resampling import reduced, scaled
 from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
-from sites.base_field import Array, FieldScenario, Volume
+from sites.parts.field import Array, FieldScenario, Volume
 
 LABELS = {"rv": 1, "myo": 2, "lv": 3}
 VALUES = Labels(((0,), (1,), (2,), (3,)), key="ACDC's labels")

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from fedcl.errors import ConfigError
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
-from sites.base_field import FieldScenario, Volume
+from sites.parts.field import FieldScenario, Volume
 
 Array = NDArray[np.float64]
 

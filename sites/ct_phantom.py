@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from fedcl.data.cases import Case
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
-from sites.base import Case
-from sites.base_phantom import PhantomScenario
+from sites.parts.phantom import PhantomScenario
 
 FIELD_OF_VIEW = 360.0  # mm, width and height of a slice at zoom 1
 SPAN = 100.0  # mm from the uppermost slice's upper side to the lowest one's lower side

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from monai import transforms as mt
 
+from fedcl.data.cases import Case, Cases
 from fedcl.data.files import bad, composed, folder_of, natural, stem_of, text_of, visible
 from fedcl.data.grid import Array
 from fedcl.data.notes import Notes
 from fedcl.data.reading import Pair
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import closest, setting
-from sites.base import Case, Cases
-from sites.base_images import ImageScenario, from_minimum
+from sites.parts.images import ImageScenario, from_minimum
 
 
 @dataclass

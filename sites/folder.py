@@ -11,12 +11,12 @@ from typing import Any
 
 from monai import transforms as mt
 
+from fedcl.data.cases import Case, Cases
 from fedcl.data.files import bad, composed, folder_of, hidden, listed, natural, paired
 from fedcl.data.notes import Notes
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
-from sites.base import Case, Cases
-from sites.base_images import ImageScenario, from_minimum
+from sites.parts.images import ImageScenario, from_minimum
 
 LAYOUT = "give the folder that holds one folder per site, each with images/ and masks/"
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
-from sites.base_field import FieldScenario, Volume
 from sites.folder import Folder
+from sites.parts.field import FieldScenario, Volume
 
 
 @dataclass

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
+from fedcl.data.cases import Case
 from fedcl.seeding import numpy_rng
 from fedcl.settings import setting
-from sites.base import Case
-from sites.base_phantom import PhantomScenario
+from sites.parts.phantom import PhantomScenario
 
 FIELD_OF_VIEW = 180.0  # mm, width and height of a slice at zoom 1
 GLAND = 36.0  # mm from base to apex, shared out among the slices

@@ -1,4 +1,4 @@
-"""How to learn without forgetting: `base` holds what all share, then one file per method."""
+"""How to learn without forgetting: one file per method, and in `parts` what several share."""
 
 from pkgutil import extend_path
 

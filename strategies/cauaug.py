@@ -7,16 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedcl.arrays import Arrays
+from fedcl.data.cases import Samples
+from fedcl.learning.step import Step
+from fedcl.learning.strategy import Form
 from fedcl.settings import setting
-from sites.base import Samples
-from strategies.base import (
-    Archiving,
-    Arrays,
-    Form,
-    Step,
-    drawn,
-    soft_cross_entropy,
-)
+from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
 WIDTH = 32  # channels of the random network
 

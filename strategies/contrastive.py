@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedcl.contrast import SCALES, Projections, by_scale, contrast, softened
+from fedcl.learning.step import Seen, Step
 from fedcl.settings import setting
-from strategies.base import Seen, Step, check_terms
-from strategies.base_large import DistillingLarge
+from strategies.parts.contrast import SCALES, Projections, by_scale, contrast, softened
+from strategies.parts.distillation import check_terms
+from strategies.parts.large_teacher import DistillingLarge
 
 TERMS = (*SCALES, "maps")
 

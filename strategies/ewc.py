@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedcl.arrays import weighted_mean
+from fedcl.arrays import Arrays, weighted_mean
+from fedcl.data.cases import Samples
 from fedcl.data.labels import IGNORED
-from fedcl.segmentation import Segmentation
+from fedcl.learning.step import Step
+from fedcl.learning.strategy import Form, Past, Strategy, Teacher
 from fedcl.settings import setting
-from sites.base import Samples
-from strategies.base import Arrays, Form, Past, Step, Strategy, Teacher
+from fedcl.tasks.segmentation import Segmentation
 
 
 @dataclass

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedcl.learning.step import Step
+from fedcl.learning.strategy import Strategy
 from fedcl.settings import setting
-from strategies.base import Step, Strategy
 
 
 @dataclass

@@ -5,12 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fedcl.arrays import of_network, under
+from fedcl.arrays import Arrays, of_network, under
 from fedcl.errors import ConfigError
-from fedcl.field import Field
+from fedcl.learning.step import Step
+from fedcl.learning.strategy import Past
 from fedcl.models.base import OWN, FieldModel
 from fedcl.settings import setting
-from strategies.base import Arrays, Distilling, Past, Step
+from fedcl.tasks.field import Field
+from strategies.parts.distillation import Distilling
 
 SIGNAL = 10.0  # weight of the old outputs where new ones come, but no new coordinates
 

@@ -6,15 +6,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from fedcl import learner
-from fedcl.arrays import into_network, of_network
+from fedcl.arrays import Arrays, into_network, of_network
+from fedcl.data.cases import Samples
 from fedcl.errors import ConfigError
-from fedcl.field import Field
-from fedcl.job import Learner
+from fedcl.learning import loop
+from fedcl.learning.loop import Learner
+from fedcl.learning.step import Lesson
+from fedcl.learning.strategy import Gathered, Strategy, Teacher
 from fedcl.settings import setting
-from fedcl.step import Lesson
-from sites.base import Samples
-from strategies.base import Arrays, Gathered, Strategy, Teacher
+from fedcl.tasks.field import Field
 
 
 @dataclass
@@ -75,5 +75,5 @@ class FieldServerDistillation(Strategy):
         )
         lesson = Lesson(task=task, student=network.requires_grad_(True), model=gathered.model)
         rate = partial(settings.rate, 0)
-        learner.train(lesson, Samples.joined(parts), settings, Strategy(), rate, gathered.rng)
+        loop.train(lesson, Samples.joined(parts), settings, Strategy(), rate, gathered.rng)
         return of_network(network)

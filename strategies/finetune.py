@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from strategies.base import Strategy
+from fedcl.learning.strategy import Strategy
 
 
 @dataclass

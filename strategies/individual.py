@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fedcl.learning.strategy import Strategy
 from fedcl.timeline import Timeline
-from strategies.base import Strategy
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from fedcl.learning.strategy import Strategy
 from fedcl.timeline import Timeline
-from strategies.base import Strategy
 
 
 @dataclass

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedcl.learning.step import Step
 from fedcl.settings import setting
-from strategies.base import Distilling, Step, soft_cross_entropy
+from strategies.parts.distillation import Distilling, soft_cross_entropy
 
 
 @dataclass

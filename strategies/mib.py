@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from fedcl.errors import ConfigError, RunError
-from fedcl.segmentation import Segmentation
+from fedcl.learning.step import Step
 from fedcl.settings import setting
-from strategies.base import Step, soft_cross_entropy
+from fedcl.tasks.segmentation import Segmentation
 from strategies.lwf import LwF
+from strategies.parts.distillation import soft_cross_entropy
 
 
 @dataclass

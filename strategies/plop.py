@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
+from fedcl.learning.step import Step
 from fedcl.settings import setting
-from strategies.base import Distilling, Step
+from strategies.parts.distillation import Distilling
 
 
 @dataclass

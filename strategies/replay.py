@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fedcl.data.cases import Samples
+from fedcl.learning.strategy import Strategy
 from fedcl.settings import setting
 from fedcl.timeline import Timeline
-from sites.base import Samples
-from strategies.base import Strategy
 
 
 @dataclass

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedcl.anatomy import REGIONS, levels, places, quantiles, regions, reshape
+from fedcl.arrays import Arrays
+from fedcl.data.cases import Samples
 from fedcl.errors import ConfigError
+from fedcl.learning.step import Step
+from fedcl.learning.strategy import Form
 from fedcl.models.base import Model
-from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
-from sites.base import Samples
-from strategies.base import Archiving, Arrays, Form, Step, drawn, soft_cross_entropy
+from fedcl.tasks.segmentation import Segmentation
+from strategies.parts.anatomy import REGIONS, levels, places, quantiles, regions, reshape
+from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
 QUANTILES = 9  # from 0 to 1, per region
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from fedcl.errors import ConfigError
+from fedcl.learning.step import Step
 from fedcl.settings import setting
-from strategies.base import Distilling, Step, check_terms, soft_cross_entropy
+from strategies.parts.distillation import Distilling, check_terms, soft_cross_entropy
 
 TERMS = ("kd", "ska", "akt", "gugf")
 

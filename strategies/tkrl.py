@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from fedcl.decoder import Decoder
+from fedcl.arrays import Arrays
+from fedcl.learning.step import Seen, Step
+from fedcl.learning.strategy import Past
 from fedcl.settings import setting
-from strategies.base import Arrays, Past, Seen, Step
 from strategies.lwf import LwF
+from strategies.parts.decoder import Decoder
 
 
 @dataclass

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import simulate
-from fedcl.field import Field
-from fedcl.plugins import STRATEGY
+from fedcl.registry import STRATEGY
+from fedcl.tasks.field import Field
 
 ROOT = Path(__file__).parents[1]
 SUNNYBROOK = ROOT.parent / "shared" / "data" / "sunnybrook"

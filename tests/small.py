@@ -5,10 +5,11 @@ import math
 import torch
 from torch import nn
 
+from fedcl.learning.step import Step
+from fedcl.learning.strategy import Strategy
 from fedcl.models.base import Model
-from fedcl.plugins import STRATEGY
-from fedcl.segmentation import Segmentation
-from strategies.base import Step, Strategy
+from fedcl.registry import STRATEGY
+from fedcl.tasks.segmentation import Segmentation
 
 TASK = Segmentation(1, 2)
 

@@ -6,7 +6,7 @@ import pytest
 from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
 from fedcl.grids import InProcessGrid
-from fedcl.plugins import AGGREGATION
+from fedcl.registry import AGGREGATION
 
 
 @pytest.fixture(autouse=True, scope="module")

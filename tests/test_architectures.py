@@ -20,10 +20,10 @@ from fedcl import arrays
 from fedcl.cli import main
 from fedcl.composition import compose
 from fedcl.config import Config
+from fedcl.data.cases import SiteData
 from fedcl.errors import ConfigError
 from fedcl.job import Job
 from fedcl.results import results
-from sites.base import SiteData
 from sites.phantom import Phantom
 
 OWN = {"large": ["A", "C", "E"], "small": ["B", "D", "F"]}

@@ -10,7 +10,7 @@ from conftest import TINY
 from PIL import Image
 from torch.nn import functional as F
 
-from sites.base import Case
+from fedcl.data.cases import Case
 from sites.phantom import Phantom
 
 

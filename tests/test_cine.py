@@ -11,11 +11,11 @@ import torch
 from conftest import TINY_FIELD, read
 
 from fedcl.cli import main
+from fedcl.data.cases import Samples
 from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError
-from fedcl.plugins import SCENARIO, STRATEGY
-from fedcl.step import Rehearsal, Step
-from sites.base import Samples
+from fedcl.learning.step import Rehearsal, Step
+from fedcl.registry import SCENARIO, STRATEGY
 
 LPS = np.array([[-1.5, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 8, -10], [0, 0, 0, 1.0]])
 

@@ -13,12 +13,12 @@ from small import TASK, logits, make, step
 from test_resume import kill, snapshot, wait_for
 
 from fedcl import arrays
-from fedcl.contrast import Projections, by_scale, contrast, softened
 from fedcl.errors import ConfigError
+from fedcl.learning.step import Step, watch
 from fedcl.models.base import Model
-from fedcl.plugins import MODEL
+from fedcl.registry import MODEL
 from fedcl.seeding import seeded
-from fedcl.step import Step, watch
+from strategies.parts.contrast import Projections, by_scale, contrast, softened
 
 TERMS = ("encoder", "bottleneck", "decoder", "maps")
 

@@ -19,7 +19,7 @@ from fedcl.grids import InProcessGrid, answer, load_app
 from fedcl.hospital import Hospital
 from fedcl.job import Job
 from fedcl.messages import EFFORT, RECORDS, Call, Hello
-from fedcl.plugins import STRATEGY
+from fedcl.registry import STRATEGY
 from fedcl.server import Server
 
 DIGEST = r"[0-9a-f]{64}"

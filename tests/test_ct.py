@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, read
 
 from fedcl.errors import ConfigError, DataError
-from fedcl.plugins import SCENARIO
+from fedcl.registry import SCENARIO
 from sites.ct_phantom import ATTENUATION, HOSPITALS, Tissue, window
 
 SPLEEN = Path(__file__).parents[2] / "shared" / "data" / "Task09_Spleen"

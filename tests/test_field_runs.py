@@ -12,16 +12,17 @@ import torch
 import yaml
 from conftest import SUNNYBROOK, TINY_FIELD, read
 
-from fedcl import arrays, learner
+from fedcl import arrays
 from fedcl.cli import main
 from fedcl.config import Config
-from fedcl.field import Field, psnr
-from fedcl.job import Learner
-from fedcl.plugins import MODEL, SCENARIO, STRATEGY
+from fedcl.data.cases import Samples
+from fedcl.data.space import Part, Space
+from fedcl.learning import loop
+from fedcl.learning.loop import Learner
+from fedcl.learning.step import Lesson, Rehearsal
+from fedcl.registry import MODEL, SCENARIO, STRATEGY
 from fedcl.seeding import seeded, torch_rng
-from fedcl.space import Part, Space
-from fedcl.step import Lesson, Rehearsal
-from sites.base import Samples
+from fedcl.tasks.field import Field, psnr
 
 LONGER = ["learner.steps=150", "learner.lr=0.002", "timeline.rounds=1"]
 
@@ -151,7 +152,7 @@ def test_a_step_touches_its_batch_and_never_the_whole_grid():
     strategy = STRATEGY.make({"name": "field_distillation"})
     settings = Learner(steps=3, batch_size=1024, amp=False)
     with torch.profiler.profile(profile_memory=True) as profile:
-        learner.train(lesson, samples, settings, strategy, lambda share: 1e-3, torch_rng("grid"))
+        loop.train(lesson, samples, settings, strategy, lambda share: 1e-3, torch_rng("grid"))
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert 1024 * 16 * 4 <= largest < len(points) * 4
 

@@ -10,21 +10,22 @@ import torch
 from conftest import TINY_FIELD
 from torch import nn
 
-from fedcl import arrays, learner
+from fedcl import arrays
 from fedcl.composition import compose
 from fedcl.config import Config
+from fedcl.data.cases import Samples
+from fedcl.data.space import Part, Room, Space
 from fedcl.errors import RunError
-from fedcl.field import Field, Frame, extremes, psnr, ssim
 from fedcl.hospital import Hospital
-from fedcl.job import Learner
+from fedcl.learning import loop
+from fedcl.learning.loop import Learner
+from fedcl.learning.step import Lesson, Rehearsal, Step
+from fedcl.learning.strategy import Gathered, Strategy
 from fedcl.messages import Call
-from fedcl.plugins import MODEL, STRATEGY
+from fedcl.registry import MODEL, STRATEGY
 from fedcl.seeding import seeded
 from fedcl.simulation import nodes_of
-from fedcl.space import Part, Room, Space
-from fedcl.step import Lesson, Rehearsal, Step
-from sites.base import Samples
-from strategies.base import Gathered, Strategy
+from fedcl.tasks.field import Field, Frame, extremes, psnr, ssim
 
 SPACE = Space((4, 1, 3, 5))
 WHOLE = Part((0, 4), (0, 1), (0,))
@@ -425,7 +426,7 @@ def test_the_table_of_diner_learns_faster_than_the_network():
     samples = Samples(SPACE.coordinates(torch.arange(SPACE.size)), torch.ones(SPACE.size, 1))
     lesson = Lesson(task=task, student=network, model=model)
     settings = Learner(steps=1, batch_size=64, amp=False)
-    learner.train(
+    loop.train(
         lesson, samples, settings, Strategy(), lambda share: 1e-3, torch.Generator().manual_seed(0)
     )
     moved = {n: (v.detach() - before[n]).abs().max().item() for n, v in network.named_parameters()}

@@ -13,7 +13,7 @@ from fedcl.composition import compose
 from fedcl.config import Config
 from fedcl.grids import InProcessGrid, LocalGrid, RayGrid
 from fedcl.messages import Hello
-from fedcl.plugins import AGGREGATION, STRATEGY
+from fedcl.registry import AGGREGATION, STRATEGY
 from fedcl.results import results
 from fedcl.server import Server
 from fedcl.simulation import APP, nodes_of

@@ -5,16 +5,16 @@ import torch
 from small import TASK
 from torch import nn
 
-from fedcl import learner
+from fedcl.data.cases import Case, Samples
 from fedcl.errors import ConfigError, RunError
-from fedcl.job import Learner
+from fedcl.learning import loop
+from fedcl.learning.loop import Learner
+from fedcl.learning.step import Lesson, joined
+from fedcl.learning.strategy import Strategy
 from fedcl.models.base import Model
-from fedcl.plugins import STRATEGY
+from fedcl.registry import STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.settings import parse
-from fedcl.step import Lesson, joined
-from sites.base import Case, Samples
-from strategies.base import Strategy
 
 FINETUNE = STRATEGY.make({"name": "finetune"})
 
@@ -32,7 +32,7 @@ def slices(count: int = 10) -> Samples:
 
 def train(student: nn.Module, settings: Learner, **more: object) -> dict[str, float]:
     arguments = {"strategy": FINETUNE, "lr": lambda share: 0.01, "rng": torch_rng("train")} | more
-    return learner.train(Lesson(task=TASK, student=student), slices(), settings, **arguments)
+    return loop.train(Lesson(task=TASK, student=student), slices(), settings, **arguments)
 
 
 class Counted(nn.Module):
@@ -162,4 +162,4 @@ def test_a_model_whose_loss_is_called_as_the_strategys_is_refused():
     lesson = Lesson(task=TASK, student=network(), model=Clashing())
     rng = torch.Generator().manual_seed(0)
     with pytest.raises(RunError, match="two loss terms are called seg"):
-        learner.train(lesson, samples, Learner(steps=1), Strategy(), lambda _: 0.01, rng)
+        loop.train(lesson, samples, Learner(steps=1), Strategy(), lambda _: 0.01, rng)

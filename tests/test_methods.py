@@ -10,16 +10,16 @@ from small import Fixed, Whole, ce, logits, make, step
 from torch import nn
 from torch.nn import functional as F
 
-from fedcl.anatomy import SECTORS, levels, places, quantiles, regions, reshape
-from fedcl.decoder import Decoder
+from fedcl.data.cases import Samples
 from fedcl.errors import ConfigError, RunError
-from fedcl.segmentation import Segmentation, segmentation_loss
-from fedcl.step import Seen
+from fedcl.learning.step import Seen
+from fedcl.learning.strategy import Past
+from fedcl.tasks.segmentation import Segmentation, segmentation_loss
 from fedcl.timeline import Timeline
-from sites.base import Samples
-from strategies.base import Past
 from strategies.cauaug import analytic, restyle, standard
 from strategies.mib import as_background
+from strategies.parts.anatomy import SECTORS, levels, places, quantiles, regions, reshape
+from strategies.parts.decoder import Decoder
 from strategies.souvenir import repaint
 
 TIMELINE = Timeline((("A", "B"), ("C",), ("D",)), rounds=2)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fedcl.errors import ConfigError
-from fedcl.plugins import MODEL
-from fedcl.step import watch
+from fedcl.learning.step import watch
+from fedcl.registry import MODEL
 
 SMALL = {
     "unet": {"channels": [4, 8, 16]},

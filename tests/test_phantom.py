@@ -9,11 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from scipy.ndimage import binary_erosion, label
 
+from fedcl.data.cases import Case
 from fedcl.errors import ConfigError, DataError
-from fedcl.plugins import SCENARIO
+from fedcl.registry import SCENARIO
 from fedcl.seeding import numpy_rng
 from sites import phantom
-from sites.base import Case
 from sites.phantom import HOSPITALS, Phantom, Tissue, draw_anatomy, signals, spin_echo
 
 SITES = list("ABCDEF")

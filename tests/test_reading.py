@@ -18,15 +18,15 @@ from PIL import Image
 from scipy import ndimage
 
 from fedcl.cli import main
+from fedcl.data.cases import vanished
 from fedcl.data.grid import Grid, apart, cut_of, offset
 from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.notes import Notes
 from fedcl.data.reading import check_same, read_image, read_pair
 from fedcl.data.resampling import reduced, restored, scaled
 from fedcl.errors import ConfigError, DataError
-from fedcl.plugins import SCENARIO
+from fedcl.registry import SCENARIO
 from fedcl.settings import parse
-from sites.base import vanished
 from sites.decathlon import Decathlon
 from sites.folder import Folder
 
@@ -449,7 +449,7 @@ def test_a_label_that_no_mask_has_is_told(tmp_path: Path):
 
 
 def test_ignored_pixels_count_nowhere(tmp_path: Path):
-    from fedcl.segmentation import Segmentation
+    from fedcl.tasks.segmentation import Segmentation
 
     logits, labels = torch.randn(2, 2, 8, 8), torch.randint(0, 2, (2, 1, 8, 8))
     plain, ignoring = Segmentation(1, 2), Segmentation(1, 2, ignores=True)
@@ -570,7 +570,7 @@ def test_classes_lost_on_the_networks_grid_are_told_and_score_0(cli, tmp_path: P
 
 def test_pictures_of_a_patient_are_scored_one_by_one():
     """Two photographs, predictions swapped: far apart in each, close in a stack of both."""
-    from sites.base import Case
+    from fedcl.data.cases import Case
 
     left, right = torch.zeros(32, 32, dtype=torch.uint8), torch.zeros(32, 32, dtype=torch.uint8)
     left[14:18, 2:4], right[14:18, 26:28] = 1, 1

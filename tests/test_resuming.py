@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, read, start
 from PIL import Image
 
 from fedcl.errors import ConfigError
-from fedcl.learner import Learner
+from fedcl.learning.loop import Learner
 from fedcl.resuming import changes, resumed
 from fedcl.settings import parse
 from sites.folder import Folder

@@ -13,7 +13,7 @@ import pytest
 from conftest import NEEDS, ROOT, TINY, base, read, start
 
 from fedcl import arrays
-from fedcl.plugins import STRATEGY
+from fedcl.registry import STRATEGY
 
 GOLDEN = Path(__file__).with_name("golden.json")
 ONE_WORKER = ("engine=ray", "engine.workers=1")

@@ -8,7 +8,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from scipy import ndimage
 
-from fedcl.scores import case_scores
+from fedcl.tasks.metrics import case_scores
 
 EMPTY = torch.zeros(2, 8, 8, dtype=torch.uint8)
 

@@ -8,10 +8,10 @@ from small import TASK, ce, logits, make, step
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.plugins import STRATEGY
-from fedcl.segmentation import segmentation_loss
-from fedcl.step import Step, held_statistics
-from strategies.base import soft_cross_entropy
+from fedcl.learning.step import Step, held_statistics
+from fedcl.registry import STRATEGY
+from fedcl.tasks.segmentation import segmentation_loss
+from strategies.parts.distillation import soft_cross_entropy
 from strategies.ted import TED
 
 

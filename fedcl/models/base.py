@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedcl.data.space import Room
 from fedcl.settings import setting
-from fedcl.space import Room
 
 
 @dataclass
@@ -85,7 +85,7 @@ OWN = {"table", "latent"}
 
 
 class FieldModel(Model, ABC):
-    """Networks from coordinates to values; see `fedcl.field`.
+    """Networks from coordinates to values; see `fedcl.tasks.field`.
 
     Attributes:
         own: whether its networks have arrays about one volume alone (`OWN`).

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedcl.data.space import Room
 from fedcl.errors import RunError
 from fedcl.models.base import FieldModel, Outputs
 from fedcl.settings import setting
-from fedcl.space import Room
 
 
 @dataclass

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedcl.data.space import Room
 from fedcl.models.siren import Sines, Siren
 from fedcl.settings import setting
-from fedcl.space import Room
 
 
 @dataclass

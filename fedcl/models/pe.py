@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from fedcl.data.space import Room
 from fedcl.models.base import LayeredField, Outputs, with_latent
 from fedcl.settings import setting
-from fedcl.space import Room
 
 
 @dataclass

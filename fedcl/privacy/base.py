@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from fedcl.aggregations.base import Aggregation
 from fedcl.arrays import Arrays
+from fedcl.learning.strategy import Strategy
 from fedcl.seeding import Key
 from fedcl.timeline import Timeline
-from strategies.base import Strategy
 
 
 @dataclass

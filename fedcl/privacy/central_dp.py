@@ -12,12 +12,12 @@ from scipy.special import log_ndtr, ndtr
 from fedcl.aggregations.base import Aggregation
 from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
-from fedcl.plugins import name_of
+from fedcl.learning.strategy import Strategy
 from fedcl.privacy.base import Privacy
+from fedcl.registry import name_of
 from fedcl.seeding import Key, numpy_rng
 from fedcl.settings import setting
 from fedcl.timeline import Timeline
-from strategies.base import Strategy
 
 
 @dataclass

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedcl.data.cases import SiteData
 from fedcl.data.notes import Note
 from fedcl.data.source import Source
+from fedcl.data.space import Part, Space
 from fedcl.errors import ConfigError, DataError
-from fedcl.field import Field, Frame
+from fedcl.learning.scenario import Scenario
 from fedcl.settings import setting
-from fedcl.space import Part, Space
-from sites.base import Scenario, SiteData
+from fedcl.tasks.field import Field, Frame
 
 Array = NDArray[np.float32]
 

@@ -12,17 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedcl.arrays import Arrays
-from fedcl.errors import ConfigError
+from fedcl.data.cases import Samples
+from fedcl.learning.step import Seen, Step, joined
 from fedcl.models.base import Model
-from fedcl.segmentation import Segmentation
 from fedcl.settings import setting
-from fedcl.step import Seen, Step, joined
-from fedcl.task import Task
+from fedcl.tasks.base import Task
 from fedcl.timeline import Timeline
-from sites.base import Samples
 
 
 @dataclass
@@ -247,63 +244,3 @@ class Strategy:
             samples: the site's training samples.
         """
         return {}
-
-
-@dataclass
-class Distilling(Strategy):
-    """A strategy taught by the global model of an earlier time, in terms of segmentation.
-
-    Attributes:
-        teacher: which model teaches.
-    """
-
-    needs: ClassVar[type] = Segmentation
-
-    teacher: Teacher = setting(factory=Teacher)
-
-    @property
-    def teaching(self) -> Teacher:
-        """See `Strategy.teaching`."""
-        return self.teacher
-
-
-@dataclass
-class Archiving(Distilling):
-    """A distilling strategy whose hospitals leave a record of what their images are like."""
-
-    def remember(self, past: Past) -> Arrays:
-        """Return the archive with the hospitals' newest records in it, "STAGE/SITE/..."."""
-        old = {k: v for k, v in past.memory.items() if k.split("/")[1] not in past.reports}
-        new = {
-            f"{past.stage}/{site}/{name}": value
-            for site, record in past.reports.items()
-            for name, value in record.items()
-        }
-        return old | new
-
-
-def drawn(archive: Mapping[str, Tensor], count: int, rng: torch.Generator) -> dict[str, Tensor]:
-    """Draw hospitals from an archive; return their records, stacked, shapes (count, ...)."""
-    places = sorted({key.rpartition("/")[0] for key in archive})
-    names = {key.rpartition("/")[2] for key in archive}
-    chosen = torch.randint(len(places), (count,), generator=rng).tolist()
-    return {n: torch.stack([archive[f"{places[i]}/{n}"] for i in chosen]) for n in sorted(names)}
-
-
-def check_terms(terms: str, known: Sequence[str]) -> None:
-    """Raise `ConfigError` where `strategy.terms`, joined by "+", are not some of `known`."""
-    for term in terms.split("+"):
-        if term not in known:
-            raise ConfigError(
-                f"strategy.terms: there is no {term!r}; join some of {', '.join(known)} by '+'"
-            )
-
-
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """CE(q, p) = -sum_c q_c log p_c, mean over batch and pixels.
-
-    Args:
-        logits: shape (B, K, H, W); p = softmax over K.
-        target: the probabilities q, same shape.
-    """
-    return F.cross_entropy(logits, target)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
-from fedcl.step import Seen
+from fedcl.learning.step import Seen
 
 SCALES = ("encoder", "bottleneck", "decoder")
 

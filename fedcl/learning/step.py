@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedcl.data.cases import Samples
 from fedcl.errors import RunError
 from fedcl.models.base import Model
-from fedcl.task import Task
-from sites.base import Samples
+from fedcl.tasks.base import Task
 
 
 @dataclass(frozen=True)

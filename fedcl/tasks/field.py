@@ -11,11 +11,11 @@ from monai.metrics import SSIMMetric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedcl.data.cases import Samples, SiteData
+from fedcl.data.space import Part, Room, Space
 from fedcl.models.base import OWN, FieldModel
-from fedcl.scores import dice
-from fedcl.space import Part, Room, Space
-from fedcl.task import Picture, Task, Voice
-from sites.base import Samples, SiteData
+from fedcl.tasks.base import Picture, Task, Voice
+from fedcl.tasks.metrics import dice
 
 WINDOW = 11  # pixels, of SSIM; less in smaller images
 WRITTEN = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}", "dice": "Dice {:.3f}"}

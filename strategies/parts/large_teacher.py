@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedcl.errors import ConfigError
+from fedcl.learning.strategy import Teacher
 from fedcl.settings import setting
-from strategies.base import Distilling, Teacher
+from strategies.parts.distillation import Distilling
 
 
 @dataclass

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fedcl.data.cases import Case
 from fedcl.errors import DataError
+from fedcl.learning.scenario import PatientScenario
 from fedcl.settings import setting
-from sites.base import Case, PatientScenario
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedcl.data.cases import Case
 from fedcl.data.files import bad
 from fedcl.data.grid import SPACING, written
 from fedcl.data.labels import IGNORED, Labels
@@ -15,9 +16,9 @@ from fedcl.data.notes import Note, Notes
 from fedcl.data.reading import Pair, read_pair
 from fedcl.data.resampling import reduced, scaled
 from fedcl.errors import ConfigError
-from fedcl.segmentation import Segmentation
+from fedcl.learning.scenario import PatientScenario
 from fedcl.settings import closest, setting
-from sites.base import Case, PatientScenario
+from fedcl.tasks.segmentation import Segmentation
 
 Intensities = Callable[[torch.Tensor], torch.Tensor]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sites.base import Samples, SiteData
+from fedcl.data.cases import Samples, SiteData
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from monai.networks import one_hot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedcl.data.cases import Case, Samples, SiteData
 from fedcl.data.labels import IGNORED
 from fedcl.data.resampling import restored
 from fedcl.models.base import ImageModel
-from fedcl.scores import SEGMENTATION, case_scores
 from fedcl.seeding import seeded
-from fedcl.task import Picture, Task
-from sites.base import Case, Samples, SiteData
+from fedcl.tasks.base import Picture, Task
+from fedcl.tasks.metrics import SEGMENTATION, case_scores
 
 segmentation_loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
     softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0
@@ -158,7 +158,7 @@ class Segmentation(Task):
         return Picture(case.name, case.images[middle, 0], label.where(label != IGNORED, 0), found)
 
     def score(self, prediction: Tensor, case: Case, names: Sequence[str]) -> dict[str, float]:
-        """Return the scores of a patient, the mean over its files; see `fedcl.scores`.
+        """Return the scores of a patient, the mean over its files; see `fedcl.tasks.metrics`.
 
         They are taken on the images' own grids: the prediction is brought there.
         """

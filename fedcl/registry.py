@@ -18,17 +18,23 @@ from fedcl.settings import closest, parse, travelling
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of plug-in: the configuration key, the package and the base class's name."""
+    """One kind of plug-in.
+
+    Attributes:
+        key: of its group in the configuration.
+        package: whose modules are the plug-ins.
+        contract: the class that each of them implements, as "module:name".
+    """
 
     key: str
     package: str
-    base: str
+    contract: str
 
     def available(self) -> list[str]:
         """Return the names there are."""
         path = importlib.import_module(self.package).__path__
         return sorted(
-            m.name for m in pkgutil.iter_modules(path) if m.name.partition("_")[0] != "base"
+            m.name for m in pkgutil.iter_modules(path) if not m.ispkg and m.name != "base"
         )
 
     def find(self, name: str) -> type:
@@ -44,7 +50,8 @@ class Kind:
                 f"there are: {', '.join(options)} (one of your own must lie in a folder "
                 f"{self.package.replace('.', '/')} on PYTHONPATH)"
             )
-        base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
+        place, _, contract = self.contract.partition(":")
+        base = getattr(importlib.import_module(place), contract)
         module = importlib.import_module(f"{self.package}.{name}")
         found = [
             cls
@@ -53,7 +60,7 @@ class Kind:
         ]
         if len(found) != 1:
             raise ConfigError(
-                f"{self.key}: {module.__name__} must define exactly one {self.base}, "
+                f"{self.key}: {module.__name__} must define exactly one {contract}, "
                 f"it defines {len(found)}"
             )
         return found[0]
@@ -80,11 +87,11 @@ class Kind:
             raise ConfigError(re.sub(rf"^{self.key}\b", key, str(error))) from None
 
 
-SCENARIO = Kind("scenario", "sites", "Scenario")
-STRATEGY = Kind("strategy", "strategies", "Strategy")
-MODEL = Kind("model", "fedcl.models", "Model")
-AGGREGATION = Kind("aggregation", "fedcl.aggregations", "Aggregation")
-PRIVACY = Kind("privacy", "fedcl.privacy", "Privacy")
+SCENARIO = Kind("scenario", "sites", "fedcl.learning.scenario:Scenario")
+STRATEGY = Kind("strategy", "strategies", "fedcl.learning.strategy:Strategy")
+MODEL = Kind("model", "fedcl.models", "fedcl.models.base:Model")
+AGGREGATION = Kind("aggregation", "fedcl.aggregations", "fedcl.aggregations.base:Aggregation")
+PRIVACY = Kind("privacy", "fedcl.privacy", "fedcl.privacy.base:Privacy")
 
 
 def name_of(plugin: object) -> str:
