@@ -13,7 +13,7 @@ def main() -> int:
     """Run the command line; return the exit status."""
     try:
         with interruption.interruptible():
-            from fedcl.entry import main as run  # takes seconds, in which a signal may come
+            from fedcl.app.entry import main as run
 
             return run()
     except interruption.Told:

@@ -22,9 +22,9 @@ from benchmarks.running import (
     slug,
     write_section,
 )  # fmt: skip
-from fedcl.model_table import scored, view
-from fedcl.runs import Group, read
-from fedcl.statistics import Line, average, cases, table
+from fedcl.analysis.architectures import scored, view
+from fedcl.analysis.runs import Group, read
+from fedcl.analysis.statistics import Line, average, cases, table
 
 SEEDS = (0, 1, 2)
 COMMON = ("scenario=ct_phantom", "sites=ct_phantom-contrastive")

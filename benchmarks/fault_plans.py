@@ -19,15 +19,15 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.running import write_section
-from fedcl.checkpoint import Checkpoint
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl.app.simulation import FAULTY, nodes_of
+from fedcl.config.faults import KINDS
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.errors import RunError
-from fedcl.faults import KINDS
-from fedcl.grids import InProcessGrid
-from fedcl.results import results
-from fedcl.server import Server
-from fedcl.simulation import FAULTY, nodes_of
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.results import results
+from fedcl.server.run import Server
+from fedcl.wire.local_grid import InProcessGrid
 
 PLANS = 200
 SMALL = (

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from torch import Tensor
 
-from fedcl.export import fitted
-from fedcl.figures import COLOURS, STYLES
+from fedcl.app.export import fitted
+from fedcl.reporting.figures import COLOURS, STYLES
 from fedcl.tasks.field import psnr
 from sites.parts.field import Volume
 

@@ -25,8 +25,8 @@ from benchmarks.running import (
     slug,
     write_section,
 )
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.tasks.field import extremes
 from sites.parts.field import Volume
 

@@ -25,10 +25,10 @@ from benchmarks.running import (
     slug,
     write_section,
 )
-from fedcl.compare import markdown
+from fedcl.analysis.compare import markdown
+from fedcl.analysis.runs import Group, read
+from fedcl.analysis.statistics import table
 from fedcl.errors import ConfigError
-from fedcl.runs import Group, read
-from fedcl.statistics import table
 
 REFERENCE = "ted"
 

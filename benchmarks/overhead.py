@@ -17,6 +17,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from fedcl.hospital import site as at_work
+
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
 import numpy as np
@@ -27,13 +29,14 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from fedcl import arrays, hospital, simulation
-from fedcl.composition import compose
-from fedcl.config import Config
-from fedcl.grids import RayGrid
+from fedcl import arrays
+from fedcl.app import simulation
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.seeding import seeded, torch_rng
 from fedcl.tasks.metrics import SEGMENTATION, case_scores
 from fedcl.tasks.segmentation import segmentation_loss
+from fedcl.wire.ray_grid import RayGrid
 
 
 def bare(config: Config) -> str:
@@ -109,8 +112,8 @@ def against_bare_loop(rounds: int, repeats: int) -> None:
         between = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             # Each hospital reads its data once per process; here once per run.
-            hospital._data.cache_clear()
-            hospital._samples.cache_clear()
+            at_work._data.cache_clear()
+            at_work._samples.cache_clear()
             results = simulation.simulate(values, Path(folder) / "run")
         ended = time.perf_counter()
         assert results["weights_sha256"] == alone, "the two did not do the same"

@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.progress import Progress
 
-from fedcl.arrays import write_atomically
-from fedcl.checkpoint import read_results
+from fedcl.files import write_atomically
+from fedcl.server.results import read_results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"

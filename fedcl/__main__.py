@@ -2,6 +2,6 @@
 
 import sys
 
-from fedcl.cli import main
+from fedcl.app.cli import main
 
 sys.exit(main())

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
@@ -33,30 +32,6 @@ def into_network(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
         RuntimeError: keys or shapes are not the network's.
     """
     network.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()})
-
-
-def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Return `arrays` as a Flower record."""
-    # In C order, as files have it: the same values have the same bytes.
-    return ArrayRecord({key: Array(np.asarray(a, order="C")) for key, a in arrays.items()})
-
-
-def from_record(record: ArrayRecord) -> Arrays:
-    """Return the arrays of a Flower record.
-
-    Raises:
-        TypeError: something in it is not an array.
-    """
-    arrays = {key: array.numpy() for key, array in record.items()}
-    for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # an archive of arrays loads as well
-            raise TypeError(f"{key} is not an array")
-    return arrays
-
-
-def size_of(record: ArrayRecord) -> int:
-    """Return the bytes of a record's arrays as they are sent."""
-    return sum(len(array.data) for array in record.values())
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -153,37 +128,6 @@ def load_file(path: Path) -> Arrays:
         return load(path.read_bytes())
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type NumPy has not
         raise RunError(f"{path}: cannot be read ({error})") from error
-
-
-class SiteState:
-    """Arrays a method keeps at the hospital: one version per round, never sent.
-
-    The server says which version a call starts from, so a repeated or resumed round
-    starts from the same arrays; that version and a few before it are kept.
-    """
-
-    KEPT = 2
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def load(self, version: int) -> Arrays:
-        """Return the arrays of `version`; none for version 0, before the first round."""
-        return load_file(self._path(version)) if version else {}
-
-    def save(self, version: int, arrays: Mapping[str, np.ndarray], base: int) -> None:
-        """Write `version`, reached from version `base`; drop those well before `base`.
-
-        Versions after `base` may be of rounds the server never heard of: it will go on
-        asking for `base` until it has.
-        """
-        save_file(self._path(version), arrays)
-        old = [p for p in sorted(self.folder.glob("round-*.safetensors")) if p < self._path(base)]
-        for path in old[: -self.KEPT]:
-            path.unlink(missing_ok=True)
-
-    def _path(self, version: int) -> Path:
-        return self.folder / f"round-{version:06d}.safetensors"
 
 
 def split(arrays: Mapping[str, np.ndarray], local: Container[str]) -> tuple[Arrays, Arrays]:

@@ -9,9 +9,9 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedcl import client
 from fedcl.errors import RunError
-from fedcl.messages import Report, Update
+from fedcl.hospital import client_app
+from fedcl.wire.messages import Report, Update
 
 app = ClientApp()
 
@@ -44,19 +44,19 @@ rogue = ClientApp()
 @rogue.query("hello")
 def rogue_hello(message: Message, context: Context) -> Message:
     """Answer as the real one does."""
-    return client.app(message, context)
+    return client_app.app(message, context)
 
 
 @rogue.evaluate()
 def rogue_evaluate(message: Message, context: Context) -> Message:
     """Answer as the real one does."""
-    return client.app(message, context)
+    return client_app.app(message, context)
 
 
 @rogue.query("report")
 def rogue_report(message: Message, context: Context) -> Message:
     """Answer as the real one does, or as the node's configuration says."""
-    reply = client.app(message, context)
+    reply = client_app.app(message, context)
     spoil = context.node_config.get("report")
     if spoil is None:
         return reply
@@ -81,11 +81,11 @@ def rogue_train(message: Message, context: Context) -> Message:
     """Spoil the update of the round that the node's configuration names."""
     node, round_ = context.node_config, message.content["call"]["round"]
     if node.get("bad-round") != round_:
-        return client.app(message, context)
+        return client_app.app(message, context)
     spoil = str(node["spoil"])
     if spoil == "loss":
         raise RunError("the loss is not finite (seg)")
-    update = Update.unpack(client.app(message, context).content)
+    update = Update.unpack(client_app.app(message, context).content)
     weights = dict(update.arrays)
     key = sorted(weights)[0]
     if spoil == "nan":

@@ -5,8 +5,8 @@ import pytest
 
 from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
-from fedcl.grids import InProcessGrid
 from fedcl.registry import AGGREGATION
+from fedcl.wire.local_grid import InProcessGrid
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -17,13 +17,14 @@ from test_faults import serve
 
 import simulate
 from fedcl import arrays
-from fedcl.cli import main
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl.app.cli import main
+from fedcl.config.hydra import compose
+from fedcl.config.job import Job
+from fedcl.config.schema import Config
 from fedcl.data.cases import SiteData
 from fedcl.errors import ConfigError
-from fedcl.job import Job
-from fedcl.results import results
+from fedcl.server.results import results
+from fedcl.wire import records
 from sites.phantom import Phantom
 
 OWN = {"large": ["A", "C", "E"], "small": ["B", "D", "F"]}
@@ -92,7 +93,7 @@ def test_nobody_is_taught_by_a_model_that_nobody_has_trained(
     settings += ["sites.C.model=large", "sites.D.model=small"]
     assert cli(*settings, f"run.dir={tmp_path / 'run'}") == 0
     weights = arrays.load_file(tmp_path / "run/checkpoint/stage-4.safetensors")
-    sizes = [arrays.size_of(arrays.to_record(arrays.under(f"{name}/", weights))) for name in OWN]
+    sizes = [records.size_of(records.to_record(arrays.under(f"{name}/", weights))) for name in OWN]
     assert read(tmp_path / "run")["bytes"]["teacher"] == sum(sizes), "C and D, once each"
 
 

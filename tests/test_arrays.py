@@ -7,6 +7,7 @@ import pytest
 
 from fedcl import arrays
 from fedcl.errors import RunError
+from fedcl.wire import records
 
 
 def test_weighted_mean_by_hand():
@@ -52,7 +53,7 @@ def test_records_and_files_keep_every_bit(tmp_path: Path):
     there = {"w": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)} | {
         "n": np.array(7)
     }
-    back = arrays.from_record(arrays.to_record(there))
+    back = records.from_record(records.to_record(there))
     arrays.save_file(tmp_path / "a.safetensors", there)
     loaded = arrays.load_file(tmp_path / "a.safetensors")
     for copy in (back, loaded):

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcl.checkpoint import Checkpoint, State
 from fedcl.errors import ConfigError, RunError
 from fedcl.files import lock
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.state import State
 
 
 def state(round_: int) -> State:

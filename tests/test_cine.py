@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import TINY_FIELD, read
 
-from fedcl.cli import main
+from fedcl.app.cli import main
 from fedcl.data.cases import Samples
 from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError

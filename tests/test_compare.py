@@ -20,11 +20,20 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 import simulate
-from fedcl.cli import main
-from fedcl.compare import latex, markdown
+from fedcl.analysis.compare import latex, markdown
+from fedcl.analysis.runs import Group, Run, _run_folders, chosen, differences, group
+from fedcl.analysis.statistics import (
+    cases,
+    gap,
+    interval,
+    paired,
+    patients,
+    ravg,
+    signed_rank,
+    table,
+)
+from fedcl.app.cli import main
 from fedcl.errors import ConfigError
-from fedcl.runs import Group, Run, _run_folders, chosen, differences, group
-from fedcl.statistics import cases, gap, interval, paired, patients, ravg, signed_rank, table
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
 
@@ -614,7 +623,7 @@ def test_a_store_that_fails_later_on(tmp_path: Path, capsys):
 
 
 def test_the_configuration_error_is_one(tmp_path: Path):
-    from fedcl.compare import compare
+    from fedcl.analysis.compare import compare
 
     with pytest.raises(ConfigError):
         compare([str(tmp_path)], tmp_path / "out", "sqlite:///none.db")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcl.continual import forgetting_by_site, summary
+from fedcl.server.metrics import forgetting_by_site, summary
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity" / "ted.npz"
 SITES = ["A", "B", "C"]

@@ -18,6 +18,7 @@ from fedcl.learning.step import Step, watch
 from fedcl.models.base import Model
 from fedcl.registry import MODEL
 from fedcl.seeding import seeded
+from fedcl.wire import records
 from strategies.parts.contrast import Projections, by_scale, contrast, softened
 
 TERMS = ("encoder", "bottleneck", "decoder", "maps")
@@ -266,7 +267,7 @@ def test_the_model_of_this_round_teaches_in_the_first_stage(
         one.remove("sites.D.data_fraction=0.5")
         assert cli(*one, f"run.dir={tmp_path / when}") == 0
         bytes_[when] = read(tmp_path / when)["bytes"]["teacher"]
-    size = arrays.size_of(arrays.to_record(large_of(tmp_path / refresh, 1)))
+    size = records.size_of(records.to_record(large_of(tmp_path / refresh, 1)))
     assert bytes_["stage"] == 0
     assert bytes_[refresh] == size, "once: to B, in the second round"
 

@@ -11,16 +11,16 @@ import pytest
 from conftest import NEEDS, base
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedcl.arrays import from_record
-from fedcl.checkpoint import Checkpoint
-from fedcl.composition import compose
-from fedcl.config import Config
-from fedcl.grids import InProcessGrid, answer, load_app
-from fedcl.hospital import Hospital
-from fedcl.job import Job
-from fedcl.messages import EFFORT, RECORDS, Call, Hello
+from fedcl.config.hydra import compose
+from fedcl.config.job import Job
+from fedcl.config.schema import Config
+from fedcl.hospital.site import Hospital
 from fedcl.registry import STRATEGY
-from fedcl.server import Server
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.run import Server
+from fedcl.wire.local_grid import InProcessGrid, answer, load_app
+from fedcl.wire.messages import EFFORT, RECORDS, Call, Hello
+from fedcl.wire.records import from_record
 
 DIGEST = r"[0-9a-f]{64}"
 SECRET = "folder-of-this-hospital"
@@ -69,7 +69,7 @@ def test_nothing_crosses_but_what_is_documented(tmp_path: Path, strategy: str):
         {"site": site, "state-path": str(tmp_path / SECRET / site)}
         for site in config.timeline.sites
     ]
-    grid = Tap("fedcl.client:app", nodes)
+    grid = Tap("fedcl.hospital.client_app:app", nodes)
     server = Server(grid, config, Checkpoint(tmp_path / "checkpoint"))
     server.run(server.meet(), 0.0)
     seen = set()
@@ -150,7 +150,7 @@ def test_an_error_of_a_hospital_tells_nothing_of_its_folders(
     config = Config.parse(compose([*overrides, "tracking.enabled=false"]), simulated=False)
     own = written.format(tmp_path / SECRET / site)
     node: Any = {"site": site, "data-path": own, "state-path": own}
-    grid = InProcessGrid("fedcl.client:app", [node])
+    grid = InProcessGrid("fedcl.hospital.client_app:app", [node])
     job = RecordDict({"job": ConfigRecord({"json": config.job.to_json()})})
     (reply,) = grid.send_and_receive([Message(job, 1, "query.hello")])
     said = " ".join(words(reply.content))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from fedcl.cli import main
-from fedcl.deployment import asked_for
+from fedcl.app.cli import main
+from fedcl.app.server_app import asked_for
 from fedcl.errors import ConfigError
 
 
@@ -85,7 +85,9 @@ def test_a_run_brings_its_code_along_and_nothing_else(tmp_path: Path):
     names = zipfile.ZipFile(packed).namelist()
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"fedcl", "sites", "strategies", "conf", "pyproject.toml", ".info"}
-    assert {"fedcl/client.py", "strategies/ted.py", "conf/strategy/ted.yaml"} <= set(names)
+    assert {"fedcl/hospital/client_app.py", "strategies/ted.py", "conf/strategy/ted.yaml"} <= set(
+        names
+    )
 
 
 def test_every_folder_has_its_own_key_and_no_other(tmp_path: Path):

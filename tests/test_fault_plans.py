@@ -12,18 +12,18 @@ import yaml
 from conftest import ROOT, TINY, read
 
 from benchmarks.fault_plans import lethal, play
-from fedcl import faults
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl.config.faults import Faults, Plan
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.errors import ConfigError
-from fedcl.faults import Faults, Plan
+from fedcl.hospital import faulty_app
 
 BEFORE = {"a": np.float32([1, 2]), "n": np.int64(4)}
 AFTER = {"a": np.float32([2, 0]), "n": np.int64(5)}
 
 
 def test_what_is_spoilt_is_spoilt_as_it_says():
-    done = {kind: spoil(AFTER, BEFORE, 10.0) for kind, spoil in faults.SPOIL.items()}
+    done = {kind: spoil(AFTER, BEFORE, 10.0) for kind, spoil in faulty_app.SPOIL.items()}
     assert done["flip"]["a"].tolist() == [0, 4] and done["scale"]["a"].tolist() == [11, -18]
     assert np.isnan(done["nan"]["a"]).all() and done["shape"]["a"].shape == (2, 1)
     for spoilt in done.values():

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from fedcl.checkpoint import Checkpoint, State
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, RunError
-from fedcl.grids import InProcessGrid
-from fedcl.results import results
-from fedcl.server import Server
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.results import results
+from fedcl.server.run import Server
+from fedcl.server.state import State
+from fedcl.wire.local_grid import InProcessGrid
 
 SPOILT = {
     "nan": "not finite",

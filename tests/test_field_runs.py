@@ -13,8 +13,8 @@ import yaml
 from conftest import SUNNYBROOK, TINY_FIELD, read
 
 from fedcl import arrays
-from fedcl.cli import main
-from fedcl.config import Config
+from fedcl.app.cli import main
+from fedcl.config.schema import Config
 from fedcl.data.cases import Samples
 from fedcl.data.space import Part, Space
 from fedcl.learning import loop

@@ -11,21 +11,22 @@ from conftest import TINY_FIELD
 from torch import nn
 
 from fedcl import arrays
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl.app.simulation import nodes_of
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.data.cases import Samples
 from fedcl.data.space import Part, Room, Space
 from fedcl.errors import RunError
-from fedcl.hospital import Hospital
+from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
 from fedcl.learning.loop import Learner
 from fedcl.learning.step import Lesson, Rehearsal, Step
 from fedcl.learning.strategy import Gathered, Strategy
-from fedcl.messages import Call
 from fedcl.registry import MODEL, STRATEGY
 from fedcl.seeding import seeded
-from fedcl.simulation import nodes_of
 from fedcl.tasks.field import Field, Frame, extremes, psnr, ssim
+from fedcl.wire import records
+from fedcl.wire.messages import Call
 
 SPACE = Space((4, 1, 3, 5))
 WHOLE = Part((0, 4), (0, 1), (0,))
@@ -348,7 +349,7 @@ def taught(overrides: list[str], arrivals: list[list[str]], site: str) -> Rehear
     teacher = config.job.network("siren", every)
     arrays.into_network(teacher, constant(config, every, 9.0))
     call = Call(
-        job="", model="siren", arrays=arrays.to_record({}), memory=arrays.to_record(memory),
+        job="", model="siren", arrays=records.to_record({}), memory=records.to_record(memory),
         arrived=every,
         sizes=[len(stage) for stage in arrivals],
     )  # fmt: skip

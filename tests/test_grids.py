@@ -10,8 +10,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedcl.errors import ConfigError
-from fedcl.grids import InProcessGrid, LocalGrid, NodeConfig, RayGrid
-from fedcl.messages import CRASHED, RAISED
+from fedcl.wire.local_grid import InProcessGrid, LocalGrid, NodeConfig
+from fedcl.wire.messages import CRASHED, RAISED
+from fedcl.wire.ray_grid import RayGrid
 
 APP = "tests.apps:app"
 WEIGHTS = ArrayRecord({"w": Array(np.arange(12, dtype=np.float32).reshape(3, 4))})

@@ -10,15 +10,15 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from fedcl.checkpoint import Checkpoint
-from fedcl.composition import compose
-from fedcl.config import DEPLOYED, Config
+from fedcl.config.hydra import compose
+from fedcl.config.schema import DEPLOYED, Config
 from fedcl.errors import DataError, FedclError, RunError
-from fedcl.grids import InProcessGrid, answer, load_app
-from fedcl.link import LinkGrid
-from fedcl.messages import GONE
-from fedcl.results import results
-from fedcl.server import Server
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.results import results
+from fedcl.server.run import Server
+from fedcl.wire.local_grid import InProcessGrid, answer, load_app
+from fedcl.wire.messages import GONE
+from fedcl.wire.superlink_grid import LinkGrid
 
 SITES = "ABCD"
 
@@ -46,7 +46,7 @@ class Lines(InProcessGrid):
         ),
     ) -> None:
         nodes: list[Any] = [{"site": site, "state-path": str(folder / site)} for site in SITES]
-        super().__init__("fedcl.client:app", nodes)
+        super().__init__("fedcl.hospital.client_app:app", nodes)
         self.down, self.names, self.starts = down, names or {}, starts
         self.answers = answers
         self.sent: list[tuple[str, str]] = []

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, SUNNYBROOK
 from PIL import Image
 
-from fedcl.cli import main
+from fedcl.app.cli import main
 
 
 def test_it_says_what_each_site_holds(capsys):
@@ -35,7 +35,7 @@ def test_it_says_what_the_model_costs(capsys):
     assert f"model siren: {parameters} parameters, {operations} multiply" in said
 
 
-@pytest.mark.parametrize("command", [["-m", "fedcl"], ["-m", "fedcl.cli"]])
+@pytest.mark.parametrize("command", [["-m", "fedcl"], ["-m", "fedcl.app.cli"]])
 def test_it_runs_without_its_script(command: list[str]):
     """Where bin/ is not on the path, as in containers."""
     done = subprocess.run(

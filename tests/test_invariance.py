@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 from conftest import NEEDS, TINY, base
 
-from fedcl.checkpoint import Checkpoint, State
-from fedcl.composition import compose
-from fedcl.config import Config
-from fedcl.grids import InProcessGrid, LocalGrid, RayGrid
-from fedcl.messages import Hello
+from fedcl.app.simulation import APP, nodes_of
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.registry import AGGREGATION, STRATEGY
-from fedcl.results import results
-from fedcl.server import Server
-from fedcl.simulation import APP, nodes_of
-from fedcl.stage import Round
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.events import Round
+from fedcl.server.results import results
+from fedcl.server.run import Server
+from fedcl.server.state import State
+from fedcl.wire.local_grid import InProcessGrid, LocalGrid
+from fedcl.wire.messages import Hello
+from fedcl.wire.ray_grid import RayGrid
 
 
 class Interrupt:

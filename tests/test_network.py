@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, TINY, read
 
-from fedcl.federation import prepare
+from fedcl.app.provision import prepare
 
 PATIENCE = 400.0  # seconds for a whole run; one call takes a process of its own, some seconds each
 SITES = ["A", "B", "C", "D"]

@@ -18,12 +18,13 @@ from conftest import ROOT, TINY, read, start
 from mlflow.tracking import MlflowClient
 
 from fedcl import files
-from fedcl.checkpoint import Checkpoint, State
-from fedcl.conduct import claimed_new
+from fedcl.app.run_folder import claimed_new
 from fedcl.errors import ConfigError
 from fedcl.files import lock, sync, write_atomically
-from fedcl.spool import Spool
-from fedcl.tracking import connect
+from fedcl.reporting.mlflow_client import connect
+from fedcl.reporting.spool import Spool
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.state import State
 
 SMALL = [option for option in TINY if option != "tracking.enabled=false"]
 SMALL += ["timeline.stages=[[A],[B]]", "strategy=finetune", "learner.steps=2"]
@@ -123,7 +124,8 @@ def test_a_run_deleted_from_the_store_goes_on_in_a_new_one(
 def test_runs_that_begin_at_once_make_one_usable_store(tmp_path: Path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     code = (
-        "import sys; from fedcl.tracking import connect; c = connect(sys.argv[1], 'tracking.uri'); "
+        "import sys; from fedcl.reporting.mlflow_client import connect; "
+        "c = connect(sys.argv[1], 'tracking.uri'); "
         "print(c.search_experiments()[0].name)"
     )
     several = [

@@ -11,12 +11,12 @@ from scipy.stats import norm
 
 from fedcl import arrays
 from fedcl.aggregations.fedavg import FedAvg
-from fedcl.checkpoint import State
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl.app.simulation import simulate
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.errors import ConfigError
 from fedcl.privacy.central_dp import CentralDP, epsilon
-from fedcl.simulation import simulate
+from fedcl.server.state import State
 
 OLD = {"a": np.ones(3, np.float32), "b": np.zeros((1, 2), np.float32), "n": np.array(4)}
 

@@ -17,7 +17,7 @@ from conftest import TINY, read
 from PIL import Image
 from scipy import ndimage
 
-from fedcl.cli import main
+from fedcl.app.cli import main
 from fedcl.data.cases import vanished
 from fedcl.data.grid import Grid, apart, cut_of, offset
 from fedcl.data.labels import IGNORED, Labels

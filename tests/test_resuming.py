@@ -13,9 +13,9 @@ import yaml
 from conftest import ROOT, TINY, read, start
 from PIL import Image
 
+from fedcl.app.resuming import changes, resumed
 from fedcl.errors import ConfigError
 from fedcl.learning.loop import Learner
-from fedcl.resuming import changes, resumed
 from fedcl.settings import parse
 from sites.folder import Folder
 
@@ -88,7 +88,7 @@ def change(stored: dict, *arguments: str) -> dict:
 
 
 def stored() -> dict:
-    from fedcl.composition import compose
+    from fedcl.config.hydra import compose
 
     return compose([*TINY, "strategy=lwf", "strategy.kd=2", "timeline.stages=[[A],[B]]", "seed=4"])
 
@@ -127,7 +127,7 @@ def test_where_and_how_a_run_computes_may_change():
 
 
 def test_a_table_of_arrivals_given_again_is_no_change(tmp_path: Path):
-    from fedcl.arrivals import inlined
+    from fedcl.config.timeline import inlined
 
     table = tmp_path / "t.csv"
     table.write_text("site,join\nA,1\nB,2\n")

@@ -14,6 +14,7 @@ from conftest import NEEDS, ROOT, TINY, base, read, start
 
 from fedcl import arrays
 from fedcl.registry import STRATEGY
+from fedcl.wire import records
 
 GOLDEN = Path(__file__).with_name("golden.json")
 ONE_WORKER = ("engine=ray", "engine.workers=1")
@@ -71,7 +72,7 @@ def test_results_keep_the_contract(tiny):
 def test_bytes_add_up(tiny, tmp_path: Path):
     results = tiny("strategy=lwf")
     weights = arrays.load_file(tmp_path / "run0" / "checkpoint" / "stage-3.safetensors")
-    size = arrays.size_of(arrays.to_record(weights))
+    size = records.size_of(records.to_record(weights))
     trained, validated, tested = 2 * 2 * 3, 2 * 2 * 3, 6 * 4
     taught = 2 * 2  # once per site, in two stages
     assert results["bytes"]["teacher"] == taught * size

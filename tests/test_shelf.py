@@ -9,16 +9,18 @@ import pytest
 from conftest import TINY
 from flwr.app import Array, ArrayRecord
 
-from fedcl import arrays, hospital, shelf
-from fedcl.checkpoint import Checkpoint
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl import arrays
+from fedcl.app.simulation import APP, nodes_of
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.errors import RunError
-from fedcl.grids import InProcessGrid
-from fedcl.results import results
-from fedcl.server import Server
-from fedcl.shelf import Shelf, digest
-from fedcl.simulation import APP, nodes_of
+from fedcl.hospital import site, store
+from fedcl.hospital.store import Shelf
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.results import results
+from fedcl.server.run import Server
+from fedcl.wire.local_grid import InProcessGrid
+from fedcl.wire.records import digest
 
 
 def record(**values: object) -> ArrayRecord:
@@ -44,20 +46,20 @@ def test_what_is_kept_comes_back_until_it_is_damaged(tmp_path: Path):
     found = kept.get(mark)
     assert found is not None and found["a"].numpy().tolist() == [1, 2]
     arrays.save_file(tmp_path / "new" / f"{mark}.safetensors", {"a": np.float32([1, 9])})
-    shelf._read.cache_clear()
+    store._read.cache_clear()
     assert kept.get(mark) is None and not kept.has(mark)
 
 
 def test_the_last_ones_asked_for_are_kept(tmp_path: Path):
     kept = Shelf(tmp_path)
-    records = [record(a=[number]) for number in range(shelf.KEPT + 2)]
+    records = [record(a=[number]) for number in range(store.KEPT + 2)]
     for number, one in enumerate(records):
         kept.put(digest(one), one)
         os.utime(tmp_path / f"{digest(one)}.safetensors", (number + 1000, number + 1000))
-        if number == shelf.KEPT - 1:
+        if number == store.KEPT - 1:
             kept.get(digest(records[0]))
     there = [number for number, one in enumerate(records) if kept.has(digest(one))]
-    assert len(there) == shelf.KEPT and 0 in there and 1 not in there
+    assert len(there) == store.KEPT and 0 in there and 1 not in there
 
 
 @pytest.mark.parametrize("mark", ["../../etc/passwd", "A" * 64, "0" * 63, ""])
@@ -85,8 +87,8 @@ class Forgetful(InProcessGrid):
         self.exchanges += messages[0].metadata.message_type == "train"
         if self.exchanges == self.when:
             shutil.rmtree(self.folder, ignore_errors=True)
-            shelf._read.cache_clear()
-            hospital._teachers.clear()
+            store._read.cache_clear()
+            site._teachers.clear()
             self.when = 0
         return super().send_and_receive(messages, timeout=timeout)
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from conftest import TINY, read
 
-from fedcl.arrivals import arrivals_of, inlined, timeline_of
-from fedcl.composition import compose
-from fedcl.config import Config
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
+from fedcl.config.timeline import arrivals_of, inlined, timeline_of
 from fedcl.errors import ConfigError
-from fedcl.results import away, presence
+from fedcl.server.results import away, presence
 from fedcl.timeline import Timeline
 
 STAGES = [["A", "B"], ["C"]]

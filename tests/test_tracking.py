@@ -59,7 +59,7 @@ def test_a_run_is_recorded(cli, tmp_path: Path, store: str):
 def test_a_resumed_run_goes_on_in_its_mlflow_run_and_writes_nothing_twice(
     cli, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ):
-    from fedcl.checkpoint import Checkpoint
+    from fedcl.server.checkpoint import Checkpoint
 
     folder, save = tmp_path / "run", Checkpoint.save
 

@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from fedcl import arrays
 from fedcl.arrays import Arrays, as_type
 from fedcl.errors import RunError
+from fedcl.wire import records
 
 
 @dataclass
@@ -70,11 +71,11 @@ def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], samples: Seque
     replies = []
     for update, count in zip(updates, samples, strict=True):
         metrics = MetricRecord({rule.weighted_by_key: count})
-        content = RecordDict({"arrays": arrays.to_record(update), "metrics": metrics})
+        content = RecordDict({"arrays": records.to_record(update), "metrics": metrics})
         replies.append(Message(content, dst_node_id=1, message_type="train"))
     record, _ = rule.aggregate_train(1, replies)
     if record is None:
         raise RunError(f"aggregation: {type(rule).__name__} refused {len(updates)} updates")
-    joined = arrays.from_record(record)
+    joined = records.from_record(record)
     moved = {key: as_type(joined[key], first.dtype) for key, first in updates[0].items()}
     return counters | moved

@@ -1,0 +1,159 @@
+"""Runs of several architectures: what each one reaches at every site, and what it costs.
+
+A method's architectures are compared as methods are (`fedcl.analysis.statistics`), over the test
+cases of all sites, its own or not; against the smallest alone, as `finetune` trains it, where that
+was run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from fedcl.analysis import statistics
+from fedcl.analysis.columns import Column, number, piped
+from fedcl.analysis.runs import Group, Run, shared
+from fedcl.analysis.statistics import Line, average, cases
+from fedcl.analysis.tables import difference
+
+ALONE = "finetune"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An architecture as a method trained it.
+
+    Attributes:
+        method, architecture: which.
+        line: its scores, and the tests against the smallest alone, or what `table` says.
+        iou: mean of the intersection over union, as AVG.
+        parameters: all of them, also of a decoder that is used in training alone.
+        macs: multiply-accumulates to predict a sample.
+        seconds: to predict a case, mean over runs and sites.
+        way: of the smallest, the share of the distance in AVG from itself alone to the largest
+            of the same runs; above 1 is beyond it.
+    """
+
+    method: str
+    architecture: str
+    line: Line
+    iou: float
+    parameters: int
+    macs: int
+    seconds: float
+    way: float | None
+
+
+def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
+    """Return a row per method and architecture, best first, and which one is the reference.
+
+    There are none where runs have one architecture only.
+
+    Args:
+        groups: the runs by method.
+        reference: the method whose smallest architecture is tested against where none is alone.
+    """
+    views: dict[str, tuple[str, str, Group]] = {}
+    sizes: dict[str, int] = {}
+    for group in groups:
+        for name in _names(group):
+            runs = [view(run, name) for run in group.runs]
+            if all(run.results["metrics"]["avg"] is not None for run in runs):
+                title = f"{group.name}: {name}"
+                views[title] = group.name, name, Group(title, runs)
+                sizes[name] = _of(runs[0], name)["parameters"]
+    if not views:
+        return [], ""
+    smallest, largest = (choose(sizes, key=lambda name: sizes[name]) for choose in (min, max))
+    alone = views.get(f"{ALONE}: {smallest}")
+    wanted = f"{ALONE if alone else reference}: {smallest}"
+    against = wanted if wanted in views else next(iter(views))
+    rows = []
+    for line in statistics.table([group for _, _, group in views.values()], against):
+        method, name, group = views[line.name]
+        large = views.get(f"{method}: {largest}")
+        costs = [_of(run, name) for run in group.runs]
+        rows.append(
+            Row(
+                method=method,
+                architecture=name,
+                line=line,
+                iou=average(cases([scored(run, "iou") for run in group.runs])),
+                parameters=costs[0]["parameters"],
+                macs=costs[0]["macs"],
+                seconds=fmean(fmean(one["seconds_per_case"].values()) for one in costs),
+                way=_way(alone[2], group, large[2])
+                if alone and large and name == smallest and method != ALONE
+                else None,
+            )
+        )
+    return rows, against
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table for a README."""
+    return piped([c.title for c in COLUMNS], [[c.text(row) for c in COLUMNS] for row in rows])
+
+
+COLUMNS = [
+    Column("strategy", "strategy", lambda row: row.method, "the method"),
+    Column("model", "model", lambda row: row.architecture, "the architecture"),
+    Column("runs", "runs", lambda row: str(row.line.runs), "completed runs"),
+    Column("avg", "Dice", lambda r: number(r.line.mean["avg"]), "mean over all sites"),
+    Column("avg_std", "± Dice", lambda r: number(r.line.std["avg"]), "over runs"),
+    Column("iou", "IoU", lambda row: number(row.iou), "intersection over union, likewise"),
+    Column("parameters", "parameters", lambda row: str(row.parameters), "of the network"),
+    Column(
+        "macs", "multiply-accumulates", lambda row: str(row.macs), "for one slice of an image"
+    ),
+    Column(
+        "milliseconds", "ms per case", lambda row: number(1000 * row.seconds, ".2f"),
+        "to predict a patient, where it ran",
+    ),
+    Column(
+        "difference", "difference", lambda row: difference(0)(row.line),
+        "Dice less the reference's, and its 95 % interval over seeds",
+    ),
+    Column("difference_low", "from", lambda row: difference(1)(row.line), "its lower end"),
+    Column("difference_high", "to", lambda row: difference(2)(row.line), "its upper end"),
+    Column(
+        "p_holm", "p (Holm)", lambda row: number(row.line.p, ".3g"),
+        "Wilcoxon signed-rank test over test cases against the reference, corrected",
+    ),
+    Column(
+        "way", "way", lambda row: "" if row.way is None else f"{row.way:.0%}",
+        "share of the distance from the smallest alone to the largest of the same runs",
+    ),
+]  # fmt: skip
+
+
+def _names(group: Group) -> list[str]:
+    """Return the architectures that all runs of a group have scores of, at all sites."""
+    known = [run.results.get("architectures", {}) for run in group.runs]
+    return [name for name in known[0] if all("matrix" in one.get(name, {}) for one in known)]
+
+
+def _of(run: Run, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = run.results["architectures"][name]
+    return found
+
+
+def view(run: Run, name: str) -> Run:
+    """Return a run as if the architecture `name` were that of all its sites."""
+    parts = ("matrix", "cases", "metrics", "secondary")
+    own = {part: _of(run, name)[part] for part in parts}
+    return replace(run, results={**run.results, **own})
+
+
+def scored(run: Run, score: str) -> Run:
+    """Return a run as if it were judged by another score."""
+    return replace(run, results={**run.results, **run.results["secondary"][score]})
+
+
+def _way(alone: Group, own: Group, large: Group) -> float | None:
+    common = shared(alone, own, large)
+    low, here, high = (
+        average(cases([run for run in group.runs if run.block in common])) if common else 0.0
+        for group in (alone, own, large)
+    )
+    return (here - low) / (high - low) if high > low else None

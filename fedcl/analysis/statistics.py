@@ -1,0 +1,272 @@
+"""What runs say about methods: means, intervals, paired tests. Pure functions.
+
+A score is that of a test case after the last stage. Runs are repetitions over seeds and
+orders of arrival; a seed's cases are the same patients in every order, so their scores are
+averaged over orders first, and a case is one observation.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+from scipy.stats import wilcoxon
+from statsmodels.stats.multitest import multipletests
+
+from fedcl.analysis.runs import Group, Run, shared
+
+FIGURES = (
+    "avg",
+    "ravg",
+    "bwt",
+    "rbwt",
+    "forgetting",
+    "fwt",
+    "plasticity",
+    "worst_site",
+    "std_site",
+)
+"""The figures of a run that are averaged: those of `continual.summary`, and RAVG."""
+LEVEL = 0.95
+
+Cases = dict[tuple[int, str, str], float]
+"""Seed, site and case: the score, averaged over orders."""
+
+
+@dataclass
+class Line:
+    """One method in numbers.
+
+    Attributes:
+        name: of the method.
+        runs, seeds, orders: how many there are.
+        mean, std: of every figure over runs; std is the sample standard deviation, None
+            for one run; a figure that no run defines is None.
+        interval: 95 % interval of AVG over seeds; None for one seed.
+        spread: of AVG and of BWT, the range over orders of arrival: of the means over the seeds
+            that were run in every order; None where there are no such seeds.
+        closed: the share of the distance in AVG from `finetune` to `joint` that it closes,
+            over the seeds and orders that all three were run with. None where the interval of
+            that distance holds 0 or cannot be given (`gap`): a share of nothing says nothing.
+        bytes, stored, seconds: mean over runs of the bytes sent in all, training slices
+            that hospitals keep, and the sites' seconds of training.
+        difference: its AVG less the reference's, and the interval of that, as for AVG; over
+            the seeds and orders they share.
+        p: of the paired test over cases against the reference, Holm-corrected. It takes the
+            trained models as given: what another seed would do is in the interval.
+    """
+
+    name: str
+    runs: int
+    seeds: int
+    orders: int
+    mean: dict[str, float | None] = field(default_factory=dict)
+    std: dict[str, float | None] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    spread: dict[str, float | None] = field(default_factory=dict)
+    closed: float | None = None
+    bytes: float = 0.0
+    stored: float = 0.0
+    seconds: float = 0.0
+    difference: tuple[float, float, float] | None = None
+    p: float | None = None
+
+    @property
+    def words(self) -> str:
+        """What it means where p is small although the interval of the difference holds 0."""
+        if self.p is None or self.difference is None or self.p >= 1 - LEVEL:
+            return ""
+        value, low, high = self.difference
+        if not low <= 0 <= high:
+            return ""
+        return (
+            f"the models trained here are {'better' if value > 0 else 'worse'} on these test "
+            "cases (p), but models trained with other seeds may not be (the interval holds 0)"
+        )
+
+
+def table(groups: Sequence[Group], reference: str) -> list[Line]:
+    """Return one line per method, best AVG first, with tests against `reference`."""
+    by_name = {group.name: group for group in groups}
+    joint = {run.block: run for run in by_name["joint"].runs} if "joint" in by_name else {}
+    lines = [_line(group, joint) for group in groups]
+    distance = gap(groups)
+    for line in lines if distance is not None and distance[1] > 0 else ():
+        line.closed = _closed(by_name, line.name)
+    _test(lines, by_name, reference)
+    return sorted(lines, key=lambda line: -(line.mean["avg"] or 0.0))
+
+
+def ravg(run: Run, joint: Run) -> float | None:
+    """Return RAVG: the mean over sites of R[T][s] / J[s], J the joint run's last row.
+
+    A site on which joint training scores 0 has no ratio and is left out.
+    """
+    best = dict(zip(joint.results["sites"], joint.results["matrix"][-1], strict=True))
+    ratios = [
+        value / best[site]
+        for site, value in zip(run.results["sites"], run.results["matrix"][-1], strict=True)
+        if value is not None and best.get(site)
+    ]
+    return fmean(ratios) if ratios else None
+
+
+def cases(runs: Sequence[Run]) -> Cases:
+    """Return the score of every case after the last stage."""
+    scores: dict[tuple[int, str, str], list[float]] = {}
+    for run in runs:
+        for site, members in run.results["cases"].items():
+            for case, values in members.items():
+                if values[-1] is not None:
+                    scores.setdefault((run.results["seed"], site, case), []).append(values[-1])
+    return {key: fmean(values) for key, values in scores.items()}
+
+
+def paired(one: Group, other: Group) -> dict[tuple[int, str, str], tuple[float, float]]:
+    """Return both scores of every case that two methods share.
+
+    Only seeds and orders that both were run with, on the same data, count.
+    """
+    common = shared(one, other)
+    a, b = (cases([run for run in g.runs if run.block in common]) for g in (one, other))
+    return {key: (a[key], b[key]) for key in sorted(a.keys() & b.keys())}
+
+
+def patients(
+    pairs: Mapping[tuple[int, str, str], tuple[float, float]], runs: Sequence[Run]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return one pair of scores per patient.
+
+    Where the seed does not make the data (a folder of files, or `scenario.seed` held), the
+    cases of one name are one patient in every seed, and their scores are averaged.
+    """
+    worlds = {run.results["seed"]: run.config.get("scenario.seed") for run in runs}
+    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for (seed, site, case), pair in pairs.items():
+        found.setdefault((str(worlds.get(seed)), site, case), []).append(pair)
+    means = np.array([np.mean(values, axis=0) for values in found.values()])
+    return means[:, 0], means[:, 1]
+
+
+def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 where all pairs tie."""
+    return float(wilcoxon(a, b).pvalue) if np.any(a != b) else 1.0
+
+
+def interval(scores: Mapping[tuple[int, str, str], float]) -> tuple[float, float]:
+    """Return the 95 % interval of AVG over seeds: m ± t s / sqrt(n), at least two seeds.
+
+    m and s are mean and standard deviation of the n seeds' averages, t the quantile of
+    Student's distribution with n - 1 degrees of freedom: 12.7 for two seeds, 4.3 for three.
+
+    Args:
+        scores: by seed, site and case.
+    """
+    averages = _averages(scores)
+    reach = float(student.ppf((1 + LEVEL) / 2, len(averages) - 1))
+    half = reach * stdev(averages) / math.sqrt(len(averages))
+    return fmean(averages) - half, fmean(averages) + half
+
+
+def average(scores: Mapping[tuple[int, str, str], float]) -> float:
+    """Return AVG: the mean over cases within a site, then over sites, then over seeds."""
+    return fmean(_averages(scores))
+
+
+def _averages(scores: Mapping[tuple[int, str, str], float]) -> list[float]:
+    """Return every seed's AVG."""
+    parts: dict[int, dict[str, list[float]]] = {}
+    for (seed, site, _), value in sorted(scores.items()):
+        parts.setdefault(seed, {}).setdefault(site, []).append(value)
+    return [fmean(map(fmean, sites.values())) for sites in parts.values()]
+
+
+def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
+    runs = group.runs
+    line = Line(
+        group.name,
+        len(runs),
+        len({seed for seed, _ in group.blocks}),
+        len({order for _, order in group.blocks}),
+    )
+    for figure in FIGURES:
+        values = (
+            [ravg(run, joint[run.block]) if run.block in joint else None for run in runs]
+            if figure == "ravg"
+            else [run.results["metrics"].get(figure) for run in runs]
+        )
+        known = [value for value in values if value is not None]
+        line.mean[figure] = fmean(known) if known else None
+        line.std[figure] = stdev(known) if len(known) > 1 else None
+    for figure in ("avg", "bwt"):
+        line.spread[figure] = _spread(runs, figure)
+    if line.seeds > 1:
+        line.interval = interval(cases(runs))
+    costs = [run.results for run in runs]
+    line.bytes = fmean(one["bytes"]["down"] + one["bytes"]["up"] for one in costs)
+    line.stored = fmean(sum(one.get("stored", {}).values()) for one in costs)
+    line.seconds = fmean(one["seconds"]["train"] for one in costs)
+    return line
+
+
+def _spread(runs: Sequence[Run], figure: str) -> float | None:
+    """Return the range of a figure's mean over orders; see `Line.spread`."""
+    by_order: dict[str, dict[int, Any]] = {}
+    for run in runs:
+        seed, order = run.block
+        by_order.setdefault(order, {})[seed] = run.results["metrics"][figure]
+    common = set.intersection(*(set(found) for found in by_order.values()))
+    if len(by_order) < 2 or not common:
+        return None
+    values = [[found[seed] for seed in common] for found in by_order.values()]
+    if any(value is None for found in values for value in found):
+        return None
+    means = [fmean(found) for found in values]
+    return max(means) - min(means)
+
+
+def gap(groups: Sequence[Group]) -> tuple[float, float, float] | None:
+    """Return how far joint training is above fine-tuning in AVG, and the 95 % interval over seeds.
+
+    None where one of the two, or a second seed that both have, is missing.
+    """
+    by_name = {group.name: group for group in groups}
+    if "finetune" not in by_name or "joint" not in by_name:
+        return None
+    apart = {k: a - b for k, (a, b) in paired(by_name["joint"], by_name["finetune"]).items()}
+    if len({seed for seed, _, _ in apart}) < 2:
+        return None
+    return average(apart), *interval(apart)
+
+
+def _closed(groups: Mapping[str, Group], name: str) -> float | None:
+    three = [groups["finetune"], groups["joint"], groups[name]]
+    common = shared(*three)
+    if not common:
+        return None
+    low, high, own = (
+        fmean(run.results["metrics"]["avg"] for run in group.runs if run.block in common)
+        for group in three
+    )
+    return (own - low) / (high - low) if high > low else None
+
+
+def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) -> None:
+    tested = []
+    for line in lines:
+        if line.name == reference:
+            continue
+        pairs = paired(groups[line.name], groups[reference])
+        if len({seed for seed, _, _ in pairs}) < 2:
+            continue  # one seed says nothing about another
+        apart = {key: a - b for key, (a, b) in pairs.items()}
+        line.difference = (average(apart), *interval(apart))
+        line.p = signed_rank(*patients(pairs, groups[reference].runs))
+        tested.append(line)
+    if tested:
+        corrected = multipletests([line.p for line in tested], method="holm")[1]
+        for line, p in zip(tested, corrected, strict=True):
+            line.p = float(p)

@@ -1,0 +1,1 @@
+"""The ways in: simulation, deployment, the commands."""

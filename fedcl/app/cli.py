@@ -1,0 +1,124 @@
+"""The command `fedcl`: look at data and at runs, without training."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
+from fedcl.errors import FedclError
+
+EXAMPLES = "e.g. fedcl compare outputs/2026-01-31/12-00-00 --out outputs/report"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    parser = argparse.ArgumentParser(prog="fedcl", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"fedcl {version('fedcl')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    about = "check a scenario's data and say what it holds, without training"
+    command = commands.add_parser("inspect", help=about, description=about)
+    command.add_argument("overrides", nargs="*", help="as for simulate.py: scenario=NAME ...")
+    command.set_defaults(run=inspect)
+    about = "write table.csv, table.md, table.tex and report.html from finished runs"
+    command = commands.add_parser("compare", help=about, description=about, epilog=EXAMPLES)
+    command.add_argument(
+        "sources", nargs="+", metavar="RUN_OR_EXPERIMENT",
+        help="folders of runs or of sweeps, or names of MLflow experiments",
+    )  # fmt: skip
+    command.add_argument("--out", type=Path, required=True, help="folder to write into")
+    command.add_argument("--uri", default="sqlite:///mlflow.db", help="where MLflow keeps them")
+    command.add_argument("--reference", help="test against it; default ted, else the best")
+    command.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE",
+        help="take only runs with this setting, e.g. timeline.rounds=8; may be repeated",
+    )  # fmt: skip
+    command.add_argument("--strict", action="store_true", help="refuse runs not completed")
+    command.add_argument("--mix", action="store_true", help="compare what differs all the same")
+    command.set_defaults(run=compare)
+    about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
+    command = commands.add_parser("export", help=about, description=about)
+    command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("--out", type=Path, required=True, help="file, .nii or .nii.gz")
+    command.add_argument("--output", default="signal", help="signal, or the name of a mask")
+    command.add_argument(
+        "--shape", type=int, nargs=4, metavar=("FRAMES", "SLICES", "ROWS", "COLUMNS"),
+        help="points along each axis; default: the planned ones",
+    )  # fmt: skip
+    command.add_argument("--stage", type=int, help="after which stage, from 1; default: the last")
+    command.add_argument(
+        "--spacing", type=float, nargs=3, metavar=("SLICE", "ROW", "COLUMN"),
+        help="of the planned grid, in mm; default: that of the file it was learned from, or 1 1 1",
+    )  # fmt: skip
+    command.add_argument(
+        "--everywhere", action="store_true",
+        help="write slices and frames too that the field was never taught; default: NaN",
+    )  # fmt: skip
+    command.set_defaults(run=export)
+    about = "write a folder for the server and one for every hospital of a real federation"
+    command = commands.add_parser("deploy", help=about, description=about)
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="new; gets keys and scripts")
+    command.add_argument("--sites", required=True, help="the hospitals, e.g. RUNMC,BMC")
+    command.add_argument("--host", default="127.0.0.1", help="of the server; default: this machine")
+    command.add_argument("--port", type=int, default=18001, help="of the server; default: 18001")
+    command.set_defaults(run=deploy)
+    given = parser.parse_args(arguments)
+    try:
+        given.run(given)
+    except FedclError as error:
+        print(f"fedcl: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Write tables and report; see `fedcl.analysis.compare.compare`."""
+    from fedcl.analysis.compare import compare as write
+
+    write(
+        given.sources, given.out, given.uri, given.reference, given.where, given.strict, given.mix
+    )
+
+
+def deploy(given: argparse.Namespace) -> None:
+    """Prepare a federation; see `fedcl.app.provision.prepare`."""
+    from fedcl.app.provision import prepare
+
+    prepare(given.folder, given.sites.split(","), given.host, given.port)
+    text = f"written to {given.folder}; docs/deployment.md says how to go on"
+    Console().print(text, markup=False, soft_wrap=True)
+
+
+def export(given: argparse.Namespace) -> None:
+    """Write a NIfTI volume; see `fedcl.app.export.export`."""
+    from fedcl.app.export import export as write
+
+    shape = tuple(given.shape) if given.shape else None
+    spacing = tuple(given.spacing) if given.spacing else None
+    written, told = write(
+        given.folder, given.out, given.output, shape, given.stage, spacing, given.everywhere
+    )
+    size = " x ".join(map(str, written))
+    for line in (f"written to {given.out}: {size}", *told):
+        Console().print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def inspect(given: argparse.Namespace) -> None:
+    """Print what each site of a scenario holds, as a run with this seed would split it.
+
+    Raises:
+        FedclError: the configuration or the data of a site cannot be used.
+    """
+    from fedcl.app.inspect import inspect as look
+
+    look(Config.parse(compose(given.overrides)), Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

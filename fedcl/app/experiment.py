@@ -1,0 +1,115 @@
+"""What every run is, simulated or deployed: a folder, a log, MLflow, figures, results."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedcl import interruption
+from fedcl.errors import writing
+from fedcl.files import write_atomically
+from fedcl.reporting.figures import draw
+from fedcl.server.results import results
+from fedcl.server.run import Server
+from fedcl.tasks.base import Picture
+
+log = logging.getLogger("fedcl")
+
+STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+def conduct(
+    server: Server,
+    folder: Path,
+    values: Mapping[str, Any],
+    started: float,
+    terminal: logging.Handler,
+    pictures: Callable[[], Sequence[Picture]] = lambda: (),
+) -> dict[str, Any]:
+    """Run an experiment from its first round, or from where its state is, to its results.
+
+    Args:
+        server: not started yet.
+        folder: of the run; claimed by this process.
+        values: the configuration, to be stored.
+        started: `time.perf_counter()` when this process began with it.
+        terminal: where warnings go.
+        pictures: draws test cases, where images may be seen.
+
+    Returns:
+        The contents of results.json.
+
+    Raises:
+        FedclError: it cannot begin, in which case nothing is written, or not go on.
+    """
+    config, status = server.config, "failed"
+    about = server.meet()
+    tracker = None
+    if config.tracking.enabled:
+        from fedcl.reporting.mlflow import Tracker
+
+        tracker = Tracker(config, folder, values, server.state, about)
+        server.watchers.append(tracker)
+    # Only now that configuration, data and MLflow are known to be good is anything written.
+    with _logging(folder / "log.txt", terminal):
+        reason = None
+        try:
+            with writing(folder / "config.yaml"):
+                # In the order given: sites may arrive in the order in which they are listed.
+                text = yaml.safe_dump(dict(values), sort_keys=False)
+                write_atomically(folder / "config.yaml", text.encode())
+            server.run(about, started)
+            status = "completed"
+            if config.run.figures:
+                _draw(server, folder, pictures)
+        except KeyboardInterrupt:
+            status, reason = "interrupted", interruption.reason()
+            raise
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            log.debug("the run failed", exc_info=True)
+            raise
+        finally:
+            outcome = results(config, server.state, status)
+            if reason:
+                outcome["reason"] = reason
+            file = folder / "results.json"
+            try:
+                with writing(file):
+                    write_atomically(file, json.dumps(outcome, indent=1).encode())
+            finally:
+                if tracker:
+                    tracker.finish(STATUS[status])
+    return outcome
+
+
+def _draw(server: Server, folder: Path, pictures: Callable[[], Sequence[Picture]]) -> None:
+    """Draw a run's figures; one that cannot be drawn or written takes nothing from the run."""
+    try:
+        outcome, task = results(server.config, server.state), server.config.job.scenario.task
+        draw(outcome, pictures(), task.legend, folder / "figures")
+    except Exception as error:  # a full disk, data that are gone, sites too many for a picture
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("not all figures could be drawn (%s); the results are complete", reason)
+        log.debug("no figures", exc_info=True)
+
+
+@contextmanager
+def _logging(path: Path, terminal: logging.Handler) -> Iterator[None]:
+    """Write everything to `path` and warnings to `terminal`; quieten Flower."""
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours, flower = logging.getLogger("fedcl"), logging.getLogger("flwr")
+    ours.setLevel(logging.DEBUG)
+    ours.propagate = flower.propagate = False
+    ours.handlers, flower.handlers = [file, terminal], [file]
+    flower.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ours.handlers, flower.handlers = [], []
+        file.close()

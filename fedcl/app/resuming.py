@@ -1,0 +1,110 @@
+"""Going on with a run: what its command line may change, and what it must leave as it was."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from fedcl.config.hydra import compose, in_one_line
+from fedcl.config.timeline import inlined
+from fedcl.errors import ConfigError
+from fedcl.registry import SCENARIO, STRATEGY
+
+RESUME = "run.resume"
+FREE = ("engine", "tracking", "run.figures")
+"""What says where and how a run computes and is watched, not what it learns."""
+ABSENT = object()
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def resumed(arguments: Sequence[str]) -> Path | None:
+    """Return the folder of the run that a command line asks to go on with, if it does."""
+    for argument in arguments:
+        if argument.startswith(f"{RESUME}="):
+            given = argument.partition("=")[2]
+            if not Path(given).exists():  # quoted for Hydra, nothing, or not there
+                with contextlib.suppress(ConfigError):
+                    given = str(_parsed([argument])[0].value() or "")
+            if given not in ("", "null", "None"):
+                return Path(given)
+    return None
+
+
+def changes(arguments: Sequence[str]) -> Change:
+    """Return what carries a command line over into a stored configuration.
+
+    People repeat the command they began with: a setting with the value that the run has changes
+    nothing. Others may be given for the engine, for tracking, and for what stays on this machine,
+    such as `scenario.root`; the digests of the data say whether they are still the same.
+
+    Raises:
+        ConfigError: on use, where the command line sets something that would change the results.
+    """
+
+    def change(stored: dict[str, Any]) -> None:
+        others = [a for a in arguments if not a.startswith((f"{RESUME}=", "hydra.", "-"))]
+        staying = {*_staying(SCENARIO.find(stored["scenario"]["name"]), "scenario")}
+        staying |= {*_staying(STRATEGY.find(stored["strategy"]["name"]), "strategy")}
+        for override in _parsed(others):
+            key = override.key_or_group
+            value = ABSENT if override.is_delete() else override.value()
+            if _same(stored, key, value):
+                continue
+            if key == "engine":
+                stored["engine"] = compose([f"engine={value}"])["engine"]
+            elif key in staying or any(f"{key}.".startswith(f"{free}.") for free in FREE):
+                group, _, rest = key.partition(".")
+                stored[group] = OmegaConf.to_container(_updated(stored[group], rest, value))
+            else:
+                raise ConfigError(
+                    f"{key}: a resumed run keeps its configuration, and this differs from what it "
+                    f"was begun with; only {', '.join(f'{free}.*' for free in FREE[:2])}, "
+                    f"{', '.join(sorted(staying | {FREE[2]}))} may be given"
+                )
+
+    return change
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    try:
+        return list(OverridesParser.create().parse_overrides(list(arguments)))
+    except Exception as error:  # Hydra raises many kinds; all of them mean the arguments
+        raise ConfigError(in_one_line(error, arguments)) from None
+
+
+def _updated(group: Any, key: str, value: Any) -> Any:
+    """Return a group with one value set; text stays text, whatever it looks like."""
+    config = OmegaConf.create({})
+    OmegaConf.update(config, "group", {k: v for k, v in group.items() if k != key})
+    config["group"][key] = value
+    return config["group"]
+
+
+def _same(stored: dict[str, Any], key: str, value: Any) -> bool:
+    """Return whether a run has this value already; for a group, whether it is the one so named."""
+    if key == "run.dir":  # repeated, or of no effect: the run stays where it is
+        return True
+    if key == "timeline.file":
+        told = {k: v for k, v in inlined({"file": value}).items() if k != "file"}
+        return all(stored["timeline"].get(k) == v for k, v in told.items())
+    now: Any = stored
+    for part in key.split("."):
+        now = now.get(part, ABSENT) if isinstance(now, dict) else ABSENT
+    if isinstance(now, dict) and isinstance(value, str):
+        return bool(now.get("name") == value)
+    return bool(now == value)
+
+
+def _staying(settings: Any, key: str) -> Iterator[str]:
+    """Yield the dotted keys of what never leaves this machine."""
+    for field in dataclasses.fields(settings):
+        if not field.metadata.get("travels", True):
+            yield f"{key}.{field.name}"
+        elif dataclasses.is_dataclass(field.type):
+            yield from _staying(field.type, f"{key}.{field.name}")

@@ -1,0 +1,207 @@
+"""A simulation from configuration to results: the run's folder, engine, server, figures."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Message
+from rich.logging import RichHandler
+
+from fedcl import arrays
+from fedcl.app.experiment import conduct
+from fedcl.app.run_folder import claimed, claimed_new, stored
+from fedcl.config.faults import LATE, Plan
+from fedcl.config.schema import DEPLOYED, Config
+from fedcl.config.timeline import inlined
+from fedcl.errors import ConfigError, FedclError
+from fedcl.hospital.site import Hospital
+from fedcl.learning import loop
+from fedcl.reporting.console import Display, console
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.results import read_results
+from fedcl.server.run import Server
+from fedcl.server.state import State
+from fedcl.tasks.base import Picture
+from fedcl.timeline import POOL
+from fedcl.wire import records
+from fedcl.wire.local_grid import InProcessGrid, LocalGrid, NodeConfig
+from fedcl.wire.ray_grid import RayGrid
+
+APP, FAULTY = "fedcl.hospital.client_app:app", "fedcl.hospital.faulty_app:app"
+
+
+def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Run the experiment that `values` describes, in a new folder; see `begin`."""
+    with claimed_new(folder) as mine:
+        return begin(values, mine)
+
+
+def begin(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Run the experiment that `values` describes.
+
+    Args:
+        values: the composed configuration.
+        folder: the run's folder; claimed by this process, and holding no run yet.
+
+    Returns:
+        The contents of results.json.
+
+    Raises:
+        FedclError: one line that says what is wrong; for bad configuration or data
+            nothing is left behind.
+    """
+    config = Config.parse(values)
+    values = {**values, "timeline": inlined(values.get("timeline") or {})}
+    return _run(config, folder, state=None, values=values)
+
+
+def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Go on with the run in `folder` from its last checkpoint.
+
+    One that is complete has nothing to do but to tell MLflow what that could not be told before.
+
+    Args:
+        folder: the run's folder.
+        change: may change the stored configuration (where data lie, the engine, tracking).
+
+    Raises:
+        FedclError: there is no run to go on with, or it cannot go on.
+    """
+    values = stored(folder)
+    change(values)
+    done = read_results(folder)
+    if done is not None and done.get("status") == "completed":
+        console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
+        tracking = Config.parse(values).tracking
+        if tracking.enabled:
+            from fedcl.reporting.mlflow import deliver
+
+            with claimed(folder):
+                count = deliver(tracking.uri, folder, tracking.wait)
+            if count:
+                console.print(f"MLflow was told {count} entries that had waited")
+        return done
+    config = Config.parse(values)
+    with claimed(folder):
+        return _run(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)
+
+
+def _run(
+    config: Config, folder: Path, state: State | None, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    torch.set_num_threads(config.job.learner.threads)
+    nodes = nodes_of(config, folder)
+    with Display() as display, _engine(config, list(nodes.values()), display.replied) as grid:
+        lanes = grid.workers if isinstance(grid, RayGrid) else 1
+        server = Server(
+            grid, config, Checkpoint(folder / "checkpoint"), state, lanes, watchers=[display]
+        )
+        return conduct(
+            server,
+            folder,
+            values,
+            started,
+            terminal=RichHandler(logging.WARNING, console=console, show_path=False),
+            pictures=lambda: _pictures(config, server.state, nodes),
+        )
+
+
+def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
+    """Return the node configuration of every site, as a hospital would write its own."""
+    nodes: dict[str, NodeConfig] = {}
+    received = str((folder / "checkpoint" / "received").resolve())  # kept once for all of them
+    for site in config.timeline.sites:
+        state = (folder / "checkpoint" / "sites" / site).resolve()
+        nodes[site] = {"site": site, "state-path": str(state), "received-path": received}
+        nodes[site]["simulated"] = True
+        location = config.job.scenario.location(site)
+        if location is not None:
+            nodes[site]["data-path"] = str(location.resolve())
+        chances = config.faults.of(site)
+        if config.stragglers:
+            chances[LATE] = config.stragglers
+        if chances:
+            plan = Plan(config.job.seed, config.faults.factor, chances)
+            nodes[site] |= {"faults": plan.to_json()}
+    if config.timeline.centralised:
+        places = {site: node.get("data-path") for site, node in nodes.items()}
+        state = (folder / "checkpoint" / "sites" / POOL).resolve()
+        nodes[POOL] = {"site": POOL, "state-path": str(state), "pool": json.dumps(places)}
+        nodes[POOL] |= {"received-path": received, "simulated": True}
+    return nodes
+
+
+@contextmanager
+def _engine(
+    config: Config, nodes: list[NodeConfig], on_reply: Callable[[Message], None]
+) -> Iterator[LocalGrid]:
+    engine = config.engine
+    app = FAULTY if any("faults" in node for node in nodes) else APP
+    if engine.name == "inprocess":
+        yield InProcessGrid(app, nodes, on_reply)
+        return
+    if engine.name == DEPLOYED:
+        raise ConfigError(
+            "engine: superlink is what `flwr run` takes; simulate on inprocess or ray"
+        )
+    grid = RayGrid(
+        app,
+        nodes,
+        on_reply,
+        workers=engine.workers,
+        num_cpus=engine.num_cpus,
+        num_gpus=engine.num_gpus,
+        address=engine.address,
+        threads=config.job.learner.threads,
+    )
+    try:
+        yield grid
+    finally:
+        grid.close()
+
+
+def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> list[Picture]:
+    """Draw test cases of each site, in this process.
+
+    Images are read here, by whoever runs the simulation; no message can carry them.
+    """
+    text, task = config.job.to_json(), config.job.scenario.task
+    settings = config.job.learner
+    device = loop.device_of(settings)
+    pictures = []
+    for site in config.timeline.sites:
+        hospital = Hospital.of(nodes[site], text)
+        model = hospital.role.model
+        weights = arrays.under(config.job.prefix(model), state.weights)
+        shared, _ = arrays.split(weights, hospital.local)
+        network = hospital.load(
+            model, records.to_record(shared), state.versions.get(site, 0), config.timeline.sites
+        )
+        for case in task.drawn(hospital.data(site).test):
+            prediction = task.predict(network, case, device, settings.amp)
+            picture = task.picture(case, prediction)
+            pictures.append(replace(picture, title=f"{site}: {picture.title}"))
+    return pictures
+
+
+def exit_line(error: FedclError, folder: Path) -> str:
+    """Return the one line that tells a user what went wrong and, if it helps, how to go on."""
+    can_resume = error.exit_code == 1 and (folder / "checkpoint").exists()
+    hint = f"; go on with run.resume={folder}" if can_resume else ""
+    return f"fedcl: {error}{hint}"
+
+
+def how_to_open_mlflow(uri: str) -> str:
+    """Return the command that opens MLflow on `uri`."""
+    program = Path(sys.executable).with_name("mlflow")
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return f"{program} ui --backend-store-uri {uri}"

@@ -1,0 +1,205 @@
+"""The ClientApp: what a hospital answers.
+
+Each answer is a pure function of the message, the site's data and the named version of the
+site's state. The site's name, data folder and state folder come from the node's own
+configuration; a message can name neither a path nor code.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from torch import nn
+
+from fedcl import arrays
+from fedcl.effort import Clock
+from fedcl.errors import FedclError, RunError
+from fedcl.hospital.site import Hospital, MissingError
+from fedcl.learning import loop
+from fedcl.learning.step import Lesson
+from fedcl.seeding import seeded, torch_rng
+from fedcl.wire.messages import RAISED, Call, Hello, Missing, Report, Scored, Update
+
+app = ClientApp()
+log = logging.getLogger("fedcl")
+Handler = Callable[[Message, Context], Message]
+
+
+def _discreet(handler: Handler) -> Handler:
+    """Let an error leave in one line, without the hospital's folders; its own log has it all.
+
+    In a simulation, where all hospitals are one user's, nothing is held back.
+    """
+
+    @wraps(handler)
+    def safe(message: Message, context: Context) -> Message:
+        if context.node_config.get("simulated"):
+            return handler(message, context)
+        try:
+            return handler(message, context)
+        except Exception as error:
+            log.exception("%s failed", message.metadata.message_type)
+            reason = _without_folders(f"{type(error).__name__}: {error}", context)
+            return Message(Error(RAISED, reason), reply_to=message)
+
+    return safe
+
+
+def _without_folders(text: str, context: Context) -> str:
+    """Return the first line of what a hospital says, without where its files lie."""
+    line = text.partition("\n")[0]
+    if context.node_config.get("simulated"):
+        return line
+    for key in ("data-path", "state-path", "received-path"):
+        folder = str(context.node_config.get(key, "."))
+        written = {folder.rstrip("/"), str(Path(folder)), str(Path(folder).resolve())}
+        for one in sorted(written - {"", "."}, key=len, reverse=True):
+            line = line.replace(f"{one}/", "")
+            if "/" in one:  # a bare name may be a word as well
+                line = line.replace(one, key)
+    return line
+
+
+@app.query("hello")
+@_discreet
+def hello(message: Message, context: Context) -> Message:
+    """Say which site this is and what it holds, or in one line why it cannot take part."""
+    site = str(context.node_config["site"])
+    try:
+        hospital = Hospital.of(
+            context.node_config, str(message.content.config_records["job"]["json"])
+        )
+        hospital.check()
+    except FedclError as error:
+        if not context.node_config.get("simulated"):
+            log.error("%s", error)
+        problem = _without_folders(str(error), context)
+        return Message(Hello(site, error=problem).pack(), reply_to=message)
+    every = [hospital.data(name) for name in hospital.places]
+    if not context.node_config.get("simulated"):
+        for note in (note for data in every for note in data.notes):
+            log.warning("%s", note)  # with the names that only its own log may have
+    samples = [hospital.samples({name: 1.0}) for name in hospital.places]
+    about = Hello(
+        site,
+        digest="".join(data.digest() for data in every),
+        train=sum(len(data.train) for data in every),
+        val=sum(len(data.val) for data in every),
+        test=sum(len(data.test) for data in every),
+        samples=sum(map(len, samples)),
+        shape=list(samples[0].inputs.shape[1:]),
+        notes=[
+            str(note) if context.node_config.get("simulated") else note.brief
+            for data in every
+            for note in data.notes
+        ],
+        source=every[0].source.numbers() if every[0].source is not None else [],
+    )
+    return Message(about.pack(), reply_to=message)
+
+
+@app.train()
+@_discreet
+def train(message: Message, context: Context) -> Message:
+    """Train for one round from the weights sent; return the weights that may leave."""
+    clock = Clock()
+    call, hospital, student = _begin(message, context)
+    try:
+        call = hospital.received(call)
+    except MissingError as error:
+        return Message(Missing(error.records).pack(), reply_to=message)
+    job, state = hospital.job, hospital.kept(call.state)
+    if call.model != hospital.role.model:
+        raise RunError(f"site {hospital.site}: it trains {hospital.role.model}, not {call.model}")
+    samples, buffers = hospital.select(call.shares, call.rehearsing, state)
+    auxiliary = hospital.auxiliary(state)
+    fixed = job.strategy.fixed(student, call.stage)
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name not in fixed)
+    keys = (job.seed, hospital.site, call.stage, call.round)
+    task = job.scenario.task
+    lesson = Lesson(
+        task=task,
+        student=student,
+        model=job.models[call.model],
+        auxiliary=auxiliary,
+        memory=hospital.on_device(call.memory),
+        round=call.round,
+        start={name: value.detach().clone() for name, value in student.named_parameters()},
+        **hospital.teacher(call, samples),
+    )
+    with seeded("train", *keys):
+        losses = loop.train(
+            lesson,
+            samples,
+            job.learner,
+            job.strategy,
+            lambda share: job.learner.rate(call.stage, call.done + share / call.rounds),
+            torch_rng("batches", *keys),
+            validate=lambda: hospital.validate(student),
+        )
+    weights = arrays.of_network(student)
+    problem = arrays.complaint(weights, weights)
+    if problem:
+        raise RunError(f"training gave bad weights: {problem}")
+    shared, kept = arrays.split(weights, hospital.local)
+    stays = {f"weights/{key}": value for key, value in kept.items()}
+    for site, buffer in buffers.items():
+        stays[f"buffer/{site}/inputs"] = buffer.inputs.cpu().numpy()
+        stays[f"buffer/{site}/targets"] = buffer.targets.cpu().numpy()
+    if auxiliary is not None:
+        own = arrays.of_network(auxiliary)
+        stays |= {f"auxiliary/{key}": value for key, value in own.items()}
+    if stays:
+        hospital.state().save(call.round, stays, base=call.state)
+    update = Update(
+        shared,
+        call.round,
+        len(samples),
+        losses,
+        kept=arrays.digest(stays) if stays else "",
+        stored=sum(map(len, buffers.values())),
+        holds=hospital.holds(call),
+        **clock.effort(),
+    )
+    return Message(update.pack(), reply_to=message)
+
+
+@app.query("report")
+@_discreet
+def report(message: Message, context: Context) -> Message:
+    """Tell what the strategy wants to know of the stage besides weights."""
+    clock = Clock()
+    call, hospital, network = _begin(message, context)
+    samples = hospital.samples(call.shares)
+    problem = hospital.too_few(network, samples, len(samples))
+    if problem is not None:
+        raise RunError(problem)
+    told = hospital.job.strategy.report(network.eval(), samples)
+    answer = Report(told, len(samples), **clock.effort())
+    return Message(answer.pack(), reply_to=message)
+
+
+@app.evaluate()
+@_discreet
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the weights sent, case by case: by one score on validation, by all on test."""
+    clock = Clock()
+    call, hospital, student = _begin(message, context)
+    found, predicting = hospital.score(student, call.split)
+    scores = {name: [one[name] for _, one in found] for name in found[0][1]}
+    cases = [name if call.split == "test" else str(n) for n, (name, _) in enumerate(found)]
+    scored = Scored(cases, scores, predicting=predicting, **clock.effort())
+    return Message(scored.pack(), reply_to=message)
+
+
+def _begin(message: Message, context: Context) -> tuple[Call, Hospital, nn.Module]:
+    """Read a call; return it with the hospital and the network it is to start from."""
+    call = Call.unpack(message.content)
+    hospital = Hospital.of(context.node_config, call.job, call.run)
+    torch.set_num_threads(hospital.job.learner.threads)
+    return call, hospital, hospital.load(call.model, call.arrays, call.state, call.arrived)

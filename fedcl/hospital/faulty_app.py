@@ -1,0 +1,86 @@
+"""Hospitals that fail on purpose: how robust is a method to them? In simulation only.
+
+`app` answers as `fedcl.hospital.client_app.app` does, but its training misbehaves as the node's own
+configuration says. What happens follows from (seed, site, round, attempt).
+"""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedcl.arrays import Arrays
+from fedcl.config.faults import LATE, Plan
+from fedcl.errors import TooLateError
+from fedcl.hospital import client_app
+from fedcl.wire import records
+from fedcl.wire.messages import Call, Update
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train as the real one does, or not."""
+    node = context.node_config
+    call = Call.unpack(message.content)
+    plan = Plan(*json.loads(str(node.get("faults", "[0, 1, {}]"))))
+    kind = plan.draw(str(node["site"]), call.round, call.attempt)
+    if kind == "crash":
+        raise RuntimeError("crashed, as faults.crash asks for")
+    if kind == "hang":
+        raise TooLateError("no answer before the deadline, as faults.hang asks for")
+    reply = client_app.app(message, context)
+    if kind is None:
+        return reply
+    if kind == LATE:
+        raise TooLateError("its answer came after the deadline, as timeline.stragglers asks for")
+    update = Update.unpack(reply.content)
+    spoilt = SPOIL[kind](update.arrays, records.from_record(call.arrays), plan.factor)
+    return Message(replace(update, arrays=spoilt).pack(), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Answer as the real one does."""
+    return client_app.app(message, context)
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Answer as the real one does."""
+    return client_app.app(message, context)
+
+
+@app.query("report")
+def report(message: Message, context: Context) -> Message:
+    """Answer as the real one does."""
+    return client_app.app(message, context)
+
+
+def _one(update: Arrays, change: Any) -> Arrays:
+    """Return an update of which one array, the first by name, is changed."""
+    key = min(key for key, array in update.items() if array.dtype.kind == "f")
+    return update | {key: change(update[key])}
+
+
+def _moved(update: Arrays, before: Arrays, factor: float) -> Arrays:
+    """Return an update whose change of the weights is `factor` times as large."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what cannot be is refused as such
+        return {
+            key: (before[key] + np.float32(factor) * (array - before[key])).astype(array.dtype)
+            if array.dtype.kind == "f" and key in before
+            else array
+            for key, array in update.items()
+        }
+
+
+SPOIL = {
+    "nan": lambda update, before, factor: _one(update, lambda array: array * np.nan),
+    "shape": lambda update, before, factor: _one(update, lambda array: array[..., None]),
+    "flip": lambda update, before, factor: _moved(update, before, -1.0),
+    "scale": lambda update, before, factor: _moved(update, before, factor),
+}

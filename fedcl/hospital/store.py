@@ -1,0 +1,115 @@
+"""What a site was sent once and keeps, by digest: a stage's teacher, what the server remembers."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from fedcl import arrays
+from fedcl.arrays import Arrays, load_file, save_file
+from fedcl.errors import RunError
+from fedcl.wire import records
+from fedcl.wire.records import digest
+
+KEPT = 8
+"""Files on a shelf; the one that was not asked for the longest time goes first."""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A folder of safetensors files named by digest; sites of one machine may share it.
+
+    Attributes:
+        folder: where; None for a site that keeps nothing.
+    """
+
+    folder: Path | None
+
+    def put(self, mark: str, record: ArrayRecord) -> None:
+        """Keep a record under its digest."""
+        path = self._path(mark)
+        if path is None or path.exists():
+            return
+        # Of a name of its own: several processes may keep the same at the same time.
+        part = path.with_suffix(f".{os.getpid()}")
+        arrays.save_file(part, records.from_record(record))
+        part.replace(path)
+        every = sorted(path.parent.glob("*.safetensors"), key=_age, reverse=True)
+        for old in every[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def get(self, mark: str) -> ArrayRecord | None:
+        """Return what is kept under a digest; None where it is not there, or damaged."""
+        path = self._path(mark)
+        if path is None or not path.exists():
+            return None
+        try:
+            found = _read(path, mark)
+        except RunError:  # it will be sent again
+            path.unlink(missing_ok=True)
+            return None
+        path.touch()
+        return found
+
+    def has(self, mark: str) -> bool:
+        """Return whether something is kept under a digest."""
+        path = self._path(mark)
+        return path is not None and path.exists()
+
+    def _path(self, mark: str) -> Path | None:
+        """Return the file of a digest, which came from the network and is to name one."""
+        if not re.fullmatch(r"[0-9a-f]{64}", mark):
+            raise RunError(f"{mark[:80]!r} is no digest")
+        return self.folder / f"{mark}.safetensors" if self.folder else None
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process was faster
+        return 0.0
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, mark: str) -> ArrayRecord:
+    """Return the record in a file; raises `RunError` where it is not that of the digest."""
+    found = records.to_record(arrays.load_file(path))
+    if digest(found) != mark:
+        raise RunError(f"{path}: not what was written")
+    return found
+
+
+class SiteState:
+    """Arrays a method keeps at the hospital: one version per round, never sent.
+
+    The server says which version a call starts from, so a repeated or resumed round
+    starts from the same arrays; that version and a few before it are kept.
+    """
+
+    KEPT = 2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, version: int) -> Arrays:
+        """Return the arrays of `version`; none for version 0, before the first round."""
+        return load_file(self._path(version)) if version else {}
+
+    def save(self, version: int, arrays: Mapping[str, np.ndarray], base: int) -> None:
+        """Write `version`, reached from version `base`; drop those well before `base`.
+
+        Versions after `base` may be of rounds the server never heard of: it will go on
+        asking for `base` until it has.
+        """
+        save_file(self._path(version), arrays)
+        old = [p for p in sorted(self.folder.glob("round-*.safetensors")) if p < self._path(base)]
+        for path in old[: -self.KEPT]:
+            path.unlink(missing_ok=True)
+
+    def _path(self, version: int) -> Path:
+        return self.folder / f"round-{version:06d}.safetensors"

@@ -1,0 +1,1 @@
+"""One run told: on the terminal, in figures, to MLflow."""

@@ -1,0 +1,243 @@
+"""MLflow: one run per simulation, in an experiment named after the scenario.
+
+Before the first round MLflow must answer; after it, nothing that MLflow does ends a run.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from fedcl.config.schema import Config
+from fedcl.errors import ConfigError
+from fedcl.registry import name_of
+from fedcl.reporting.mlflow_client import SQLITE, asking, connect, spelt
+from fedcl.reporting.spool import Entry, Spool
+from fedcl.server.events import Round
+from fedcl.server.metrics import forgetting_by_site
+from fedcl.server.results import results
+from fedcl.server.state import State
+from fedcl.settings import flat
+from fedcl.wire.messages import Hello
+
+log = logging.getLogger("fedcl")
+
+WITHOUT = "; tracking.enabled=false runs without it"
+PARAMS, BATCH = 100, 1000
+"""The most parameters and metrics that MLflow takes at once."""
+SPOOL = "tracking.jsonl"
+"""In a run's folder: what MLflow is still to be told."""
+HURRY = {"FINISHED": 1e9, "FAILED": 5.0, "KILLED": 2.0}
+"""At most so many seconds of `tracking.wait` are waited, by how a run has ended."""
+
+
+class Tracker:
+    """Writes a run to MLflow as it goes; watches a `Server`.
+
+    Rounds and stages that a resumed run goes through again are written once.
+
+    Args:
+        config: of the run.
+        folder: the run's folder; files to be kept are taken from it.
+        values: the configuration as it is stored.
+        state: new or resumed; gets the id of the run in MLflow.
+        about: what the hospitals hold.
+
+    Raises:
+        ConfigError: MLflow does not answer, or the experiment cannot be written to.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        values: Mapping[str, Any],
+        state: State,
+        about: Mapping[str, Hello],
+    ) -> None:
+        self.uri, self.folder, self.wait = config.tracking.uri, folder, config.tracking.wait
+        self.client = connect(self.uri, "tracking.uri", WITHOUT)
+        with asking(self.uri, "tracking.uri", WITHOUT):
+            if state.tracking_run is not None and not self._there(state.tracking_run):
+                log.warning("MLflow at %s does not know this run: a new one is opened", self.uri)
+                state.tracking_run = None
+            if state.tracking_run is None:
+                state.tracking_run = self._open(config, values, about)
+            self.run = state.tracking_run
+            self.client.set_terminated(self.run, "RUNNING")
+            self.spool = _spool(self.client, self.uri, folder)
+            if self.spool.drain(self.wait):
+                raise TimeoutError(f"{folder / SPOOL} cannot be delivered")
+            self._told = {what: self._last(what) for what in ("round", "stage")}
+
+    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
+        """Write nothing: the run was opened before."""
+
+    def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
+        """Write nothing: a round counts when it is over."""
+
+    def round_done(self, done: Round, state: State) -> None:
+        """Write losses and validation scores."""
+        values = {f"validation/{site}": value for site, value in done.validation.items()}
+        for site, losses in done.losses.items():
+            values |= {f"loss/{site}/{term}": value for term, value in losses.items()}
+        self._write("round", done.number, values, done.number)
+
+    def stage_done(self, config: Config, state: State) -> None:
+        """Write scores, forgetting and the figures of the run so far, and the weights."""
+        now = results(config, state)
+        scores = zip(now["sites"], now["matrix"][-1], strict=True)
+        values = {f"score/{site}": value for site, value in scores if value is not None}
+        lost = forgetting_by_site(now["matrix"], now["stages"], now["sites"])
+        values |= {f"forgetting/{site}": value for site, value in lost.items()}
+        values |= {name: value for name, value in now["metrics"].items() if value is not None}
+        for name, one in now["architectures"].items():
+            if "matrix" in one:
+                scores = zip(now["sites"], one["matrix"][-1], strict=True)
+                values |= {f"score/{name}/{site}": v for site, v in scores if v is not None}
+                values |= {f"avg/{name}": v for v in [one["metrics"]["avg"]] if v is not None}
+        self._write("stage", state.stage, values, state.round)
+        self._keep(f"checkpoint/stage-{state.stage}.safetensors", "weights")
+
+    def finish(self, status: str) -> None:
+        """Close the run, with its files.
+
+        Args:
+            status: "FINISHED", "FAILED" or "KILLED".
+        """
+        for name in ("config.yaml", "results.json"):
+            self._keep(name)
+        for file in sorted((self.folder / "figures").glob("*")):
+            self._keep(f"figures/{file.name}", "figures")
+        self.spool.put({"end": status, "run": self.run})
+        left = self.spool.close(min(self.wait, HURRY[status]))
+        if left:
+            log.warning(
+                "MLflow at %s was not told all of this run: %d entries wait in %s; "
+                "run.resume=%s delivers them",
+                self.uri, left, self.spool.file, self.folder,
+            )  # fmt: skip
+
+    def _keep(self, name: str, place: str | None = None) -> None:
+        """Have a file of the run's folder kept in MLflow, in a folder of its own there or not."""
+        if (self.folder / name).exists():
+            self.spool.put({"file": name, "place": place, "run": self.run})
+
+    def _there(self, run: str) -> bool:
+        """Return whether MLflow has a run that can be written to."""
+        try:
+            return bool(self.client.get_run(run).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def _open(self, config: Config, values: Mapping[str, Any], about: Mapping[str, Hello]) -> str:
+        scenario, strategy = name_of(config.job.scenario), name_of(config.job.strategy)
+        tags = {"strategy": strategy, "scenario": scenario, "model": "+".join(config.job.models)}
+        tags |= {"seed": str(config.job.seed), "folder": str(self.folder)}
+        run = self.client.create_run(
+            self._experiment(scenario), run_name=f"{strategy}-seed{config.job.seed}", tags=tags
+        ).info.run_id
+        params = [Param(spelt(key), str(value)[:500]) for key, value in flat(values)]
+        for begin in range(0, len(params), PARAMS):
+            self.client.log_batch(run, params=params[begin : begin + PARAMS])
+        self.client.log_batch(run, tags=[RunTag("engine", config.engine.name)])
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=f"{scenario}/{site}",
+                    digest=hello.digest[:36],
+                    source_type="site",
+                    source=site,
+                    profile=f"{hello.train} train, {hello.val} validation, {hello.test} test",
+                )
+            )
+            for site, hello in about.items()
+        ]
+        self.client.log_inputs(run, inputs)
+        return str(run)
+
+    def _experiment(self, name: str) -> str:
+        """Return the id of the experiment `name`, made if there is none.
+
+        Raises:
+            ConfigError: it was deleted: MLflow keeps the name, and takes no more runs.
+        """
+        known = self.client.get_experiment_by_name(name)
+        if known is None:
+            place = None  # a server knows where its artefacts belong
+            if self.uri.startswith(SQLITE):
+                database = Path(self.uri.removeprefix(SQLITE)).resolve()
+                place = (database.parent / "mlruns" / name).as_uri()
+            try:
+                return str(self.client.create_experiment(name, artifact_location=place))
+            except MlflowException:  # another run that began at the same time has made it
+                known = self.client.get_experiment_by_name(name)
+                if known is None:
+                    raise
+        if known.lifecycle_stage != "active":
+            raise ConfigError(
+                f"tracking.uri: the experiment {name!r} at {self.uri} was deleted; restore it by "
+                f"`mlflow experiments restore -x {known.experiment_id}` with MLFLOW_TRACKING_URI "
+                f"set to that address, or give another tracking.uri{WITHOUT}"
+            )
+        return str(known.experiment_id)
+
+    def _last(self, what: str) -> int:
+        return max((m.step for m in self.client.get_metric_history(self.run, what)), default=-1)
+
+    def _write(self, what: str, number: int, values: Mapping[str, float], step: int) -> None:
+        if step <= self._told[what]:
+            return
+        now = int(time.time() * 1000)
+        metrics = [[spelt(key), value, now, step] for key, value in values.items()]
+        metrics.append([what, number, now, step])  # last: once it is there, all are
+        for begin in range(0, len(metrics), BATCH):
+            self.spool.put({"metrics": metrics[begin : begin + BATCH], "run": self.run})
+        self._told[what] = step
+
+
+def deliver(uri: str, folder: Path, wait: float) -> int:
+    """Tell MLflow what a run that is over has left to tell; return how many entries that were.
+
+    Args:
+        uri: MLflow's tracking address.
+        folder: the run's.
+        wait: seconds to wait for it.
+
+    Raises:
+        ConfigError: it cannot be told.
+    """
+    if not (folder / SPOOL).exists():
+        return 0
+    spool = _spool(connect(uri, "tracking.uri", WITHOUT), uri, folder)
+    count = len(spool.waiting)
+    if spool.close(wait):
+        raise ConfigError(f"tracking.uri: MLflow at {uri} does not take what is in {spool.file}")
+    return count
+
+
+def _spool(client: MlflowClient, uri: str, folder: Path) -> Spool:
+    return Spool(folder / SPOOL, partial(_tell, client, folder), f"MLflow at {uri}")
+
+
+def _tell(client: MlflowClient, folder: Path, entry: Entry) -> None:
+    """Tell MLflow one entry of a run's spool; telling it again changes nothing."""
+    run = str(entry["run"])
+    if "metrics" in entry:
+        client.log_batch(run, metrics=[Metric(*one) for one in entry["metrics"]])
+    elif "file" in entry:
+        file = folder / entry["file"]
+        if file.exists():
+            client.log_artifact(run, str(file), entry["place"])
+        else:
+            log.warning("%s is not there any more; MLflow does not get it", file)
+    else:
+        client.set_terminated(run, entry["end"])

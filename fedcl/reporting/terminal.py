@@ -1,0 +1,107 @@
+"""What a person at a terminal sees: progress while it runs, a table at the end."""
+
+from statistics import fmean
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from fedcl.reporting.figures import SCORES
+from fedcl.tasks.field import extremes
+
+MOST = 12
+"""How many sites a table in a terminal has room for side by side."""
+
+
+def report(results: dict[str, Any]) -> Group:
+    """Return the stage-by-site matrix and the figures of a run."""
+    table = _matrix(results) if len(results["sites"]) <= MOST else _ends(results)
+    title = (
+        f"{SCORES[results['score']]} after each stage (* trained in it): "
+        f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
+    )
+    lines = [_figures(results["metrics"], results)]
+    if results.get("case") == "frame":
+        ends = extremes(results)
+        lines += [
+            f"{word} frame {number_(psnr)} dB, SSIM {number_(ssim)} ({frame})"
+            for word, (frame, psnr, ssim) in ends.items()
+            if word == "first" or len(set(ends.values())) > 1
+        ]
+    for name, one in results["architectures"].items():
+        if "matrix" in one:
+            seconds = fmean(one["seconds_per_case"].values())
+            lines.append(
+                f"{name} ({', '.join(one['sites']) or 'teacher only'}): "
+                f"{one['parameters']:,} parameters, {1000 * seconds:.1f} ms per case, "
+                f"AVG at all sites {number_(one['metrics']['avg'])}"
+            )
+    guarantee = results.get("privacy", {})
+    if "epsilon" in guarantee:
+        worst = max(guarantee["epsilon"].values())
+        lines.append(
+            f"privacy {guarantee['name']}: epsilon at most {worst:.3g} at delta "
+            f"{guarantee['delta']:g} ({guarantee['neighbours']})"
+        )
+    return Group(escape(title), table, *map(escape, lines))
+
+
+def _matrix(results: dict[str, Any]) -> Table:
+    """Return the score of every site after every stage."""
+    sites = results["sites"]
+    table = Table()
+    table.add_column("after stage")
+    for site in sites:
+        table.add_column(escape(site), justify="right")
+    for stage, trained in enumerate(results["stages"]):
+        cells = [_cell(results, stage, column) for column in range(len(sites))]
+        table.add_row(
+            str(stage + 1),
+            *(
+                Text(f"{cell}*", style="bold green") if site in trained else cell
+                for site, cell in zip(sites, cells, strict=True)
+            ),
+        )
+    return table
+
+
+def _ends(results: dict[str, Any]) -> Table:
+    """Return, for more sites than fit a terminal, a row each: when last trained, and at the end."""
+    table = Table("site", "last trained in", "score then*", "at the end")
+    last = len(results["matrix"]) - 1
+    for column, site in enumerate(results["sites"]):
+        stages = [t for t, trained in enumerate(results["stages"]) if site in trained]
+        then = (str(stages[-1] + 1), _cell(results, stages[-1], column)) if stages else ("-", "-")
+        table.add_row(escape(site), *then, _cell(results, last, column))
+    return table
+
+
+def _cell(results: dict[str, Any], stage: int, column: int) -> str:
+    """Return a site's score after a stage: by which runs are judged, or else the one it has."""
+    value = results["matrix"][stage][column]
+    if value is None:
+        for score, other in results["secondary"].items():
+            if other["matrix"][stage][column] is not None:
+                return f"{SCORES.get(score, score)} {number_(other['matrix'][stage][column])}"
+    return number_(value)
+
+
+def _figures(metrics: dict[str, float | None], results: dict[str, Any]) -> str:
+    final = [
+        (v, s)
+        for s, v in zip(results["sites"], results["matrix"][-1], strict=True)
+        if v is not None
+    ]
+    worst = f" ({min(final)[1]})" if final else ""
+    return (
+        f"AVG {number_(metrics['avg'])}   BWT {number_(metrics['bwt'], '+')}   "
+        f"FWT {number_(metrics['fwt'], '+')}   forgetting {number_(metrics['forgetting'])}   "
+        f"worst site {number_(metrics['worst_site'])}{worst}"
+    )
+
+
+def number_(value: float | None, sign: str = "") -> str:
+    """Return `value` with three decimals, or a dash."""
+    return "-" if value is None else format(value, f"{sign}.3f")

@@ -1,0 +1,1 @@
+"""What runs at the server: rounds, exchanges, evaluation, and the state they lead to."""

@@ -1,0 +1,108 @@
+"""The state of a run, its snapshots on disk, and the lock on a run's folder."""
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from fedcl import arrays
+from fedcl.errors import ConfigError, RunError, writing
+from fedcl.files import sync, write_atomically
+from fedcl.server.ledger import Ledger
+from fedcl.server.state import ARRAYS, State
+
+log = logging.getLogger("fedcl")
+
+FORMAT = 6
+"""Of a snapshot and of what sites keep; another one cannot be read."""
+
+
+class Checkpoint:
+    """Snapshots in a folder: each one complete or absent, the latest two kept."""
+
+    KEPT = 2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, state: State) -> None:
+        """Write `state` as a new snapshot: built aside, then renamed into place.
+
+        Of one moment there may be several, numbered; none is ever replaced.
+
+        Raises:
+            RunError: it cannot be written; those written before are as they were.
+        """
+        name = f"round-{state.round:06d}-stage-{state.stage:03d}"
+        same = [path.name for path in self._snapshots() if path.name.startswith(name)]
+        if same:
+            name = f"{name}-{int(same[-1][len(name) + 1 :] or 0) + 1:03d}"
+        part, final = self.folder / f".{name}.part", self.folder / name
+        with writing(final):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            try:
+                _write(part, state)
+            except OSError:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+            part.rename(final)
+            sync(self.folder)
+        for early in self._snapshots()[: -self.KEPT]:
+            shutil.rmtree(early)
+
+    def load(self) -> State | None:
+        """Read the latest snapshot that is whole; None where none was ever finished.
+
+        Raises:
+            RunError: all are damaged.
+        """
+        if not self._snapshots():
+            return None
+        for folder in reversed(self._snapshots()):
+            try:
+                return self._read(folder)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RunError) as error:
+                log.warning("checkpoint %s is damaged (%s); using the one before", folder, error)
+        raise RunError(
+            f"{self.folder}: no usable checkpoint; start the run anew in another run.dir"
+        )
+
+    def _read(self, folder: Path) -> State:
+        numbers = json.loads((folder / "state.json").read_text())
+        for name, digest in numbers.pop("sha256").items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise RunError(f"{name} is not what was written")
+        if numbers.pop("format", 1) != FORMAT:
+            raise ConfigError(
+                f"{folder}: written by another version of fedcl; go on with that version"
+            )
+        files: dict[str, Any] = {
+            path.stem: arrays.load_file(path) for path in folder.glob("*.safetensors")
+        }
+        return State(**files, ledger=Ledger(**numbers.pop("ledger")), **numbers)
+
+    def _snapshots(self) -> list[Path]:
+        return sorted(self.folder.glob("round-*-stage-*"))
+
+
+def _write(folder: Path, state: State) -> None:
+    """Write a snapshot's files."""
+    for kind in ARRAYS:
+        if getattr(state, kind):
+            arrays.save_file(folder / f"{kind}.safetensors", getattr(state, kind))
+    numbers = {
+        item.name: getattr(state, item.name)
+        for item in fields(state)
+        if item.name not in (*ARRAYS, "ledger")
+    }
+    numbers["ledger"] = asdict(state.ledger)
+    numbers["format"] = FORMAT
+    numbers["sha256"] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.glob("*.safetensors")
+    }
+    write_atomically(folder / "state.json", json.dumps(numbers).encode())

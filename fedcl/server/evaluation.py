@@ -1,0 +1,191 @@
+"""The end of a stage: every site is tested, and the strategy remembers."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedcl import arrays
+from fedcl.config.schema import Config
+from fedcl.errors import RunError
+from fedcl.learning.strategy import Form, Past
+from fedcl.seeding import torch_rng
+from fedcl.server.architecture import Architecture
+from fedcl.server.exchange import Hospitals, Parts, Reply
+from fedcl.server.rounds import Stage
+from fedcl.server.state import Scores, State
+from fedcl.wire import records
+from fedcl.wire.messages import Report, Scored
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What hospitals are asked after a stage.
+
+    Attributes:
+        config, hospitals, state: of the run.
+        architectures: by name, with room for the sites that have arrived.
+        cases: how many test cases each site has.
+        shape: of a sample.
+    """
+
+    config: Config
+    hospitals: Hospitals
+    state: State
+    architectures: Mapping[str, Architecture]
+    cases: Mapping[str, int]
+    shape: list[int]
+
+    def test(self, stage: int) -> Scores:
+        """Score every site's own architecture on its test cases after `stage`.
+
+        Raises:
+            RunError: a simulated site could not be tested. A real one may be off; it has no score.
+        """
+        timeline, job = self.config.timeline, self.config.job
+        sites = self._tested(stage)
+        if not job.scenario.task.foresight:
+            sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
+        return self._score(stage, {site: job.roles[site].model for site in sites})
+
+    def test_elsewhere(self, stage: int) -> dict[str, Scores]:
+        """Score every architecture at the sites of others, where no part of it stays at a site."""
+        job = self.config.job
+        found = {}
+        for name, one in self.architectures.items():
+            others = [site for site in self._tested(stage) if job.roles[site].model != name]
+            if others and not one.local:
+                found[name] = self._score(stage, dict.fromkeys(others, name))
+        return found
+
+    def _tested(self, stage: int) -> list[str]:
+        """Return the sites to score after `stage`: of the strategy's, those that are there."""
+        there = self.hospitals.connected()
+        sites = self.config.job.strategy.evaluated(self.config.timeline, stage)
+        return [site for site in sites if site in there]
+
+    def _score(self, stage: int, models: Mapping[str, str]) -> Scores:
+        """Score on the test cases of each site, after `stage`, the architecture that is given."""
+        task, sent = self.config.job.scenario.task, {}
+        for name in dict.fromkeys(models.values()):
+            one = self.architectures[name]
+            # Where no site trains it, it has been trained before the run, and teaches.
+            source = self.state.weights if one.sites else self.state.teacher
+            sent[name] = records.to_record(one.shared(source))
+        parts = {site: {"model": name, "arrays": sent[name]} for site, name in models.items()}
+        scores: Scores = {}
+        answers = self._exchange(Scored, "evaluate", parts, stage, split="test")
+        for site, answer in answers.items():
+            names = task.scored(site)
+            if isinstance(answer, Scored):
+                count = len(answer.cases)
+                if set(answer.scores) != set(names) or count != self.cases[site]:
+                    answer = (
+                        f"it sent scores of {count} test cases, it has {self.cases[site]}, or "
+                        f"left out one of {', '.join(names)}"
+                    )
+            if isinstance(answer, str):
+                when = f"after stage {stage + 1}" if stage >= 0 else "before the first stage"
+                if not self.config.deployed:  # nobody is away; to be mended, and the run resumed
+                    reason = answer.partition("\n")[0]
+                    raise RunError(f"site {site} could not be evaluated {when}: {reason}")
+                self.state.ledger.fail(site, stage, self.state.round, "test", answer)
+                continue
+            scores[site] = {
+                score: dict(zip(answer.cases, answer.scores[score], strict=True)) for score in names
+            }
+            took = self.state.predicting.setdefault(models[site], {})
+            took[site] = answer.predicting / len(answer.cases)
+        return scores
+
+    def remember(self, stage: Stage) -> arrays.Arrays:
+        """Ask for the strategy's reports, if it wants any, and let it remember the stage.
+
+        Each architecture that sites have trained is remembered for itself.
+        """
+        job, state = self.config.job, self.state
+        trained = {job.roles[site].model for site in state.trained[state.stage]}
+        reports = self._reports(stage, trained)
+        memory = arrays.Arrays()
+        for name, one in self.architectures.items():
+            known = one.part(state.memory)
+            if name in trained:
+                arrays.into_network(one.network, one.part(state.weights))
+                own = {site: told for site, told in reports.items() if site in one.sites}
+                past = Past(
+                    stage=state.stage,
+                    network=one.network.requires_grad_(False).eval(),
+                    shape=tuple(self.shape),
+                    memory=known,
+                    reports={site: told.arrays for site, told in own.items()},
+                    samples={site: told.samples for site, told in own.items()},
+                    rng=torch_rng("remember", job.seed, state.stage),
+                )
+                known = job.strategy.remember(past)
+            memory |= one.whole(known)
+        return memory
+
+    def _reports(self, stage: Stage, trained: Collection[str]) -> dict[str, Report]:
+        """Return the reports that are as they should be; the others count as failures.
+
+        Args:
+            stage: whose sites are asked.
+            trained: the architectures to ask about.
+
+        Raises:
+            RunError: they are fewer than `engine.quorum` asks for, or none of an architecture.
+        """
+        job, state = self.config.job, self.state
+        forms, sent = {}, {}
+        for name in trained:
+            one = self.architectures[name]
+            forms[name] = job.strategy.forms(one.network, self.shape)
+            sent[name] = records.to_record(one.shared(state.weights))
+        # Who has delivered nothing, or only rehearses, has nothing to tell.
+        trained_here = self.config.timeline.trainers(state.trained[state.stage])
+        owed = [site for site in trained_here if forms.get(job.roles[site].model)]
+        if not owed:
+            return {}
+        parts = {}
+        for site, data in stage.data().items():
+            if site in owed:
+                model = job.roles[site].model
+                parts[site] = {"model": model, "arrays": sent[model], **data}
+        for site in owed:
+            if site not in parts:
+                state.ledger.fail(site, state.stage, state.round, "report", "it is not there")
+        reports: dict[str, Report] = {}
+        for site, answer in self._exchange(Report, "query.report", parts, state.stage).items():
+            problem = answer if isinstance(answer, str) else None
+            if isinstance(answer, Report):
+                problem = _complaint(answer, forms[job.roles[site].model])
+                if problem is None:
+                    reports[site] = answer
+            if problem is not None:
+                state.ledger.fail(site, state.stage, state.round, "report", problem)
+        told = {job.roles[site].model for site in reports}
+        asked = {job.roles[site].model for site in owed}
+        if len(reports) < self.config.engine.needed(len(owed)) or told != asked:
+            raise RunError(
+                f"{len(reports)} of {len(owed)} sites reported after stage {state.stage + 1}, "
+                f"engine.quorum asks for {self.config.engine.quorum} and one at least of every "
+                "model; log.txt says why"
+            )
+        return reports
+
+    def _exchange(
+        self, kind: type[Reply], what: str, parts: Mapping[str, Parts], stage: int, **others: Any
+    ) -> dict[str, Reply | str]:
+        """Call sites after `stage` and return what they answer; see `Hospitals.calls`."""
+        arrivals = self.config.timeline.stages[: max(stage, 0) + 1]
+        versions = self.state.versions
+        calls = self.hospitals.calls(what, parts, versions, arrivals=arrivals, **others)
+        replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
+        return self.hospitals.answers(kind, list(parts), replies)
+
+
+def _complaint(report: Report, forms: Mapping[str, Form]) -> str | None:
+    """Return why a report is not what the strategy asks for, or None."""
+    if report.arrays.keys() != forms.keys():
+        return "its arrays are not those of the strategy"
+    said = ((key, forms[key].complaint(report.arrays[key])) for key in forms)
+    return next((f"{key} {what}" for key, what in said if what), None)

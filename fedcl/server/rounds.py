@@ -1,0 +1,423 @@
+"""One stage of a run as a Flower strategy: its rounds, from the cohort to the average."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from statistics import fmean, median
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedcl import arrays
+from fedcl.config.job import Role
+from fedcl.config.schema import Config
+from fedcl.errors import RunError
+from fedcl.learning.strategy import Gathered
+from fedcl.registry import name_of
+from fedcl.seeding import torch_rng
+from fedcl.server.architecture import Architecture
+from fedcl.server.events import Round
+from fedcl.server.exchange import Hospitals, Parts, Refusal
+from fedcl.server.state import State
+from fedcl.timeline import POOL
+from fedcl.wire import records
+from fedcl.wire.messages import Scored, Update
+
+log = logging.getLogger("fedcl")
+
+
+class Stage(FlowerStrategy):
+    """Federated rounds of one stage, from the state's weights and back into it.
+
+    `start` runs them; after every round the state has moved on and `done` is called. Before a
+    round of which a site is not there yet `arrive` is called, before its weights go out `joined`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        hospitals: Hospitals,
+        state: State,
+        architectures: Mapping[str, Architecture],
+        arrive: Callable[[], None],
+        began: Callable[[int, int, list[str]], None],
+        joined: Callable[[], None],
+        done: Callable[[Round], None],
+    ) -> None:
+        self.config, self.hospitals, self.state = config, hospitals, state
+        self.arrive, self.began, self.joined, self.done = arrive, began, joined, done
+        self.number = state.stage
+        self.strategy = config.job.strategy
+        self.expected = self.strategy.cohort(config.timeline, self.number)
+        self.learning = self.strategy.learning(config.timeline, self.number)
+        if not config.timeline.centralised:  # a site lost in its own stage has kept nothing
+            able = {*self.learning, *state.stored}
+            self.expected = [site for site in self.expected if site in able]
+        self.asked = self.trainers
+        self.architectures = architectures
+        self.losses: dict[str, dict[str, float]] = {}
+        self.validation: dict[str, float] = {}
+        known = {site for stage in state.trained[: self.number] for site in stage}
+        self.lost = [s for s in config.timeline.seen(self.number - 1) if s not in known]
+        self._sent: dict[tuple[str, str], tuple[arrays.Arrays, ArrayRecord | None]] = {}
+
+    @property
+    def cohort(self) -> list[str]:
+        """The sites of the stage that are there."""
+        if self.config.timeline.centralised:
+            return self.expected
+        return [site for site in self.expected if site in self.hospitals.nodes]
+
+    @property
+    def trainers(self) -> list[str]:
+        """Who computes for the cohort."""
+        return self.config.timeline.trainers(self.cohort)
+
+    def data(self) -> dict[str, Parts]:
+        """Return which samples each trainer is to use."""
+        pooled = self.config.timeline.centralised
+        groups = {POOL: self.cohort} if pooled else {site: [site] for site in self.cohort}
+        parts: dict[str, Parts] = {}
+        for trainer, group in groups.items():
+            learning = [site for site in group if site in self.learning]
+            parts[trainer] = {
+                "shares": {s: self.config.timeline.share(s, self.number) for s in learning},
+                "rehearsing": [site for site in group if site not in self.learning],
+            }
+        return parts
+
+    @property
+    def _validating(self) -> list[str]:
+        """The sites whose data this round is about."""
+        return self.cohort if self.config.timeline.centralised else self.asked
+
+    def run(self) -> None:
+        """Run the rounds that are left.
+
+        Raises:
+            RunError: fewer updates than `engine.quorum` in a round.
+        """
+        left = (self.number + 1) * self.config.timeline.rounds - self.state.round
+        if left:
+            self.start(
+                self.hospitals.grid,
+                self._shared(),
+                num_rounds=left,
+                timeout=self.config.engine.timeout,
+                evaluate_fn=self._finish_round,
+            )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every site of the cohort to train.
+
+        Raises:
+            RunError: none of them is there.
+        """
+        round_ = self.state.round + 1
+        if len(self.cohort) < len(self.expected):
+            self.arrive()
+        if not self.cohort:
+            raise RunError(f"{self._now}: none of its sites is there")
+        self.asked = self.config.asked(self.trainers, round_)
+        away = [site for site in self.trainers if site not in self.asked]
+        if away:
+            log.info("stage %d, round %d: %s away", self.number + 1, round_, ", ".join(away))
+        self.began(self.number, round_, self.asked)
+        data = self.data()
+        parts = {
+            site: {
+                **part,
+                **data[site],
+                "teacher": self._teacher(self.config.job.roles[site]),
+                "memory": self._record("memory", part["model"], self.state.memory),
+            }
+            for site, part in self._parts(self.asked, arrays).items()
+        }
+        return self.hospitals.calls(
+            "train",
+            parts,
+            self.state.versions,
+            arrivals=self.config.timeline.stages[: self.number + 1],
+            lost=self.lost,
+            stage=self.number,
+            round=round_,
+            rounds=self.config.timeline.rounds,
+            attempt=1 + 2 * self.state.tries,
+            keep=["memory"] + ["teacher"] * self._teacher_stays,
+        )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Join what the sites sent, in site order.
+
+        An update that is missing, not finite or of another shape costs its site the round.
+        """
+        updates = self._usable(self.hospitals.answers(Update, self.asked, replies))
+        heard = [site for stage in self.state.trained[self.number :] for site in stage]
+        moved, momentum = arrays.Arrays(), arrays.Arrays()
+        for name, architecture in self.architectures.items():
+            own = {site: one for site, one in updates.items() if site in architecture.sites}
+            if own:
+                now, carried = self._join(architecture, own, heard)
+                moved |= architecture.whole(now)
+                momentum |= architecture.whole(carried)
+            elif name in {self.config.job.roles[site].model for site in self.asked}:
+                log.warning("%s: nobody delivered %s, which stays as it was", self._now, name)
+                momentum |= architecture.whole(architecture.part(self.state.momentum))
+        spoilt = [key for key, array in moved.items() if not np.isfinite(array).all()]
+        if spoilt:  # finite updates can still be too large for a sum, or for a strategy
+            raise RunError(
+                f"{self._now}: {spoilt[0]} of the joined weights is not finite; a robust "
+                "aggregation or engine.norm_bound leaves such updates out"
+            )
+        kept = {site: update.kept for site, update in updates.items() if update.kept}
+        self.state.kept |= kept
+        self.state.versions |= dict.fromkeys(kept, self.state.round + 1)
+        self.state.stored |= {s: u.stored for s, u in updates.items() if u.stored}
+        delivered = self.cohort if self.config.timeline.centralised else updates
+        self.state.note_trained([site for site in self.learning if site in delivered])
+        self.losses = {site: update.losses for site, update in updates.items()}
+        self.state.momentum = momentum
+        self.state.weights = self.state.weights | moved  # a new dict: the old one may teach
+        self.joined()
+        return self._shared(), None
+
+    @property
+    def _now(self) -> str:
+        """The round that is being played, in words."""
+        return f"stage {self.number + 1}, round {self.state.round + 1}"
+
+    def _usable(self, answers: Mapping[str, Update | str]) -> dict[str, Update]:
+        """Return the updates that may be joined; the others count as failures of their sites.
+
+        Raises:
+            RunError: they are too few.
+        """
+        round_, ledger = self.state.round + 1, self.hospitals.ledger
+        updates: dict[str, Update] = {}
+        refused: dict[str, str] = {}
+        for site, answer in answers.items():
+            if isinstance(answer, str):
+                refused[site] = answer
+                continue
+            architecture = self.architectures[self.config.job.roles[site].model]
+            problem = arrays.complaint(answer.arrays, architecture.shared(self.state.weights))
+            if answer.round != round_:
+                problem = f"it is of round {answer.round}"
+            if problem is None:
+                updates[site] = answer
+            else:
+                refused[site] = problem
+        for architecture in self.architectures.values():
+            refused |= self._too_long(architecture, updates)
+        for site, answer in answers.items():
+            if site not in refused:
+                ledger.judge(site, "delivered")
+                continue
+            ledger.fail(site, self.number, round_, "update", refused[site])
+            came = isinstance(answer, Update | Refusal)
+            ledger.judge(site, "refused" if came else "lost")
+            updates.pop(site, None)
+        self._check_quorum(updates, refused)
+        return updates
+
+    def _too_long(
+        self, architecture: Architecture, updates: Mapping[str, Update]
+    ) -> dict[str, str]:
+        """Return whose change of the weights is too long beside the others', and why.
+
+        The length is the L2 norm; three updates at least are needed to tell.
+        """
+        bound, old = self.config.engine.norm_bound, architecture.shared(self.state.weights)
+        own = {site: update for site, update in updates.items() if site in architecture.sites}
+        if bound is None or len(own) < 3:
+            return {}
+        lengths = {site: arrays.distance(update.arrays, old) for site, update in own.items()}
+        middle = median(lengths.values())
+        return {
+            site: f"its change of the weights is {length:.3g} long, the median is {middle:.3g}"
+            for site, length in lengths.items()
+            if length > bound * middle
+        }
+
+    def _join(
+        self, architecture: Architecture, updates: Mapping[str, Update], heard: Sequence[str]
+    ) -> tuple[arrays.Arrays, arrays.Arrays]:
+        """Return the next arrays of an architecture that sites share, and the momentum.
+
+        Args:
+            architecture: what the updates are of.
+            updates: at least one, in site order.
+            heard: the sites that had delivered in this stage before.
+        """
+        config, round_, sites = self.config, self.state.round + 1, architecture.sites
+        seed, rule = config.job.seed, config.aggregation
+        old = architecture.shared(self.state.weights)
+        several = [architecture.name] if architecture.prefix else []
+        digests = {site: arrays.digest(update.arrays) for site, update in updates.items()}
+        joined = config.privacy.join(
+            rule,
+            [update.arrays for update in updates.values()],
+            [update.samples for update in updates.values()],
+            old,
+            # A repeated round with other updates must not have the same noise.
+            (self.state.secret, round_, *several, *(f"{s} {d}" for s, d in digests.items())),
+        )
+        started = time.perf_counter()
+        refined = self.strategy.refine(
+            Gathered(
+                task=config.job.scenario.task,
+                network=architecture.network,
+                joined=joined,
+                updates={
+                    site: update.arrays
+                    for site, update in updates.items()
+                    if self.strategy.reads_updates
+                },
+                teacher=architecture.part(self.state.teacher) if self.number else {},
+                earlier=[s for s in config.timeline.seen(self.number - 1) if s in sites],
+                lost=[site for site in self.lost if site in sites],
+                before=old,
+                heard=[site for site in heard if site in sites],
+                model=architecture.model,
+                rng=torch_rng("refine", seed, self.number, round_, *several),
+            )
+        )
+        self.hospitals.ledger.seconds["train"] += time.perf_counter() - started
+        parameters = {name for name, _ in architecture.network.named_parameters()}
+        return rule.move(old, refined, parameters, architecture.part(self.state.momentum))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the cohort to validate the new weights."""
+        return self.hospitals.calls(
+            "evaluate",
+            self._parts(self._validating, arrays),
+            self.state.versions,
+            arrivals=self.config.timeline.stages[: self.number + 1],
+            split="val",
+        )
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Keep each site's mean validation score."""
+        self.validation = {}
+        for site, answer in self.hospitals.answers(Scored, self._validating, replies).items():
+            score = self.config.job.scenario.task.scored(site)[0]
+            if isinstance(answer, Scored) and score not in answer.scores:
+                answer = f"it left out {score}"
+            if isinstance(answer, str):
+                self.hospitals.ledger.fail(
+                    site, self.number, self.state.round + 1, "validation", answer
+                )
+            else:
+                self.validation[site] = fmean(answer.scores[score])
+        return None
+
+    def summary(self) -> None:
+        """Say nothing: the run's own log says it."""
+
+    def _check_quorum(self, delivered: Collection[str], refused: Mapping[str, str]) -> None:
+        """Raise `RunError` where a round got too few updates, in all or to join."""
+        asks, got, of = "", len(delivered), len(self.asked) + len(self.expected) - len(self.cohort)
+        if got < self.config.engine.needed(of):
+            asks = f"engine.quorum asks for {math.ceil(self.config.engine.needed(of) - 1e-9)}"
+        else:
+            least = self.config.aggregation.least
+            for one in self.architectures.values():
+                there = sum(site in one.sites for site in delivered)
+                if 0 < there < least:
+                    got, of = there, sum(site in one.sites for site in self.asked)
+                    asks = f"aggregation {name_of(self.config.aggregation)} needs {least}"
+        if asks:
+            first = {site: reason.partition("\n")[0] for site, reason in refused.items()}
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in first.items())
+            raise RunError(
+                f"{self._now}: {got} of {of} sites delivered an update, {asks} ({reasons})"
+            )
+
+    def _finish_round(self, server_round: int, _: ArrayRecord) -> None:
+        if server_round == 0:
+            return
+        self.state.round += 1
+        self.state.tries = 0
+        teaching = self.strategy.teaching
+        if teaching is not None and teaching.refresh == "ema" and not self.strategy.pretrained:
+            old, self.state.teacher = self.state.teacher, {}
+            for one in self.architectures.values():
+                if self._has_trained(one.name, self.number):
+                    now = one.part(self.state.weights)
+                    mean = _moving_average(one.part(old), now, teaching.decay)
+                    self.state.teacher |= one.whole(mean)
+        self.done(
+            Round(self.number, self.state.round, self._validating, self.losses, self.validation)
+        )
+
+    def _teacher(self, role: Role) -> ArrayRecord | None:
+        """Return who teaches a site, or None where there is no teacher yet.
+
+        That is somebody trained: before the run, in an earlier stage, or, of another
+        architecture than the site's and not kept for a stage, in an earlier round.
+        """
+        teaching = self.strategy.teaching
+        if teaching is None or role.teacher is None or not self.strategy.sends_teacher:
+            return None
+        if self.strategy.pretrained:
+            return self._record("teacher", role.teacher, self.state.teacher)
+        this = role.teacher != role.model and teaching.refresh != "stage"
+        if not self._has_trained(role.teacher, self.number if this else self.number - 1):
+            return None
+        source = self.state.weights if teaching.refresh == "round" else self.state.teacher
+        return self._record("teacher", role.teacher, source)
+
+    @property
+    def _teacher_stays(self) -> bool:
+        """Whether the teacher is the same in all rounds of a stage."""
+        teaching = self.strategy.teaching
+        return teaching is not None and (
+            teaching.refresh == "stage" or self.strategy.pretrained is not None
+        )
+
+    def _has_trained(self, architecture: str, stage: int) -> bool:
+        """Return whether a site has trained an architecture by `stage`."""
+        sites = self.architectures[architecture].sites
+        return any(site in sites for known in self.state.trained[: stage + 1] for site in known)
+
+    def _record(self, what: str, architecture: str, source: arrays.Arrays) -> ArrayRecord | None:
+        """Return a part of `source`, the same record while that is the same: grids share it."""
+        key = what, architecture
+        if key not in self._sent or self._sent[key][0] is not source:
+            part = self.architectures[architecture].part(source)
+            self._sent[key] = source, records.to_record(part) if part else None
+        return self._sent[key][1]
+
+    def _parts(self, sites: Sequence[str], record: ArrayRecord) -> dict[str, Parts]:
+        """Return for each of `sites` its architecture and the weights of that in `record`."""
+        models = {site: self.config.job.roles[site].model for site in sites}
+        records = {}
+        for name in dict.fromkeys(models.values()):
+            begin = self.architectures[name].prefix
+            own = {k.removeprefix(begin): v for k, v in record.items() if k.startswith(begin)}
+            records[name] = ArrayRecord(own)
+        return {site: {"model": name, "arrays": records[name]} for site, name in models.items()}
+
+    def _shared(self) -> ArrayRecord:
+        """Return the global weights, less what stays at the sites."""
+        every = self.architectures.values()
+        shared = (one.whole(one.shared(self.state.weights)) for one in every)
+        return records.to_record({key: value for part in shared for key, value in part.items()})
+
+
+def _moving_average(old: arrays.Arrays, new: arrays.Arrays, decay: float) -> arrays.Arrays:
+    """Return decay * old + (1 - decay) * new, or `new` where there is no old one."""
+    if not old or decay == 0:
+        return new
+    return arrays.weighted_mean([old, new], [decay, 1 - decay])

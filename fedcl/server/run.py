@@ -1,0 +1,340 @@
+"""A run: stages > rounds > evaluation > checkpoint > whoever watches."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from flwr.serverapp import Grid
+
+from fedcl import arrays
+from fedcl.config.schema import Config
+from fedcl.effort import peak_memory
+from fedcl.errors import ConfigError, DataError, FedclError, RunError, writing
+from fedcl.registry import name_of
+from fedcl.server.architecture import architectures, cost
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.evaluation import Closing
+from fedcl.server.events import Round, Watcher
+from fedcl.server.exchange import Hospitals
+from fedcl.server.results import results
+from fedcl.server.rounds import Stage
+from fedcl.server.state import State
+from fedcl.wire.messages import Hello
+
+log = logging.getLogger("fedcl")
+
+
+class Server:
+    """Runs the experiment that `config` describes over the hospitals of a grid.
+
+    Args:
+        grid: any Flower Grid.
+        config: the run, checked.
+        checkpoint: where snapshots go.
+        state: the state to go on from; None for a new run.
+        lanes: sites that can compute at the same time.
+        watchers: told how the run goes.
+        name: of the run, for hospitals that keep something for several.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: Config,
+        checkpoint: Checkpoint,
+        state: State | None = None,
+        lanes: int = 1,
+        watchers: Sequence[Watcher] = (),
+        name: str = "",
+    ) -> None:
+        self.config, self.checkpoint, self.watchers = config, checkpoint, list(watchers)
+        if state is not None:
+            _check_same(state.configuration, config.fingerprint())
+        timeline = config.timeline
+        arrived = timeline.seen(state.stage if state else 0)
+        self.architectures = architectures(config.job, arrived)
+        self.state = state or self._new()
+        for one in self.architectures.values():
+            if timeline.centralised and one.local:
+                raise ConfigError(
+                    f"timeline.centralised: every hospital keeps "
+                    f"{', '.join(sorted(one.local)[:3])} to itself, which a pool has no use for; "
+                    "change the strategy or scenario.shared"
+                )
+            if not config.job.scenario.task.shared and not one.local:
+                raise ConfigError(
+                    "scenario.shared: false, but nothing of this model stays at a site: patients "
+                    "would overwrite one another; take model=diner, model.latent=16 or "
+                    "strategy=individual"
+                )
+        self.cases: dict[str, int] = {}
+        self.shape: list[int] = []
+        self.hospitals = Hospitals(
+            grid,
+            config.job,
+            self.state.ledger,
+            lanes,
+            config.engine.timeout,
+            config.wait,
+            holds=self.state.holds,
+            run=name,
+        )
+
+    def _new(self) -> State:
+        """Return the state in which a run begins.
+
+        Raises:
+            ConfigError: the teacher trained before cannot be used.
+        """
+        weights = arrays.Arrays()
+        for one in self.architectures.values():
+            if one.sites:
+                weights |= one.whole(arrays.of_network(one.network))
+        job = self.config.job
+        teacher = arrays.Arrays()
+        if job.strategy.pretrained is not None:
+            for name in {role.teacher for role in job.roles.values() if role.teacher}:
+                teacher |= self.architectures[name].read(job.strategy.pretrained)
+        return State(weights, self.config.fingerprint(), teacher)
+
+    def meet(self) -> dict[str, Hello]:
+        """Meet the hospitals; nothing is written before those needed first have answered.
+
+        Raises:
+            DataError: a site cannot take part, or its data are not those of the run resumed.
+            ConfigError: what sites are to send cannot be protected.
+            RunError: a hospital could not answer at all.
+        """
+        timeline = self.config.timeline
+        needed = timeline.present(self.state.stage) if self.config.deployed else timeline.sites
+        about = self._welcome(needed + timeline.trainers([]))
+        for error in self.hospitals.refused.values():
+            raise error
+        missing = [site for site in needed if site not in about]
+        if missing and not (self.config.deployed and about):
+            raise DataError(f"site {missing[0]}: no hospital of that name answered")
+        return about
+
+    def _welcome(self, sites: Sequence[str] = ()) -> dict[str, Hello]:
+        """Return what hospitals hold that are new and fit the others.
+
+        Args:
+            sites: whom to wait for.
+        """
+        met = self.hospitals.meet(sites)
+        about = {site: met[site] for site in self.config.timeline.sites if site in met}
+        for site, hello in list(about.items()):
+            try:
+                self._admit(site, hello)
+            except FedclError as error:
+                self.hospitals.refuse(site, error)
+                del about[site]
+        return about
+
+    def _admit(self, site: str, hello: Hello) -> None:
+        """Take note of what a hospital holds.
+
+        Raises:
+            DataError, ConfigError: see `meet`.
+        """
+        config, strategy = self.config, self.config.job.strategy
+        if self.state.digests.get(site, hello.digest) != hello.digest:
+            raise DataError(f"site {site}: its data have changed since the run began")
+        if not self.cases:
+            self._first_met(site, hello)
+        one = self.architectures[config.job.roles[site].model]
+        ours = strategy.forms(one.network, hello.shape)
+        if ours != strategy.forms(one.network, self.shape):
+            raise DataError(
+                f"site {site}: its images are {hello.shape} (channels, rows, columns), those "
+                f"of {next(iter(self.cases))} {self.shape}; {name_of(strategy)} needs one "
+                "shape, change scenario.size or the scenario"
+            )
+        self.cases[site], self.state.digests[site] = hello.test, hello.digest
+        self.state.notes[site] = hello.notes
+        if hello.source:
+            self.state.sources[site] = hello.source
+
+    def _first_met(self, site: str, hello: Hello) -> None:
+        """Learn from the first hospital what a sample looks like, and what that costs."""
+        config, strategy = self.config, self.config.job.strategy
+        self.shape = hello.shape
+        sample = -torch.ones(1, *self.shape)  # of a field a corner, which every grid has
+        for name, one in self.architectures.items():
+            network = config.job.network(name, config.timeline.sites)
+            parameters, operations = cost(network, sample)
+            self.state.costs[name] = {"parameters": parameters, "macs": operations}
+            if one.sites:
+                shared = one.shared(self.state.weights).keys()
+                forms = strategy.forms(one.network, self.shape)
+                config.privacy.check_sent(strategy, shared, bool(forms))
+
+    def run(self, about: dict[str, Hello], started: float) -> None:
+        """Run all stages that are left.
+
+        Args:
+            about: what `meet` returned.
+            started: `time.perf_counter()` when this process began, for the total time.
+
+        Raises:
+            RunError: too few updates in a round, or a site that could not be evaluated;
+                the last checkpoint can be resumed.
+        """
+        config, state = self.config, self.state
+        self._clock, self._cpu = started, 0.0  # of a process all is counted, its start too
+        self._tell_notes(about)
+        for watcher in self.watchers:
+            watcher.started(config, state, about)
+        self._save()
+        if state.initial is None:
+            state.initial = self._closing.test(-1)
+            state.ledger.seconds["setup"] += time.perf_counter() - started
+            self._save()
+        while state.stage < len(config.timeline.stages):
+            self._expect(config.timeline.present(state.stage), "arrival")
+            self._grow()
+            stage = Stage(
+                config, self.hospitals, state, self.architectures, self._arrive, self._began,
+                self._joined, self._round_done,
+            )  # fmt: skip
+            try:
+                stage.run()
+            except RunError:
+                self._note_failure()
+                raise
+            self._expect(config.timeline.present(state.stage), "test")
+            scores = self._closing.test(state.stage)
+            elsewhere = self._closing.test_elsewhere(state.stage)
+            if state.stage + 1 < len(config.timeline.stages):
+                state.memory = self._closing.remember(stage)
+            state.rows.append(scores)
+            state.elsewhere.append(elsewhere)
+            state.momentum = {}
+            state.sent.append(dict(state.ledger.bytes))
+            strategy = config.job.strategy
+            teaching = strategy.teaching
+            if teaching is not None and teaching.refresh == "stage" and not strategy.pretrained:
+                state.teacher = state.weights
+            file = self.checkpoint.folder / f"stage-{state.stage}.safetensors"
+            with writing(file):
+                arrays.save_file(file, state.weights)
+            log.info("stage %d done: %s", state.stage, _in_words(results(config, state)["metrics"]))
+            # First tell, then save: a round told twice after a crash can be recognised, one
+            # never told cannot be made up for.
+            for watcher in self.watchers:
+                watcher.stage_done(config, state)
+            self._save()
+
+    def _tell_notes(self, sites: Iterable[str]) -> None:
+        """Say what was left out, guessed or changed in reading the data of some sites."""
+        self.state.left_out = self.config.job.scenario.left_out()
+        for line in self.state.left_out:
+            log.warning("%s", line)
+        notes: dict[str, list[str]] = {}
+        for site in sites:
+            for note in self.state.notes[site]:
+                notes.setdefault(note, []).append(site)
+        for note, whose in notes.items():
+            log.warning("site%s %s: %s", "s" * (len(whose) > 1), ", ".join(whose), note)
+
+    def _expect(self, sites: Sequence[str], what: str) -> None:
+        """Wait for hospitals, not for ever.
+
+        Args:
+            sites: whom the stage needs.
+            what: they are to do, in the words of `failures`.
+        """
+        state = self.state
+        self._welcome(sites)
+        there = self.hospitals.connected()
+        for site in sites:
+            if site not in there:
+                reason = f"not there after {self.config.wait:g} s (timeline.wait)"
+                reason = str(self.hospitals.refused.get(site, reason))
+                state.ledger.fail(site, state.stage, state.round, what, reason)
+
+    @property
+    def _closing(self) -> Closing:
+        """What is done at the end of a stage, with what is known by now."""
+        return Closing(
+            self.config, self.hospitals, self.state, self.architectures, self.cases, self.shape
+        )
+
+    def _arrive(self) -> None:
+        """Let hospitals enter that were not there when their stage began."""
+        for site in self._welcome():
+            log.info("stage %d: %s has come", self.state.stage + 1, site)
+
+    def _grow(self) -> None:
+        """Give the model room for what the sites arriving in this stage bring."""
+        state = self.state
+        arrived = self.config.timeline.seen(state.stage)
+        self.architectures = architectures(self.config.job, arrived)
+        room = arrays.Arrays()
+        for one in self.architectures.values():
+            room |= one.whole(arrays.of_network(one.network))
+        state.weights = arrays.grown(state.weights, room)
+        state.teacher = arrays.grown(state.teacher, room)
+
+    def _began(self, stage: int, number: int, cohort: list[str]) -> None:
+        for watcher in self.watchers:
+            watcher.round_began(stage, number, cohort)
+
+    def _round_done(self, done: Round) -> None:
+        log.info(
+            "stage %d, round %d: validation %s",
+            done.stage + 1,
+            done.number,
+            _in_words(
+                {
+                    f"{site} {self.config.job.scenario.task.scored(site)[0]}": value
+                    for site, value in done.validation.items()
+                }
+            ),
+        )
+        for watcher in self.watchers:
+            watcher.round_done(done, self.state)
+        self._save()
+
+    def _save(self) -> None:
+        now, cpu = time.perf_counter(), time.process_time()
+        ledger = self.state.ledger
+        ledger.seconds["total"] += now - self._clock
+        ledger.cpu["server"] += cpu - self._cpu
+        ledger.memory["server"] = max(ledger.memory["server"], peak_memory())
+        self._clock, self._cpu = now, cpu
+        self.checkpoint.save(self.state)
+
+    def _note_failure(self, tries: int = 1) -> None:
+        """Write down that a round has failed: the sites' next attempt at it is another one.
+
+        All else stays as it was before the round, whatever part of it had been done.
+        """
+        before = self.checkpoint.load()
+        if before is not None:
+            before.tries += tries
+            before.ledger = self.state.ledger
+            self.checkpoint.save(before)
+
+    def _joined(self) -> None:
+        """Write down what a round's weights cost in privacy, before anybody sees them."""
+        if self.config.privacy.accounts:
+            self._note_failure(tries=0)
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where a run was begun with another configuration."""
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{key}: the run was begun with {before.get(key)!r}, config.yaml says "
+                f"{now.get(key)!r} now; put it back, or begin a new run"
+            )
+
+
+def _in_words(values: Mapping[str, float | None]) -> str:
+    return ", ".join(
+        f"{name} {'-' if value is None else format(value, '.3f')}" for name, value in values.items()
+    )

@@ -1,0 +1,86 @@
+"""The state of a run: all that it needs to go on from a round."""
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedcl.arrays import Arrays
+from fedcl.server.ledger import Ledger
+
+ARRAYS = ("weights", "teacher", "memory", "momentum")
+"""The parts of a state that are arrays: one file each."""
+
+
+Scores = dict[str, dict[str, dict[str, float]]]
+"""Per site, per score, per case: one number."""
+
+
+@dataclass
+class State:
+    """All that a run needs to go on from a round.
+
+    Attributes:
+        weights: the global model; of several architectures, see `fedcl.server.architecture`.
+        configuration: what the run was begun with, as `Config.fingerprint` gives it.
+        teacher: what teaches in the current stage, if anything; likewise.
+        memory: what the strategy remembers of earlier stages.
+        momentum: what the aggregation carries from round to round, within a stage.
+        round: rounds finished, over all stages.
+        tries: how often the next one has failed.
+        initial: scores of the untrained model, once it was evaluated.
+        rows: scores after each finished stage, of every site's own architecture.
+        elsewhere: likewise, per architecture, at the sites of others.
+        costs: of every architecture, `parameters` and multiply-accumulates per sample, `macs`.
+        predicting: seconds that an architecture took per case when last evaluated, by site.
+        trained: the sites that trained, per stage.
+        versions: the round of each site's own latest state.
+        kept: digest of each site's own latest state.
+        stored: training samples that each site keeps for later stages.
+        holds: digests of what each site was sent and keeps.
+        digests: digest of each site's data.
+        notes: what was left out, guessed or changed in reading them, by site.
+        left_out: what lies beside the sites' data and is of none.
+        sources: of a field, where each site's values come from (`Source.numbers`).
+        ledger: costs and failures so far.
+        sent: the ledger's bytes at the end of each stage.
+        tracking_run: the MLflow run.
+        secret: what noise is drawn from that nobody else may know; a round repeated after a
+            crash has the same again.
+    """
+
+    weights: Arrays
+    configuration: dict[str, Any] = field(default_factory=dict)
+    teacher: Arrays = field(default_factory=dict)
+    memory: Arrays = field(default_factory=dict)
+    momentum: Arrays = field(default_factory=dict)
+    round: int = 0
+    tries: int = 0
+    initial: Scores | None = None
+    rows: list[Scores] = field(default_factory=list)
+    elsewhere: list[dict[str, Scores]] = field(default_factory=list)
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)
+    predicting: dict[str, dict[str, float]] = field(default_factory=dict)
+    trained: list[list[str]] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, list[str]] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    sources: dict[str, list[float]] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    sent: list[dict[str, int]] = field(default_factory=list)
+    tracking_run: str | None = None
+    secret: int = field(default_factory=lambda: secrets.randbits(62))
+
+    @property
+    def stage(self) -> int:
+        """The stage in progress, counted from 0."""
+        return len(self.rows)
+
+    def note_trained(self, sites: list[str]) -> None:
+        """Record that `sites` trained in the current stage, in order of first training."""
+        if len(self.trained) == self.stage:
+            self.trained.append([])
+        self.trained[-1] += [site for site in sites if site not in self.trained[-1]]

@@ -1,0 +1,168 @@
+"""Flower's Grid without Flower's network: in this process, or on Ray.
+
+Nothing above this module knows which grid it talks to. Flower's own SuperLink grid is the
+third one.
+"""
+
+import importlib
+import itertools
+import logging
+import math
+import time
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedcl.errors import FedclError, TooLateError
+from fedcl.wire.messages import LATE, RAISED
+
+log = logging.getLogger("fedcl")
+
+NodeConfig = dict[str, str | int | float | bool]
+
+
+def _take_identity() -> None:
+    """Let this process make messages outside Flower's own runtime (private API, 1.41)."""
+    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
+
+
+def load_app(reference: str) -> ClientApp:
+    """Import the ClientApp that `module:attribute` names."""
+    module, _, attribute = reference.partition(":")
+    app = getattr(importlib.import_module(module), attribute)
+    assert isinstance(app, ClientApp)
+    return app
+
+
+def answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """Let `app` answer; an exception becomes an error reply, its traceback after line one."""
+    try:
+        return app(message, context)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not isinstance(error, FedclError):  # a bug: say where
+            ours = [
+                frame
+                for frame in traceback.extract_tb(error.__traceback__)
+                if "site-packages" not in frame.filename
+            ]
+            reason += f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})"
+        code = LATE if isinstance(error, TooLateError) else RAISED
+        return Message(Error(code, f"{reason}\n{traceback.format_exc()}"), reply_to=message)
+
+
+class LocalGrid(Grid):
+    """What the grids of this module share: nodes, contexts and message ids.
+
+    Args:
+        app: the ClientApp, as "module:attribute".
+        nodes: the configuration of each node, which gets the ids 1, 2, ...
+        on_reply: called with each reply as it comes in.
+
+    Attributes:
+        contexts: what each node's app is handed, by the node's id.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        nodes: Sequence[NodeConfig],
+        on_reply: Callable[[Message], None] = lambda reply: None,
+    ) -> None:
+        _take_identity()
+        self.app, self.on_reply = app, on_reply
+        self.contexts = {
+            number: Context(1, number, node, RecordDict(), {})
+            for number, node in enumerate(nodes, start=1)
+        }
+        self._ids = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+        self._run = Run.create_empty(1)
+
+    def set_run(self, run: Run) -> None:
+        """Set the run; nothing here depends on it."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message; the same as calling `Message`."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of all nodes."""
+        return list(self.contexts)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return all nodes, by id and the name of their site."""
+        for number, context in self.contexts.items():
+            yield NodeInfo(node_id=number, name=str(context.node_config.get("site", "")))
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send `messages`; returns their ids."""
+        batch = list(messages)
+        for message in batch:
+            # The id is the SuperLink's to give; Flower has no public way to set it.
+            message.metadata.__dict__["_message_id"] = str(next(self._ids))
+        self._send(batch)
+        return [message.metadata.message_id for message in batch]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there, each once."""
+        self._advance(0.0)
+        return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send `messages` and wait for the replies; late ones are left out and dropped."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        ids = list(self.push_messages(messages))
+        while any(i not in self._replies for i in ids) and time.monotonic() < deadline:
+            self._advance(deadline - time.monotonic())
+        self._give_up([i for i in ids if i not in self._replies])
+        return [self._replies.pop(i) for i in ids if i in self._replies]
+
+    def close(self) -> None:
+        """Free what the grid holds."""
+
+    def _keep(self, reply: Message) -> None:
+        self._replies[reply.metadata.reply_to_message_id] = reply
+        self.on_reply(reply)
+
+    @abstractmethod
+    def _send(self, messages: list[Message]) -> None:
+        """Set `messages` off."""
+
+    def _advance(self, seconds: float) -> None:
+        """Wait up to `seconds` for a reply."""
+
+    def _give_up(self, message_ids: list[str]) -> None:
+        """Stop working on these messages."""
+
+
+class InProcessGrid(LocalGrid):
+    """Every node answers in this process, at once and in order; no timeout applies."""
+
+    def _send(self, messages: list[Message]) -> None:
+        app = load_app(self.app)
+        for message in messages:
+            self._keep(answer(app, message, self.contexts[message.metadata.dst_node_id]))

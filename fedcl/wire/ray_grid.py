@@ -1,0 +1,284 @@
+"""Flower's Grid on Ray: hospitals answer on actors of this machine or of a cluster."""
+
+import logging
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+
+from fedcl.errors import ConfigError, RunError, one_line
+from fedcl.interruption import keeping_handlers
+from fedcl.wire.local_grid import LocalGrid, NodeConfig, _take_identity, answer, load_app
+from fedcl.wire.messages import CRASHED
+
+
+class _Worker:
+    """The process that answers for whichever node it is handed; a Ray actor."""
+
+    def __init__(self, app: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        _take_identity()
+        logging.getLogger("flwr").handlers.clear()
+        self.app = load_app(app)
+        self.shared: dict[str, ArrayRecord] = {}
+
+    def ready(self) -> bool:
+        """Answer once the process has loaded the app."""
+        return True
+
+    def handle(
+        self, items: list[tuple[Message, dict[str, Any], Context]]
+    ) -> list[tuple[Message, float]]:
+        """Answer messages whose array records wait in the object store; with the seconds taken."""
+        import ray
+
+        wanted = {ref.hex(): ref for _, refs, _ in items for ref in refs.values()}
+        records = {key: self.shared.get(key) or ray.get(ref) for key, ref in wanted.items()}
+        self.shared = records
+        replies = []
+        for message, refs, context in items:
+            for name, ref in refs.items():
+                message.content[name] = records[ref.hex()]
+            started = time.perf_counter()
+            reply = answer(self.app, message, context)
+            replies.append((reply, time.perf_counter() - started))
+        return replies
+
+
+@dataclass
+class _Call:
+    """A message on its way to a worker, its arrays already in the object store."""
+
+    message: Message
+    refs: dict[str, Any]
+
+
+@dataclass
+class _Seat:
+    """A worker as the grid sees it.
+
+    Attributes:
+        actor: the Ray actor.
+        busy: whether it is starting or answering.
+        calls: what it is answering.
+        served: the nodes it has answered for, whose data it has at hand.
+    """
+
+    actor: Any
+    busy: bool = False
+    calls: list[_Call] = field(default_factory=list)
+    served: set[int] = field(default_factory=set)
+
+
+class RayGrid(LocalGrid):
+    """Nodes answer on Ray actors, of this machine or of a cluster.
+
+    Weights and teacher are put into the object store once per set of messages; replies
+    are taken as they finish; a site goes to a worker that has served it before where one
+    is free, since that one has its data at hand; an actor that dies is replaced, and the
+    messages it held get an error for an answer.
+
+    Args:
+        app, nodes, on_reply: see `LocalGrid`.
+        workers: how many actors; None for as many as fit, at most one per node.
+        num_cpus, num_gpus: the share of a CPU or GPU each takes.
+        address: an existing cluster; None starts one on this machine.
+        threads: torch threads per actor.
+
+    Raises:
+        ConfigError: the cluster cannot be reached or is too small; names the key.
+    """
+
+    GRAIN = 0.05  # seconds: calls shorter than this are sent to a worker several at once
+
+    def __init__(
+        self,
+        app: str,
+        nodes: Sequence[NodeConfig],
+        on_reply: Callable[[Message], None] = lambda reply: None,
+        *,
+        workers: int | None = None,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+        address: str | None = None,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(app, nodes, on_reply)
+        import ray
+
+        self.ray = ray
+        try:
+            start_ray(address)
+            self.workers = self._count(workers, num_cpus, num_gpus, len(nodes))
+            # Actors are replaced here when they die: one that Ray restarts turns calls away
+            # until it is there again.
+            kind = ray.remote(_Worker).options(num_cpus=num_cpus, num_gpus=num_gpus)
+            self._hire = lambda: kind.remote(app, threads)
+            self._seats = [_Seat(self._hire()) for _ in range(self.workers)]
+            ray.get([seat.actor.ready.remote() for seat in self._seats])
+        except BaseException:
+            self.close()
+            raise
+        self._queue: deque[_Call] = deque()
+        self._running: dict[Any, _Seat] = {}
+        self._store: dict[int, tuple[ArrayRecord, Any]] = {}
+        self._pace = math.inf  # seconds per call, as measured
+
+    def close(self) -> None:
+        """End the actors, and Ray if it was started here."""
+        self.ray.shutdown()
+
+    def _count(self, workers: int | None, num_cpus: float, num_gpus: float, nodes: int) -> int:
+        there = self.ray.cluster_resources()
+        fits = [
+            int(there.get(kind, 0) / share + 1e-9)
+            for kind, share in (("CPU", num_cpus), ("GPU", num_gpus))
+            if share > 0
+        ]
+        room = min(fits, default=nodes)
+        wanted = workers or max(1, min(room, nodes))
+        if wanted > room:
+            raise ConfigError(
+                f"engine.workers: {wanted} workers with num_cpus={num_cpus:g} and "
+                f"num_gpus={num_gpus:g} do not fit on {there.get('CPU', 0):g} CPUs and "
+                f"{there.get('GPU', 0):g} GPUs; lower one of the three"
+            )
+        return wanted
+
+    def _send(self, messages: list[Message]) -> None:
+        store: dict[int, tuple[ArrayRecord, Any]] = {}
+        for message in messages:
+            refs = {}
+            for name, record in message.content.array_records.items():
+                mark = id(record)
+                store[mark] = (
+                    store.get(mark) or self._store.get(mark) or (record, self.ray.put(record))
+                )
+                refs[name] = store[mark][1]
+            # Messages may share their content: the original must keep its arrays.
+            rest = RecordDict({k: v for k, v in message.content.items() if k not in refs})
+            bare = Message(
+                rest,
+                dst_node_id=message.metadata.dst_node_id,
+                message_type=message.metadata.message_type,
+            )
+            bare.__dict__["_metadata"] = message.metadata
+            self._queue.append(_Call(bare, refs))
+        if store:
+            self._store = store  # holding the records keeps their ids from being reused
+        self._assign()
+
+    def _assign(self) -> None:
+        """Hand queued calls to idle workers."""
+        for seat in self._seats:
+            if not self._queue:
+                return
+            if seat.busy:
+                continue
+            fair = len(self._queue) / (2 * len(self._seats))
+            seat.calls = self._take(seat, max(1, int(min(fair, self.GRAIN / self._pace))))
+            items = [
+                (call.message, call.refs, self.contexts[call.message.metadata.dst_node_id])
+                for call in seat.calls
+            ]
+            seat.busy = True
+            self._running[seat.actor.handle.remote(items)] = seat
+
+    def _take(self, seat: _Seat, count: int) -> list[_Call]:
+        """Take `count` calls from the queue: first of nodes that `seat` knows, then of new ones."""
+        elsewhere = set().union(*(other.served for other in self._seats)) - seat.served
+
+        def strange(call: _Call) -> int:
+            node = call.message.metadata.dst_node_id
+            return 0 if node in seat.served else 2 if node in elsewhere else 1
+
+        taken = sorted(self._queue, key=strange)[:count]
+        chosen = set(map(id, taken))
+        self._queue = deque(call for call in self._queue if id(call) not in chosen)
+        seat.served |= {call.message.metadata.dst_node_id for call in taken}
+        return taken
+
+    def _advance(self, seconds: float) -> None:
+        self._assign()
+        if not self._running:
+            return
+        # Wake up now and then, so that Ctrl-C is never far away.
+        done, _ = self.ray.wait(list(self._running), timeout=max(0.0, min(seconds, 1.0)))
+        for ref in done:
+            seat = self._running.pop(ref)
+            calls, seat.calls, seat.busy = seat.calls, [], False
+            try:
+                replies = self.ray.get(ref)
+            except self.ray.exceptions.RayError as error:
+                if not calls:
+                    raise RunError(f"a worker does not start again ({error})") from error
+                self._replace(seat)
+                self._pace = math.inf  # if they are sent again, then one by one
+                reason = f"its worker died ({type(error).__name__})"
+                for call in calls:
+                    self._keep(Message(Error(CRASHED, reason), reply_to=call.message))
+                continue
+            if calls:
+                self._pace = max(1e-6, fmean(seconds for _, seconds in replies))
+                for reply, _ in replies:
+                    self._keep(reply)
+        self._assign()
+
+    def _replace(self, seat: _Seat) -> None:
+        """Put a new worker into the seat of one that is lost; it is busy until it is ready."""
+        self.ray.kill(seat.actor)
+        seat.actor, seat.busy = self._hire(), True
+        seat.calls = []
+        seat.served.clear()
+        self._running[seat.actor.ready.remote()] = seat
+
+    def _give_up(self, message_ids: list[str]) -> None:
+        """Drop what is queued and replace the workers that are stuck."""
+        late = set(message_ids)
+        self._queue = deque(c for c in self._queue if c.message.metadata.message_id not in late)
+        for ref, seat in list(self._running.items()):
+            if any(call.message.metadata.message_id in late for call in seat.calls):
+                del self._running[ref]
+                self._replace(seat)
+
+
+def start_ray(address: str | None) -> None:
+    """Start Ray on this machine, or join the cluster at `address`.
+
+    Raises:
+        ConfigError: there is no cluster at that address, or Ray cannot start here.
+    """
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        try:
+            with keeping_handlers():  # Ray's own would end the process on SIGTERM
+                ray.init(address="local", include_dashboard=False, **quiet)
+        except Exception as error:  # processes, sockets, folders: Ray raises many kinds
+            ray.shutdown()
+            raise ConfigError(
+                f"engine: Ray cannot start here ({one_line(str(error)) or type(error).__name__}); "
+                "its sockets and logs lie in a folder of TMPDIR, whose path must be short and "
+                "writable; engine=inprocess does without Ray"
+            ) from error
+        return
+    top = Path(__file__).parents[2]
+    code = {"py_modules": [str(top / package) for package in ("fedcl", "sites", "strategies")]}
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if host:  # Ray itself would go on trying for many minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        with keeping_handlers():
+            ray.init(address=address, runtime_env=code, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"engine.address: no Ray cluster at {address} ({reason})") from None

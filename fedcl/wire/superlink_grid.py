@@ -1,0 +1,114 @@
+"""Flower's grid over the SuperLink, made to notice hospitals that were started again."""
+
+import math
+import time
+from collections.abc import Iterable
+
+from flwr.app import Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from fedcl.errors import RunError
+from fedcl.wire.messages import GONE, RAISED
+
+
+class LinkGrid(Grid):
+    """Flower's grid, but for how answers are waited for.
+
+    What a SuperNode had taken on when it was stopped is answered by nobody. If it is connected
+    again before anyone has noticed, Flower's grid waits until the timeout; here it is an error at
+    once, as that of a node which stays away.
+
+    Args:
+        grid: that the ServerApp was given.
+    """
+
+    POLL = 0.5  # seconds
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send `messages` and wait for the replies; late ones are left out.
+
+        Raises:
+            RunError: the SuperLink does not take them.
+        """
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        before, batch = self._starts(), list(messages)
+        marks: list[str | None] = list(self.push_messages(batch))
+        if len(marks) < len(batch):
+            raise RunError("the SuperLink has not taken the messages; its log says why")
+        pushed = list(zip(marks, batch, strict=True))
+        gone = Error(GONE, "it is not registered any more")
+        replies = [Message(gone, reply_to=call) for mark, call in pushed if mark is None]
+        waiting = {mark: call for mark, call in pushed if mark is not None}
+        while waiting:
+            left, now = until - time.monotonic(), self._starts()
+            for mark, call in list(waiting.items()):
+                reply = self._reply(mark, call)
+                node = call.metadata.dst_node_id
+                if reply is None and now.get(node, before.get(node)) != before.get(node):
+                    reply = Message(Error(GONE, "it was stopped and started again"), reply_to=call)
+                if reply is not None:
+                    replies.append(reply)
+                    del waiting[mark]
+            if left <= 0:
+                break
+            time.sleep(min(self.POLL, left))
+        return replies
+
+    def _reply(self, mark: str, call: Message) -> Message | None:
+        """Return the reply to a call if it is there; what cannot be read is an error."""
+        try:
+            reply = next(iter(self.pull_messages([mark])), None)
+            if reply is None or not reply.has_error() or reply.error.code != GONE:
+                return reply
+            return Message(Error(GONE, "it is not connected any more"), reply_to=call)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # foreign bytes
+            return Message(Error(RAISED, f"its reply cannot be read ({error!r})"), reply_to=call)
+
+    def _starts(self) -> dict[int, str]:
+        """Return when each node that is connected was last started."""
+        return {node.node_id: node.last_activated_at for node in self.get_nodes()}
+
+    # --- the rest is Flower's --------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message; the same as calling `Message`."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the nodes that are connected."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return the nodes that are connected."""
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send `messages`; returns their ids."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there, each once."""
+        return self._grid.pull_messages(message_ids)
