@@ -23,7 +23,8 @@ from benchmarks.running import (
     write_section,
 )  # fmt: skip
 from fedcl.analysis.architectures import scored, view
-from fedcl.analysis.runs import Group, read
+from fedcl.analysis.runs import Group
+from fedcl.analysis.sources import read
 from fedcl.analysis.statistics import Line, average, cases, table
 
 SEEDS = (0, 1, 2)

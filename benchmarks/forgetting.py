@@ -26,7 +26,8 @@ from benchmarks.running import (
     write_section,
 )
 from fedcl.analysis.compare import markdown
-from fedcl.analysis.runs import Group, read
+from fedcl.analysis.runs import Group
+from fedcl.analysis.sources import read
 from fedcl.analysis.statistics import table
 from fedcl.errors import ConfigError
 

@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import Select
 
 import simulate
 from fedcl.analysis.compare import latex, markdown
-from fedcl.analysis.runs import Group, Run, _run_folders, chosen, differences, group
+from fedcl.analysis.runs import Group, Run, chosen, differences, group, run_folders
 from fedcl.analysis.statistics import (
     cases,
     gap,
@@ -265,7 +265,7 @@ def test_linked_folders_of_runs_are_found_once(tmp_path: Path):
     (tmp_path / "mine" / "linked").symlink_to(tmp_path / "store")
     (tmp_path / "mine" / "again").symlink_to(tmp_path / "store")
     (tmp_path / "store" / "loop").symlink_to(tmp_path / "mine")
-    (found,) = _run_folders(tmp_path / "mine")
+    (found,) = run_folders(tmp_path / "mine")
     assert found.resolve() == (tmp_path / "store" / "run").resolve()
 
 

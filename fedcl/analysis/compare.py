@@ -10,16 +10,8 @@ from rich.table import Table
 
 from fedcl.analysis import architectures
 from fedcl.analysis.columns import as_csv
-from fedcl.analysis.runs import (
-    Collection,
-    Group,
-    chosen,
-    collect,
-    differences,
-    example,
-    group,
-    is_folder,
-)
+from fedcl.analysis.runs import Group, chosen, differences, example, group
+from fedcl.analysis.sources import Collection, collect, is_folder
 from fedcl.analysis.statistics import Line, gap, table
 from fedcl.analysis.tables import COLUMNS, latex, markdown, paper
 from fedcl.errors import ConfigError

@@ -7,10 +7,7 @@ from pathlib import Path
 from mlflow.entities import Metric
 
 from fedcl.analysis.statistics import Line
-from fedcl.reporting.mlflow_client import asking, connect, spelt
-
-COMPARISON = "fedcl.comparison"
-"""The tag of runs that compare others."""
+from fedcl.reporting.mlflow_client import COMPARISON, asking, connect, spelt
 
 
 def log_comparison(

@@ -79,3 +79,7 @@ def _make_database(file: Path) -> None:
 def spelt(key: str) -> str:
     """Return `key` in the letters MLflow takes, for sites of any name."""
     return re.sub(r"[^\w\-. :/]", "_", key)
+
+
+COMPARISON = "fedcl.comparison"
+"""The tag of runs that compare others."""

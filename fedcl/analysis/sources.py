@@ -1,0 +1,231 @@
+"""Where runs are found: in folders, or in experiments of MLflow; what is damaged is left out."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.markup import escape
+from rich.progress import track
+
+from fedcl.analysis.runs import Run, plain
+from fedcl.config.faults import Faults
+from fedcl.errors import ConfigError
+from fedcl.reporting.console import console
+from fedcl.server.metrics import relative_bwt
+from fedcl.settings import flat
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What was found.
+
+    Attributes:
+        runs: the completed runs.
+        left_out: what was not taken, and why.
+    """
+
+    runs: list[Run]
+    left_out: list[str]
+
+
+class LeftOutError(Exception):
+    """Why a run is not taken."""
+
+
+def collect(sources: Sequence[str], uri: str) -> Collection:
+    """Read all runs in folders and MLflow experiments.
+
+    Args:
+        sources: folders of runs or of sweeps, or names of MLflow experiments.
+        uri: where MLflow keeps those.
+
+    Raises:
+        ConfigError: a source is neither, or MLflow does not answer.
+    """
+    runs: list[Run] = []
+    left_out: list[str] = []
+    for source in sources:
+        if is_folder(source):
+            found: Any = [(str(folder), folder) for folder in run_folders(Path(source))]
+        else:
+            found = _from_mlflow(source, uri)
+        title = f"reading {escape(source)}"
+        for place, folder in track(found, title, console=console, transient=True):
+            try:
+                runs.append(read(place, folder))
+            except LeftOutError as reason:
+                left_out.append(f"{place}: {reason}")
+    return Collection(runs, left_out)
+
+
+def is_folder(source: str) -> bool:
+    """Return whether `source` is a folder rather than the name of an experiment."""
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):  # no file could have that name
+        return False
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return every folder in or below `folder` that a run was started in, oldest first.
+
+    Links are followed, each folder once.
+    """
+    found, seen = [], set()
+    for place, below, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        if "config.yaml" in files:
+            found.append(Path(place))
+    runs = [p for p in found if (p / "results.json").exists() or (p / "checkpoint").is_dir()]
+    return sorted(runs, key=lambda path: ((path / "config.yaml").stat().st_mtime_ns, str(path)))
+
+
+def read(place: str, folder: Path) -> Run:
+    """Return the completed run in `folder`.
+
+    Raises:
+        LeftOutError: it is not complete, or what it left cannot be read.
+    """
+    path = folder / "results.json"
+    if not path.exists():
+        raise LeftOutError("unfinished (no results.json)")
+    try:
+        results = dict(json.loads(path.read_text()))
+        config = {key: plain(value) for key, value in flat(_settings(folder))}
+        status = results["status"]
+        if status == "completed":
+            results.setdefault("arrivals", _arrivals(config, results["sites"]))
+            last = zip(results["sites"], results["matrix"][-1], strict=True)
+            sites = [site for site, score in last if score is None]
+            if results["metrics"]["avg"] is None and sites:
+                raise LeftOutError(f"no AVG: not tested at {', '.join(sites)} after the last stage")
+            _check(results)
+            results["metrics"].setdefault(
+                "rbwt", relative_bwt(results["matrix"], results["stages"], results["sites"])
+            )
+    # Whatever is wrong with a file of unknown origin, its run is left out and named.
+    except (OSError, RecursionError, *_DAMAGED) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LeftOutError(f"results.json or config.yaml cannot be read ({reason})") from None
+    if status != "completed":
+        raise LeftOutError(f"{status} ({results.get('reason', 'not completed')})")
+    overlay = folder / "figures" / "overlays.png"
+    return Run(place, results, config, overlay.read_bytes() if overlay.is_file() else None)
+
+
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a run, with what its version did not know yet."""
+    values = dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    values.setdefault("aggregation", {"name": "fedavg"})
+    values.setdefault("privacy", {"name": "none"})
+    values["timeline"] = {
+        "centralised": False, "dropout": 0.0, "stragglers": 0.0,
+    } | values["timeline"]  # fmt: skip
+    values["faults"] = asdict(Faults()) | values.get("faults", {})
+    return values
+
+
+def _arrivals(config: Mapping[str, Any], sites: list[str]) -> list[list[str]]:
+    """Return the order of arrival of a run whose results do not tell."""
+    return config["timeline.stages"] or config.get("scenario.stages") or [[s] for s in sites]
+
+
+def _check(results: dict[str, Any]) -> None:
+    """Raise one of `_DAMAGED` where the results are not those of a completed run."""
+    sites, matrix = results["sites"], results["matrix"]
+    if not isinstance(results["seed"], int) or not all(isinstance(s, str) for s in sites):
+        raise ValueError("the seed or the sites' names")
+    if sorted(site for stage in results["arrivals"] for site in stage) != sorted(sites):
+        raise ValueError("the arrivals are not those of the sites")
+    if len(matrix) != len(results["arrivals"]) or any(len(row) != len(sites) for row in matrix):
+        raise ValueError("the matrix does not fit stages and sites")
+    figures = results["metrics"]
+    costs = [*results["bytes"].values(), *results["seconds"].values()]
+    costs += results.setdefault("stored", {}).values()
+    scores = [results["cases"][site] for site in sites]
+    every = [v for members in scores for values in members.values() for v in values]
+    every += [value for row in matrix for value in row] + list(figures.values())
+    if not all(math.isfinite(v) for v in [figures["avg"], *costs, *filter(_known, every)]):
+        raise ValueError("a figure that is not finite")
+    if any(len(values) != len(matrix) for members in scores for values in members.values()):
+        raise ValueError("not one score per case and stage")
+    if not isinstance(results.get("data_sha256", {}), dict):
+        raise ValueError("the digests of the data")
+    for key in (("bytes", "down"), ("bytes", "up"), ("seconds", "train"), ("metrics", "bwt")):
+        results[key[0]][key[1]]
+    str(results["scenario"]), str(results["strategy"])
+    for one in results.setdefault("architectures", {}).values():
+        if "matrix" in one:
+            _check_architecture(one, len(matrix), sites)
+
+
+def _check_architecture(one: dict[str, Any], stages: int, sites: Sequence[str]) -> None:
+    """Raise one of `_DAMAGED` where an architecture's scores are not those of a run."""
+    grid, seconds = one["matrix"], [*one["seconds_per_case"].values()]
+    if len(grid) != stages or any(len(row) != len(sites) for row in grid) or not seconds:
+        raise ValueError("an architecture's matrix does not fit stages and sites")
+    scores = [
+        value
+        for known in (one, one["secondary"]["iou"])
+        for site in sites
+        for values in known["cases"][site].values()
+        for value in values
+    ]
+    sizes = [one["parameters"], one["macs"], *seconds]
+    if not all(math.isfinite(v) for v in filter(_known, [*scores, *sizes, one["metrics"]["avg"]])):
+        raise ValueError("an architecture's figure that is not finite")
+
+
+def _known(value: Any) -> bool:
+    return value is not None
+
+
+def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path]]:
+    """Yield place and folder of every run, with the files it has logged by now."""
+    from fedcl.reporting.mlflow_client import COMPARISON, SQLITE, asking, connect
+
+    database = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and not database.is_file():  # connecting would make it
+        raise ConfigError(
+            f"compare: {experiment!r} is no folder, and there is no MLflow store {database}; "
+            "give --uri"
+        )
+    client = connect(uri, "--uri")
+    with asking(uri, "--uri"):
+        known = client.get_experiment_by_name(experiment) if experiment else None
+        if known is None:
+            names = ", ".join(e.name for e in client.search_experiments()) or "none"
+            raise ConfigError(
+                f"compare: {experiment!r} is neither a folder nor an MLflow experiment at {uri} "
+                f"(there are: {names})"
+            )
+        token = None
+        while True:
+            page = client.search_runs(
+                [known.experiment_id], order_by=["attributes.start_time ASC"], page_token=token
+            )
+            for run in page:
+                if run.data.tags.get(COMPARISON):
+                    continue
+                place = f"{experiment}/{run.info.run_name} ({run.info.run_id[:8]})"
+                with tempfile.TemporaryDirectory() as folder:
+                    there = {item.path for item in client.list_artifacts(run.info.run_id)}
+                    for name in there & {"results.json", "config.yaml", "figures"}:
+                        client.download_artifacts(run.info.run_id, name, folder)
+                    yield place, Path(folder)
+            token = page.token
+            if not token:
+                return
