@@ -42,7 +42,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     return sha.hexdigest()
 
 
-def complaint(update: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> str | None:
+def mismatch(update: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> str | None:
     """Return why `update` must not be averaged into `reference`, or None if it may."""
     if update.keys() != reference.keys():
         different = sorted(update.keys() ^ reference.keys())

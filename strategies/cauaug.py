@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from fedcl.arrays import Arrays
 from fedcl.data.cases import Samples
 from fedcl.learning.step import Step
-from fedcl.learning.strategy import Form
+from fedcl.learning.strategy import Form, Reporting
 from fedcl.settings import setting
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
@@ -52,19 +52,23 @@ class CauAug(Archiving):
             logits = step.outputs
         terms = {"seg": step.task.loss(logits, step.targets)}
         if step.teacher is not None:
-            terms["kd"] = self.kd * soft_cross_entropy(logits, step.taught)
+            terms["kd"] = self.kd * soft_cross_entropy(logits, step.teacher_answers)
             if self.dom:
                 old = restyle(step.inputs, step.memory, step.rng)
-                terms["dom"] = self.dom * soft_cross_entropy(step.probe(old), step.teach(old))
+                terms["dom"] = self.dom * soft_cross_entropy(step.probe(old), step.ask_teacher(old))
         return terms
 
-    def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
-        """See `Strategy.forms`."""
+    def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
+        """See `Strategy.reporting`."""
         channels, height, width = shape
-        spectrum = Form((channels, height, width // 2 + 1), low=0.0, high=1e9)
-        return {"spectrum": spectrum, "mean": Form((channels,)), "std": Form((channels,), low=0.0)}
+        forms = {
+            "spectrum": Form((channels, height, width // 2 + 1), low=0.0, high=1e9),
+            "mean": Form((channels,)),
+            "std": Form((channels,), low=0.0),
+        }
+        return Reporting(forms, self.style)
 
-    def report(self, network: nn.Module, samples: Samples) -> Arrays:
+    def style(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return the mean magnitude (C, H, W // 2 + 1), mean (C,) and deviation (C,)."""
         images = samples.inputs
         record = {

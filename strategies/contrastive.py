@@ -1,13 +1,14 @@
 """MTMS: what a large network sees at several scales, told to a small one by contrast."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from fedcl.learning.step import Seen, Step
+from fedcl.learning.step import Activations, Step
+from fedcl.learning.strategy import Requirements
 from fedcl.settings import setting
-from strategies.parts.contrast import SCALES, Projections, by_scale, contrast, softened
+from strategies.parts.contrast import SCALES, Projections, contrast, softened
 from strategies.parts.distillation import check_terms
 from strategies.parts.large_teacher import DistillingLarge
 
@@ -71,9 +72,9 @@ class Contrastive(DistillingLarge):
         return [scale for scale in SCALES if self.uses(scale)]
 
     @property
-    def least_batch(self) -> int:
-        """Two samples, where there is contrast."""
-        return 2 if self.scales else 1
+    def requirements(self) -> Requirements:
+        """Two samples in a batch, where there is contrast."""
+        return replace(super().requirements, batch=2 if self.scales else 1)
 
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return the loss terms of a site that has a teacher, or the task's own."""
@@ -87,16 +88,21 @@ class Contrastive(DistillingLarge):
         losses = {}
         if self.scales and len(step.inputs) > 1:
             assert isinstance(step.auxiliary, Projections)
-            student, teacher = by_scale(step.seen), by_scale(step.teacher_seen)
+            student, teacher = step.activations, step.teacher_activations
             for scale in self.scales:
-                pairs = step.auxiliary(scale, student[scale], teacher[scale])
-                apart = [contrast(ours, theirs, self.temperature) for ours, theirs in pairs]
-                losses[scale] = getattr(self.weight, scale) * torch.stack(apart).mean()
+                maps = getattr(student, scale), getattr(teacher, scale)
+                pairs = step.auxiliary(scale, *maps)
+                terms = [contrast(ours, theirs, self.temperature) for ours, theirs in pairs]
+                losses[scale] = getattr(self.weight, scale) * torch.stack(terms).mean()
         if self.uses("maps"):
-            losses["maps"] = self.weight.maps * softened(step.outputs, step.taught, self.softening)
+            losses["maps"] = self.weight.maps * softened(
+                step.outputs, step.teacher_answers, self.softening
+            )
         return losses
 
-    def auxiliary(self, student: Seen, teacher: Seen, inputs: Tensor) -> nn.Module | None:
+    def auxiliary(
+        self, student: Activations, teacher: Activations, inputs: Tensor
+    ) -> nn.Module | None:
         """Make the projections of the scales in use.
 
         Raises:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from fedcl.arrays import Arrays, weighted_mean
 from fedcl.data.cases import Samples
 from fedcl.data.labels import IGNORED
 from fedcl.learning.step import Step
-from fedcl.learning.strategy import Form, Past, Strategy, Teacher
+from fedcl.learning.strategy import Form, Reporting, Requirements, StageSummary, Strategy, Teaching
 from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
 
@@ -33,14 +32,17 @@ class EWC(Strategy):
         weight: weight of the penalty.
     """
 
-    needs: ClassVar[type] = Segmentation
-
     weight: float = setting(0.3, low=0)
 
     @property
-    def teaching(self) -> Teacher:
+    def requirements(self) -> Requirements:
+        """See `Strategy.requirements`."""
+        return Requirements(task=Segmentation)
+
+    @property
+    def teaching(self) -> Teaching:
         """The anchor w* travels as the teacher does."""
-        return Teacher()
+        return Teaching()
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return the penalty."""
@@ -52,11 +54,12 @@ class EWC(Strategy):
         ]
         return {"penalty": self.weight / 2 * torch.stack(parts).sum()}
 
-    def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
-        """See `Strategy.forms`."""
-        return {name: Form(value.shape, low=0.0) for name, value in network.named_parameters()}
+    def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
+        """See `Strategy.reporting`."""
+        named = network.named_parameters()
+        return Reporting({name: Form(one.shape, low=0.0) for name, one in named}, self.importance)
 
-    def report(self, network: nn.Module, samples: Samples) -> Arrays:
+    def importance(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return the importance of every parameter: the mean over slices."""
         named = dict(network.named_parameters())
         sums = {name: torch.zeros_like(value) for name, value in named.items()}
@@ -67,12 +70,12 @@ class EWC(Strategy):
                 sums[name] += self.magnitude(gradient)
         return {name: (total / len(samples)).cpu().numpy() for name, total in sums.items()}
 
-    def remember(self, past: Past) -> Arrays:
+    def remember(self, summary: StageSummary) -> Arrays:
         """Return the importance summed over stages."""
-        mean = weighted_mean(list(past.reports.values()), list(past.samples.values()))
+        mean = weighted_mean(list(summary.reports.values()), list(summary.samples.values()))
         scale = float(np.mean(np.concatenate([value.ravel() for value in mean.values()])))
         new = {key: value / np.float32(scale or 1.0) for key, value in mean.items()}
-        return {key: value + past.memory.get(key, 0) for key, value in new.items()}
+        return {key: value + summary.memory.get(key, 0) for key, value in new.items()}
 
     def sensitivity(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the number whose gradient tells importance, for one slice."""

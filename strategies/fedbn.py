@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fedcl.errors import ConfigError
+from fedcl.learning.strategy import Partition
 from strategies.individual import Individual
 
 
@@ -17,21 +18,21 @@ class FedBN(Individual):
     the affine weights and the running statistics, so the model must have some.
     """
 
-    def local(self, network: nn.Module) -> set[str]:
-        """Return the arrays of the normalisation layers.
+    def partition(self, network: nn.Module, stage: int) -> Partition:
+        """Keep the arrays of the normalisation layers at the hospital.
 
         Raises:
             ConfigError: there are none.
         """
-        names = {
+        names = frozenset(
             f"{name}.{key}"
             for name, module in network.named_modules()
             if isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm)
             for key in module.state_dict()
-        }
+        )
         if not names:
             raise ConfigError(
                 "strategy: fedbn keeps the weights of normalisation layers, and this model's "
                 "have none; for the U-Net give model.norm=batch"
             )
-        return names
+        return Partition(local=names)

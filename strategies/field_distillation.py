@@ -1,14 +1,12 @@
 """Continual neural fields: the old field answers for the old coordinates."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from fedcl.arrays import Arrays, of_network, under
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Step
-from fedcl.learning.strategy import Past
+from fedcl.learning.strategy import Partition, Requirements, Teaching
 from fedcl.models.base import OWN, FieldModel
 from fedcl.settings import setting
 from fedcl.tasks.field import Field
@@ -37,12 +35,20 @@ class FieldDistillation(Distilling):
             that leaves little more than a look-up table.
     """
 
-    needs: ClassVar[type] = Field
-
     weight: float | None = setting(None, low=0, high=1e6)
     here: float = setting(2.0, low=0, high=1e6)
     bank: bool = setting(False)
     frozen: bool = setting(False)
+
+    @property
+    def requirements(self) -> Requirements:
+        """See `Strategy.requirements`."""
+        return Requirements(task=Field)
+
+    @property
+    def teaching(self) -> Teaching:
+        """See `Strategy.teaching`."""
+        return replace(super().teaching, bank=self.bank)
 
     def check(self, task: Field, model: FieldModel) -> None:
         """Check that there is something to distil, and something to train.
@@ -78,19 +84,7 @@ class FieldDistillation(Distilling):
             terms["here"] = self.here * step.task.loss(step.outputs, past.here[step.index])
         return terms
 
-    def remember(self, past: Past) -> Arrays:
-        """Return the fields of all stages so far, "STAGE/...", if they are banked."""
-        if not self.bank:
-            return {}
-        new = {f"{past.stage}/{key}": value for key, value in of_network(past.network).items()}
-        return past.memory | new
-
-    def teachers(self, memory: Arrays, stages: int) -> list[Arrays]:
-        """Return the field of every earlier stage, if they are banked."""
-        return [under(f"{stage}/", memory) for stage in range(stages)] if self.bank else []
-
-    def fixed(self, network: nn.Module, stage: int) -> set[str]:
-        """Return the weights of the network proper, once the first stage is over."""
-        if not self.frozen or stage == 0:
-            return set()
-        return {name for name, _ in network.named_parameters()} - OWN
+    def partition(self, network: nn.Module, stage: int) -> Partition:
+        """Freeze the weights of the network proper, once the first stage is over."""
+        names = {name for name, _ in network.named_parameters()} if self.frozen and stage else set()
+        return Partition(frozen=frozenset(names - OWN))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -12,7 +12,7 @@ from fedcl.errors import ConfigError
 from fedcl.learning import loop
 from fedcl.learning.loop import Learner
 from fedcl.learning.step import Lesson
-from fedcl.learning.strategy import Gathered, Strategy, Teacher
+from fedcl.learning.strategy import Requirements, RoundSummary, Strategy, Teaching
 from fedcl.settings import setting
 from fedcl.tasks.field import Field
 
@@ -32,18 +32,19 @@ class FieldServerDistillation(Strategy):
         lr: the server's learning rate, falling to a tenth in the course of a round.
     """
 
-    needs: ClassVar[type] = Field
-    sends_teacher: ClassVar[bool] = False
-    reads_updates: ClassVar[bool] = True
-
     steps: int = setting(600, low=1)
     batch_size: int = setting(1024, low=1, high=2**20)
     lr: float = setting(5e-4, above=0, high=1)
 
     @property
-    def teaching(self) -> Teacher:
+    def requirements(self) -> Requirements:
+        """Every update, to be fitted to."""
+        return Requirements(task=Field, every_update=True)
+
+    @property
+    def teaching(self) -> Teaching:
         """The global field at the end of the previous stage, at the server alone."""
-        return Teacher()
+        return Teaching(at_server=True)
 
     def check(self, task: Field, model: Any) -> None:
         """Check that there is one volume.
@@ -57,23 +58,23 @@ class FieldServerDistillation(Strategy):
                 "must be parts of one; set scenario.shared=true or take strategy=finetune"
             )
 
-    def refine(self, gathered: Gathered) -> Arrays:
+    def refine(self, summary: RoundSummary) -> Arrays:
         """Return the average, fitted to the hospitals' fields and the previous global one."""
-        task, network, parts = gathered.task, gathered.network, []
-        speak = {*gathered.updates, *gathered.lost}
-        heard = [site for site in gathered.heard if site not in speak]
-        earlier = [site for site in gathered.earlier if site not in {*speak, *heard}]
-        own = [(weights, [site]) for site, weights in gathered.updates.items()]
-        for weights, sites in [*own, (gathered.before, heard), (gathered.teacher, earlier)]:
+        task, network, parts = summary.task, summary.network, []
+        speak = {*summary.updates, *summary.lost}
+        heard = [site for site in summary.heard if site not in speak]
+        earlier = [site for site in summary.earlier if site not in {*speak, *heard}]
+        own = [(weights, [site]) for site, weights in summary.updates.items()]
+        for weights, sites in [*own, (summary.before, heard), (summary.teacher, earlier)]:
             if sites:
                 into_network(network, weights)
                 voice = partial(task.answers, network), sites
                 parts.append(task.past([voice], torch.device("cpu")))
-        into_network(network, gathered.joined)
+        into_network(network, summary.joined)
         settings = Learner(
             steps=self.steps, batch_size=self.batch_size, lr=self.lr, decay=0.1, amp=False
         )
-        lesson = Lesson(task=task, student=network.requires_grad_(True), model=gathered.model)
+        lesson = Lesson(task=task, student=network.requires_grad_(True), model=summary.model)
         rate = partial(settings.rate, 0)
-        loop.train(lesson, Samples.joined(parts), settings, Strategy(), rate, gathered.rng)
+        loop.train(lesson, Samples.joined(parts), settings, Strategy(), rate, summary.rng)
         return of_network(network)

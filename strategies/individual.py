@@ -1,10 +1,10 @@
 """Individual training: every hospital keeps a model of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from fedcl.learning.strategy import Strategy
+from fedcl.learning.strategy import Partition, Plan, Strategy
 from fedcl.timeline import Timeline
 
 
@@ -15,10 +15,10 @@ class Individual(Strategy):
     A site is evaluated with its own model, so only once it has arrived.
     """
 
-    def local(self, network: nn.Module) -> set[str]:
-        """Return every array."""
-        return set(network.state_dict())
+    def partition(self, network: nn.Module, stage: int) -> Partition:
+        """Keep every array at the hospital."""
+        return Partition(local=frozenset(network.state_dict()))
 
-    def evaluated(self, timeline: Timeline, stage: int) -> list[str]:
-        """Return the sites that have arrived and so have a model."""
-        return timeline.seen(stage) if stage >= 0 else []
+    def plan(self, timeline: Timeline, stage: int) -> Plan:
+        """Test the sites that have arrived and so have a model."""
+        return replace(super().plan(timeline, stage), evaluated=timeline.seen(stage))

@@ -1,8 +1,8 @@
 """Joint training: all sites that are there train in every round."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fedcl.learning.strategy import Strategy
+from fedcl.learning.strategy import Plan, Strategy
 from fedcl.timeline import Timeline
 
 
@@ -14,6 +14,6 @@ class Joint(Strategy):
     the full number of rounds, going on from the model of stage t-1.
     """
 
-    def cohort(self, timeline: Timeline, stage: int) -> list[str]:
-        """Return all sites that have arrived."""
-        return timeline.present(stage)
+    def plan(self, timeline: Timeline, stage: int) -> Plan:
+        """Let all sites train that are there."""
+        return replace(super().plan(timeline, stage), cohort=timeline.present(stage))

@@ -23,4 +23,4 @@ class LwF(Distilling):
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return the distillation term."""
-        return {"kd": self.kd * soft_cross_entropy(step.outputs, step.taught)}
+        return {"kd": self.kd * soft_cross_entropy(step.outputs, step.teacher_answers)}

@@ -49,7 +49,7 @@ class MiB(LwF):
         known = as_background(step.outputs, self.added)
         return {
             "seg": step.task.loss(seen, step.targets),
-            "kd": self.kd * soft_cross_entropy(known, self.answers(step.taught)),
+            "kd": self.kd * soft_cross_entropy(known, self.answers(step.teacher_answers)),
         }
 
     def answers(self, q: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class PLOP(Distilling):
         """Return L_seg on pseudo-labels and L_pod."""
         if step.teacher is None:
             return super().objective(step)
-        pairs = zip(step.seen.features, step.teacher_seen.features, strict=True)
+        pairs = zip(step.activations.features, step.teacher_activations.features, strict=True)
         apart = [(self.embed(a) - self.embed(b)).square().sum(dim=1).mean() for a, b in pairs]
         return {
             "seg": step.task.loss(step.outputs, self.pseudo_labels(step)),
@@ -53,7 +53,7 @@ class PLOP(Distilling):
 
     def pseudo_labels(self, step: Step) -> Tensor:
         """Return the labels, with the teacher's where it is sure, shape (B, 1, H, W)."""
-        q = step.taught
+        q = step.teacher_answers
         entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
         sure = entropy < self.entropy * math.log(q.shape[1])
         return torch.where(sure & (step.targets == 0), q.argmax(dim=1, keepdim=True), step.targets)

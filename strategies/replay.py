@@ -1,11 +1,11 @@
 """Replay: earlier hospitals rehearse with a few of their slices. Keeps data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from fedcl.data.cases import Samples
-from fedcl.learning.strategy import Strategy
+from fedcl.learning.strategy import Plan, Strategy
 from fedcl.settings import setting
 from fedcl.timeline import Timeline
 
@@ -24,13 +24,11 @@ class Replay(Strategy):
 
     slices: int = setting(8, low=1)
 
-    def cohort(self, timeline: Timeline, stage: int) -> list[str]:
-        """Return all sites that have arrived."""
-        return timeline.present(stage)
-
-    def learning(self, timeline: Timeline, stage: int) -> list[str]:
-        """Return those that arrive; the others rehearse."""
-        return timeline.new(stage)
+    def plan(self, timeline: Timeline, stage: int) -> Plan:
+        """Let all sites train that are there; those that are not new rehearse."""
+        there = timeline.present(stage)
+        earlier = frozenset(there) - frozenset(timeline.new(stage))
+        return replace(super().plan(timeline, stage), cohort=there, rehearsing=earlier)
 
     def buffer(self, samples: Samples, rng: torch.Generator) -> Samples:
         """Return the slices to keep."""

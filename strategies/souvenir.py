@@ -10,7 +10,7 @@ from fedcl.arrays import Arrays
 from fedcl.data.cases import Samples
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Step
-from fedcl.learning.strategy import Form
+from fedcl.learning.strategy import Form, Reporting
 from fedcl.models.base import Model
 from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
@@ -65,16 +65,16 @@ class Souvenir(Archiving):
         logits = step.probe(images)
         return {
             "restaged": self.seg * step.task.loss(logits, labels),
-            "kd": self.kd * soft_cross_entropy(logits, step.teach(images)),
+            "kd": self.kd * soft_cross_entropy(logits, step.ask_teacher(images)),
         }
 
-    def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
-        """See `Strategy.forms`."""
+    def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
+        """See `Strategy.reporting`."""
         whole = {"quantiles": (shape[0], REGIONS, QUANTILES), "between": (shape[0], REGIONS)}
         whole |= {"seen": (REGIONS,), "organ": (1,), "place": (2, 4)}
-        return {name: Form(size) for name, size in whole.items()}
+        return Reporting({name: Form(size) for name, size in whole.items()}, self.look_around)
 
-    def report(self, network: nn.Module, samples: Samples) -> Arrays:
+    def look_around(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return what is left behind.
 
         "quantiles" (C, REGIONS, K), their mean over slices; "between" (C, REGIONS), the

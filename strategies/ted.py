@@ -70,14 +70,16 @@ class TED(Distilling):
         """Return the terms in use, weighted."""
         losses = {}
         if self.uses("kd"):
-            losses["kd"] = self.weight.kd * soft_cross_entropy(step.outputs, step.taught)
+            losses["kd"] = self.weight.kd * soft_cross_entropy(step.outputs, step.teacher_answers)
         if self.uses("ska"):
             noise = step.noise(self.noise.mean, self.noise.std)
             losses["ska"] = self.weight.ska * soft_cross_entropy(
-                step.probe(noise), step.teach(noise)
+                step.probe(noise), step.ask_teacher(noise)
             )
         if self.uses("akt"):
-            losses["akt"] = self.weight.akt * self.adaptive_transfer(step.outputs, step.taught)
+            losses["akt"] = self.weight.akt * self.adaptive_transfer(
+                step.outputs, step.teacher_answers
+            )
         return losses
 
     def adaptive_transfer(self, logits: Tensor, taught: Tensor) -> Tensor:

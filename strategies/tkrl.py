@@ -4,27 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fedcl.arrays import Arrays
-from fedcl.learning.step import Seen, Step
-from fedcl.learning.strategy import Past
+from fedcl.learning.step import Activations, Step
+from fedcl.learning.strategy import StageSummary
 from fedcl.settings import setting
 from strategies.lwf import LwF
 from strategies.parts.decoder import Decoder
-
-
-@dataclass
-class Probes:
-    """The probe images of PCD, optimised on the server at the end of a stage."""
-
-    count: int = setting(8, low=1)
-    steps: int = setting(200, low=1)
-    lr: float = setting(0.001, above=0)
+from strategies.parts.probes import Probes, optimised
 
 
 @dataclass
@@ -74,7 +64,9 @@ class TKRL(LwF):
     def rebuilding(self, step: Step) -> Tensor:
         """Return L_vma."""
         assert isinstance(step.auxiliary, Decoder)
-        mask = self.mask(step.seen.features, step.teacher_seen.features, step.inputs.shape[-2:])
+        mask = self.mask(
+            step.activations.features, step.teacher_activations.features, step.inputs.shape[-2:]
+        )
         hidden = torch.where(mask, step.auxiliary.token, step.inputs)
         return F.mse_loss(step.auxiliary(step.probe_features(hidden), step.inputs), step.inputs)
 
@@ -88,35 +80,19 @@ class TKRL(LwF):
             union |= F.interpolate(chosen.view(len(one), 1, *one.shape[-2:]), size=tuple(size)) > 0
         return union
 
-    def auxiliary(self, student: Seen, teacher: Seen, inputs: Tensor) -> nn.Module | None:
+    def auxiliary(
+        self, student: Activations, teacher: Activations, inputs: Tensor
+    ) -> nn.Module | None:
         """Make VMA's decoder."""
         widths = [feature.shape[1] for feature in student.features]
         return Decoder(widths, inputs.shape[1]) if self.vma else None
 
-    def remember(self, past: Past) -> Arrays:
+    def remember(self, summary: StageSummary) -> Arrays:
         """Return the probes of every foreground class, "CLASS"."""
         if not self.pcd:
             return {}
-        shape = (self.probes.count, *past.shape)
+        shape = (self.probes.count, *summary.shape)
         with torch.no_grad():
-            classes = past.network(torch.zeros(1, *past.shape)).shape[1]
-        starts = {c: 0.1 * torch.randn(shape, generator=past.rng) for c in range(1, classes)}
-        return {str(c): self.optimise(past.network, c, n) for c, n in starts.items()}
-
-    def optimise(self, teacher: nn.Module, target: int, probes: Tensor) -> np.ndarray:
-        """Return probe images that `teacher` takes for class `target` everywhere."""
-        probes.requires_grad_()
-        optimiser = torch.optim.Adam([probes], lr=self.probes.lr)
-        schedule = ReduceLROnPlateau(optimiser)
-        for _ in range(self.probes.steps):
-            likely = torch.softmax(teacher(probes), dim=1)[:, target].mean()
-            rough = probes.diff(dim=-1).abs().mean() + probes.diff(dim=-2).abs().mean()
-            loss = rough - likely
-            if loss < -0.99:
-                break
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_([probes], 1.0)
-            optimiser.step()
-            schedule.step(loss.item())
-        return probes.detach().numpy()
+            classes = summary.network(torch.zeros(1, *summary.shape)).shape[1]
+        starts = {c: 0.1 * torch.randn(shape, generator=summary.rng) for c in range(1, classes)}
+        return {str(c): optimised(summary.network, c, n, self.probes) for c, n in starts.items()}

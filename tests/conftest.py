@@ -68,7 +68,7 @@ NEEDS = {
 
 def base(strategy: str) -> list[str]:
     """Return the smallest experiment for a strategy, by what its formulas are about."""
-    return TINY_FIELD if STRATEGY.find(strategy).needs is Field else TINY
+    return TINY_FIELD if STRATEGY.make({"name": strategy}).requirements.task is Field else TINY
 
 
 @pytest.fixture

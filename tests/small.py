@@ -7,7 +7,7 @@ from torch import nn
 
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Strategy
-from fedcl.models.base import Model
+from fedcl.models.base import Layers, Model
 from fedcl.registry import STRATEGY
 from fedcl.tasks.segmentation import Segmentation
 
@@ -20,18 +20,18 @@ class Fixed(nn.Module):
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
         self.logits = nn.Parameter(logits)
-        self.seen: list[torch.Tensor] = []
+        self.shown: list[torch.Tensor] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.append(x)
+        self.shown.append(x)
         return self.logits.expand(len(x), -1, -1, -1)
 
 
 class Whole(Model):
     """A model whose only features are the network's outputs."""
 
-    def scales(self, network: nn.Module) -> list[nn.Module]:
-        return [network]
+    def watched(self, network: nn.Module) -> Layers:
+        return Layers(bottleneck=[network])
 
 
 def logits(*probabilities: float) -> torch.Tensor:

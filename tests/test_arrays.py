@@ -7,6 +7,7 @@ import pytest
 
 from fedcl import arrays
 from fedcl.errors import RunError
+from fedcl.hospital.store import SiteState
 from fedcl.wire import records
 
 
@@ -43,10 +44,10 @@ REFERENCE = {"w": np.zeros((2, 2), np.float32), "n": np.zeros((), np.int64)}
     ],
 )
 def test_bad_updates_are_refused_by_name(change: dict[str, np.ndarray], said: str):
-    assert arrays.complaint(REFERENCE | change, REFERENCE) == said
-    assert arrays.complaint(REFERENCE, REFERENCE) is None
+    assert arrays.mismatch(REFERENCE | change, REFERENCE) == said
+    assert arrays.mismatch(REFERENCE, REFERENCE) is None
     missing = {"w": REFERENCE["w"]}
-    assert arrays.complaint(missing, REFERENCE) == "its arrays are not the model's: n"
+    assert arrays.mismatch(missing, REFERENCE) == "its arrays are not the model's: n"
 
 
 def test_records_and_files_keep_every_bit(tmp_path: Path):
@@ -87,7 +88,7 @@ def test_a_pickle_is_not_read(tmp_path: Path):
 
 
 def test_site_state_keeps_versions_and_drops_old_ones(tmp_path: Path):
-    state = arrays.SiteState(tmp_path)
+    state = SiteState(tmp_path)
     assert state.load(0) == {}
     for version in range(1, 7):
         state.save(version, {"w": np.float32([version])}, version - 1)
@@ -98,7 +99,7 @@ def test_site_state_keeps_versions_and_drops_old_ones(tmp_path: Path):
 
 
 def test_a_repeated_round_overwrites_its_version_and_spares_the_one_it_starts_from(tmp_path: Path):
-    state = arrays.SiteState(tmp_path)
+    state = SiteState(tmp_path)
     for version in (1, 2, 3, 4, 5, 3):  # the run was resumed from round 2
         state.save(version, {"w": np.float32([version])}, min(version - 1, 2))
     assert state.load(3)["w"] == 3
@@ -106,7 +107,7 @@ def test_a_repeated_round_overwrites_its_version_and_spares_the_one_it_starts_fr
 
 
 def test_the_version_the_server_knows_survives_lost_answers(tmp_path: Path):
-    state = arrays.SiteState(tmp_path)
+    state = SiteState(tmp_path)
     for version in (1, 2, 3, 4, 5, 6):  # the server never heard of 2 to 6
         state.save(version, {"w": np.float32([version])}, min(version - 1, 1))
     assert state.load(1)["w"] == 1

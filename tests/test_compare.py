@@ -21,7 +21,8 @@ from selenium.webdriver.support.ui import Select
 
 import simulate
 from fedcl.analysis.compare import latex, markdown
-from fedcl.analysis.runs import Group, Run, chosen, differences, group, run_folders
+from fedcl.analysis.runs import Group, Run, chosen, differences, group
+from fedcl.analysis.sources import run_folders
 from fedcl.analysis.statistics import (
     cases,
     gap,

@@ -19,7 +19,7 @@ from fedcl.models.base import Model
 from fedcl.registry import MODEL
 from fedcl.seeding import seeded
 from fedcl.wire import records
-from strategies.parts.contrast import Projections, by_scale, contrast, softened
+from strategies.parts.contrast import Projections, contrast, softened
 
 TERMS = ("encoder", "bottleneck", "decoder", "maps")
 
@@ -121,7 +121,10 @@ def test_the_terms_are_weighted_and_the_own_loss_as_well():
 
 def test_a_scale_is_the_mean_over_levels_of_contrast_with_the_projected_teacher():
     here = lesson(terms="encoder")
-    ours, theirs = by_scale(here.seen)["encoder"], by_scale(here.teacher_seen)["encoder"]
+    ours, theirs = (
+        here.activations.encoder,
+        here.teacher_activations.encoder,
+    )
     assert (len(ours), len(theirs)) == (2, 3), "the teacher is deeper"
     layers = here.auxiliary.convolutions["encoder"]
     expected = [
@@ -139,7 +142,7 @@ def test_a_coarser_teacher_is_resized_to_the_student():
     seen, shown = watch(student, model, images), watch(teacher, other, images)
     assert shown.features[0].shape[-1] == 8, "half of the student's"
     projections = Projections(["encoder"], seen, shown)
-    pairs = projections("encoder", by_scale(seen)["encoder"], by_scale(shown)["encoder"])
+    pairs = projections("encoder", seen.encoder, shown.encoder)
     ((own, made),) = pairs
     weight = projections.convolutions["encoder"][0].weight
     projected = torch.einsum("fg,bghw->bfhw", weight[:, :, 0, 0], shown.features[0])

@@ -129,10 +129,11 @@ def check_reply(
     else:
         assert set(content) == {"arrays", "numbers"}
         call = Call.unpack(sent)
-        forms = job.strategy.forms(job.network(call.model, call.arrived), shape)
+        reporting = job.strategy.reporting(job.network(call.model, call.arrived), shape)
+        forms = reporting.forms
         told = from_record(content["arrays"])
         assert told.keys() == forms.keys()
-        assert not any(form.complaint(told[name]) for name, form in forms.items())
+        assert not any(form.problem(told[name]) for name, form in forms.items())
 
 
 @pytest.mark.parametrize("written", ["{}", "{}/", "{}/.", "{}//"])

@@ -18,10 +18,10 @@ from fedcl.data.cases import Samples
 from fedcl.data.space import Part, Room, Space
 from fedcl.errors import RunError
 from fedcl.hospital.site import Hospital
-from fedcl.learning import loop
+from fedcl.learning import bank, loop
 from fedcl.learning.loop import Learner
 from fedcl.learning.step import Lesson, Rehearsal, Step
-from fedcl.learning.strategy import Gathered, Strategy
+from fedcl.learning.strategy import RoundSummary, Strategy
 from fedcl.registry import MODEL, STRATEGY
 from fedcl.seeding import seeded
 from fedcl.tasks.field import Field, Frame, extremes, psnr, ssim
@@ -341,7 +341,7 @@ def taught(overrides: list[str], arrivals: list[list[str]], site: str) -> Rehear
     config = Config.parse(compose([*TINY_FIELD, "strategy=field_distillation", *overrides]))
     here = Hospital.of(nodes_of(config, Path("none"))[site], config.job.to_json())
     memory = {
-        f"{stage}/{key}": value
+        f"bank/{stage}/{key}": value
         for stage in range(len(arrivals) - 1)
         for key, value in constant(config, config.timeline.seen(stage), stage + 1.0).items()
     }
@@ -398,7 +398,7 @@ def test_the_server_fits_hospitals_on_their_coordinates_and_the_teacher_on_earli
         updates: dict[str, dict[str, np.ndarray]], heard: tuple[str, ...] = (), lost: Any = ()
     ) -> tuple[float, float]:
         network = config.job.network("siren", sites)
-        gathered = Gathered(
+        gathered = RoundSummary(
             task=config.job.scenario.task, network=network, joined=constant(config, sites, 0.5),
             updates=updates, teacher=constant(config, sites, 0.8), earlier=["early"], lost=lost,
             before=constant(config, sites, 0.3), heard=heard, model=config.job.models["siren"],
@@ -436,15 +436,21 @@ def test_the_table_of_diner_learns_faster_than_the_network():
 
 
 def test_a_bank_keeps_the_field_of_every_stage():
-    bank = STRATEGY.make({"name": "field_distillation", "bank": True})
-    memory = {"0/w": np.float32([1.0]), "1/w": np.float32([2.0])}
-    assert [float(one["w"][0]) for one in bank.teachers(memory, 2)] == [1.0, 2.0]
-    assert STRATEGY.make({"name": "field_distillation"}).teachers(memory, 2) == []
+    assert STRATEGY.make({"name": "field_distillation", "bank": True}).teaching.bank
+    assert not STRATEGY.make({"name": "field_distillation"}).teaching.bank
+    network = nn.Linear(1, 1)
+    memory = {"of the method": np.float32([0.0])}
+    for stage, value in enumerate((1.0, 2.0)):
+        nn.init.constant_(network.bias, value)
+        memory |= bank.kept(memory, stage, network)
+    assert [float(one["bias"][0]) for one in bank.read(memory, 2)] == [1.0, 2.0]
+    names = {f"bank/{stage}/{name}" for stage in (0, 1) for name in ("weight", "bias")}
+    assert set(bank.kept(memory, 1, network)) == names
 
 
 def test_frozen_leaves_only_the_table():
     frozen = STRATEGY.make({"name": "field_distillation", "frozen": True})
     network = build("diner")
-    assert frozen.fixed(network, 0) == set()
+    assert frozen.partition(network, 0).frozen == set()
     names = {name for name, _ in network.named_parameters()}
-    assert names - frozen.fixed(network, 1) == {"table"}
+    assert names - frozen.partition(network, 1).frozen == {"table"}

@@ -11,7 +11,7 @@ from fedcl.learning import loop
 from fedcl.learning.loop import Learner
 from fedcl.learning.step import Lesson, joined
 from fedcl.learning.strategy import Strategy
-from fedcl.models.base import Model
+from fedcl.models.base import Layers, Model
 from fedcl.registry import STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.settings import parse
@@ -152,8 +152,8 @@ def test_a_loss_is_never_lost_to_another_of_its_name():
 
 def test_a_model_whose_loss_is_called_as_the_strategys_is_refused():
     class Clashing(Model):
-        def aside(self, network: nn.Module) -> list[nn.Module]:
-            return [network]
+        def watched(self, network: nn.Module) -> Layers:
+            return Layers(aside=[network])
 
         def terms(self, aside: object, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"seg": inputs.sum()}

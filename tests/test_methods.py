@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from fedcl.data.cases import Samples
 from fedcl.errors import ConfigError, RunError
-from fedcl.learning.step import Seen
-from fedcl.learning.strategy import Past
+from fedcl.learning.step import Activations
+from fedcl.learning.strategy import StageSummary
 from fedcl.tasks.segmentation import Segmentation, segmentation_loss
 from fedcl.timeline import Timeline
 from strategies.cauaug import analytic, restyle, standard
@@ -25,7 +25,7 @@ from strategies.souvenir import repaint
 TIMELINE = Timeline((("A", "B"), ("C",), ("D",)), rounds=2)
 
 
-def past(network: nn.Module, **more: Any) -> Past:
+def past(network: nn.Module, **more: Any) -> StageSummary:
     given = dict(
         stage=0,
         network=network,
@@ -35,7 +35,7 @@ def past(network: nn.Module, **more: Any) -> Past:
         samples={},
         rng=torch.Generator().manual_seed(0),
     )
-    return Past(**(given | more))
+    return StageSummary(**(given | more))
 
 
 # --- FedProx ---------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_fedbn_keeps_weights_and_statistics_of_every_normalisation():
         nn.Sequential(nn.InstanceNorm2d(2, affine=True)),
     )
     statistics = {"running_mean", "running_var", "num_batches_tracked"}
-    assert make("fedbn").local(network) == (
+    assert make("fedbn").partition(network, 0).local == (
         {f"1.{name}" for name in {"weight", "bias"} | statistics}
         | {"2.weight", "2.bias", "3.0.weight", "3.0.bias"}
     )
@@ -70,7 +70,7 @@ def test_fedbn_keeps_weights_and_statistics_of_every_normalisation():
 
 def test_fedbn_says_that_a_model_has_nothing_to_keep():
     with pytest.raises(ConfigError, match=r"model\.norm=batch"):
-        make("fedbn").local(nn.Sequential(nn.Conv2d(1, 2, 1), nn.InstanceNorm2d(2)))
+        make("fedbn").partition(nn.Sequential(nn.Conv2d(1, 2, 1), nn.InstanceNorm2d(2)), 0)
 
 
 # --- EWC and MAS -----------------------------------------------------------------------------
@@ -91,7 +91,7 @@ SLICES = Samples(torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1), torch.tensor([[[
 
 
 def test_ewc_fisher_is_the_mean_of_the_squared_gradients_of_each_slice():
-    told = make("ewc").report(Line(), SLICES)
+    told = make("ewc").importance(Line(), SLICES)
     # d CE / d b = p - y with p = sigmoid(a x): x = 1, y = 1 and x = -2, y = 0
     g = [1 / (1 + math.exp(-0.5)) - 1, 1 / (1 + math.exp(1.0))]
     assert told["b"] == pytest.approx((g[0] ** 2 + g[1] ** 2) / 2, rel=1e-5)
@@ -99,7 +99,7 @@ def test_ewc_fisher_is_the_mean_of_the_squared_gradients_of_each_slice():
 
 
 def test_mas_importance_is_the_mean_absolute_gradient_of_the_squared_norm():
-    told = make("mas").report(Line(), SLICES)
+    told = make("mas").importance(Line(), SLICES)
     # d (a x + b)^2 / d b = 2 (a x + b): 1 and -2; d / d a = 2 (a x + b) x: 1 and 4
     assert (told["b"], told["a"]) == (pytest.approx(1.5), pytest.approx(2.5))
 
@@ -212,8 +212,8 @@ def test_mib_is_lwf_where_all_classes_are_marked():
 
 def test_replay_calls_everyone_back_but_only_new_sites_learn():
     replay = make("replay")
-    assert replay.cohort(TIMELINE, 1) == ["A", "B", "C"]
-    assert replay.learning(TIMELINE, 1) == ["C"]
+    assert replay.plan(TIMELINE, 1).cohort == ["A", "B", "C"]
+    assert replay.plan(TIMELINE, 1).learning == ["C"]
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(3, 3), (50, 10)])
@@ -232,7 +232,7 @@ def test_replay_keeps_at_most_its_bound(limit: int, kept: int):
 def archive(images: torch.Tensor, stage: int = 0, site: str = "A") -> dict[str, torch.Tensor]:
     cauaug = make("cauaug")
     slices = Samples(images, images.long())
-    reports = {site: cauaug.report(nn.Identity(), slices)}
+    reports = {site: cauaug.style(nn.Identity(), slices)}
     memory = cauaug.remember(past(nn.Identity(), stage=stage, reports=reports))
     return {key: torch.from_numpy(value) for key, value in memory.items()}
 
@@ -251,7 +251,7 @@ def test_cauaug_archive_holds_mean_magnitude_mean_and_deviation():
 
 def test_of_a_hospital_that_trains_again_the_newest_record_is_kept():
     cauaug, slices = make("cauaug"), Samples(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2).long())
-    told = cauaug.report(nn.Identity(), slices)
+    told = cauaug.style(nn.Identity(), slices)
     memory: dict[str, np.ndarray] = {}
     for stage, sites in enumerate(["AB", "BC"]):
         reports = dict.fromkeys(sites, told)
@@ -302,7 +302,7 @@ def test_cauaug_terms():
     value = (ce(0.9, 0.8) + ce(0.4, 0.3)) / 2
     assert terms["kd"].item() == pytest.approx(2 * value, rel=1e-5)
     assert terms["dom"].item() == pytest.approx(3 * value, rel=1e-5)
-    assert here.student.seen[-1].equal(here.teacher.seen[-1]), "both see the restyled images"
+    assert here.student.shown[-1].equal(here.teacher.shown[-1]), "both see the restyled images"
 
 
 def test_cauaug_parts_are_switches():
@@ -310,10 +310,10 @@ def test_cauaug_parts_are_switches():
     images = torch.randn(1, 1, 1, 2)
     here = step(logits(0.8, 0.3), logits(0.9, 0.4), memory=memory, inputs=images)
     assert set(make("cauaug", dom=0.0).objective(here)) == {"seg", "kd"}
-    assert len(here.student.seen) == 1 and not here.student.seen[0].equal(here.inputs)
+    assert len(here.student.shown) == 1 and not here.student.shown[0].equal(here.inputs)
     here = step(logits(0.8, 0.3), None)
     make("cauaug", ana=False).objective(here)
-    assert here.student.seen[0].equal(here.inputs)
+    assert here.student.shown[0].equal(here.inputs)
 
 
 def test_cauaug_leaves_running_statistics_to_the_images():
@@ -377,7 +377,7 @@ def test_tkrl_rebuilds_the_image_from_masked_features():
     )
     tkrl = make("tkrl", vma=3.0, masked=0.5)
     value = tkrl.distil(here)["vma"]
-    mask = tkrl.mask(here.seen.features, here.teacher_seen.features, (4, 4))
+    mask = tkrl.mask(here.activations.features, here.teacher_activations.features, (4, 4))
     hidden = torch.where(mask, torch.zeros(()), images)
     rebuilt = decoder.out(F.leaky_relu(decoder.lateral[0](network(hidden))))
     assert value.item() == pytest.approx(3 * ((rebuilt - images) ** 2).mean().item(), rel=1e-5)
@@ -411,7 +411,7 @@ def test_tkrl_parts_take_turns_or_are_switched_off(
 
 def test_only_a_decoder_that_is_used_is_made():
     image = torch.zeros(1, 1, 8, 8)
-    seen = Seen(image, [torch.zeros(1, 4, 4, 4), torch.zeros(1, 8, 2, 2)], [], [])
+    seen = Activations(image, [torch.zeros(1, 4, 4, 4), torch.zeros(1, 8, 2, 2)], [], [])
     assert make("tkrl", vma=0.0).auxiliary(seen, seen, image) is None
     assert make("tkrl").auxiliary(seen, seen, image)(seen.features, image).shape == (1, 1, 8, 8)
 
@@ -463,7 +463,7 @@ def test_levels_are_ranks_within_the_region():
 
 
 def souvenirs(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    report = make("souvenir").report(nn.Identity(), Samples(images, labels))
+    report = make("souvenir").look_around(nn.Identity(), Samples(images, labels))
     assert sum(value.size for value in report.values()) <= 250, "some 200 numbers"
     return {name: torch.from_numpy(value)[None] for name, value in report.items()}
 
@@ -531,11 +531,11 @@ def test_souvenir_terms_and_switches():
     assert terms["kd"].item() == pytest.approx(3 * ce(0.9, 0.8), rel=1e-4)
     expected = 2 * segmentation_loss(answers[0], given["targets"]).item()
     assert terms["restaged"].item() == pytest.approx(expected, rel=1e-4)
-    assert here.student.seen[-1].equal(here.teacher.seen[-1])
-    assert not here.student.seen[-1].equal(here.inputs)
+    assert here.student.shown[-1].equal(here.teacher.shown[-1])
+    assert not here.student.shown[-1].equal(here.inputs)
     plain = step(*answers, **given)
     make("souvenir", shape=False, look=False).objective(plain)
-    assert plain.student.seen[-1].equal(plain.inputs)
+    assert plain.student.shown[-1].equal(plain.inputs)
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(2, 1, 8, 8).long(), torch.ones(2, 1, 8, 8).long()])

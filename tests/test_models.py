@@ -29,9 +29,9 @@ def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str):
     assert len(features) >= 3
     sizes = [feature.shape[-1] for feature in features]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 64
-    back = [feature.shape[-1] for feature in seen.upward]
+    back = [feature.shape[-1] for feature in seen.decoder]
     assert back == sorted(back, reverse=True) and back[0] == 64 and len(back) >= 2
-    gradients = torch.autograd.grad(logits.sum(), [*features, *seen.upward])
+    gradients = torch.autograd.grad(logits.sum(), [*features, *seen.decoder])
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     torch.testing.assert_close(network(images), logits), "hooks are gone and changed nothing"
 

@@ -56,7 +56,7 @@ def inspect(config: Config, console: Console) -> None:
     console.print(_timeline(config))
     for model, (site, samples) in shown.items():
         network = job.network(model, timeline.sites)
-        problem = task.complaint(network, samples)
+        problem = task.problem(network, samples)
         if problem is not None:
             raise DataError(f"site {site}: {problem}")
         parameters, operations = cost(network, samples.inputs[:1])

@@ -70,7 +70,12 @@ class Job:
         task: Task = self.scenario.task
         for model in self.models.values():
             check_model(model, self.scenario)
-        _check_kind(STRATEGY, self.strategy, lambda one: isinstance(task, one.needs), self.scenario)
+        _check_kind(
+            STRATEGY,
+            self.strategy,
+            lambda one: isinstance(task, one().requirements.task),
+            self.scenario,
+        )
         for model in self.models.values():
             self.strategy.check(task, model)
         if self.learner.keep == "best" and not task.held_out:
@@ -78,10 +83,11 @@ class Job:
                 f"learner.keep: {task.words} has no cases to validate on but those it is trained "
                 "on; take learner.keep=last"
             )
-        if self.learner.batch_size < self.strategy.least_batch:
+        least = self.strategy.requirements.batch
+        if self.learner.batch_size < least:
             raise ConfigError(
                 f"learner.batch_size: {name_of(self.strategy)} compares the samples of a batch and "
-                f"needs at least {self.strategy.least_batch}, got {self.learner.batch_size}"
+                f"needs at least {least}, got {self.learner.batch_size}"
             )
 
     def network(self, model: str, sites: Sequence[str]) -> nn.Module:
@@ -98,9 +104,10 @@ class Job:
         """Return how the names of an architecture's arrays begin where there are several."""
         return f"{model}/" if len(self.models) > 1 else ""
 
-    def local(self, network: nn.Module) -> set[str]:
+    def local(self, network: nn.Module) -> frozenset[str]:
         """Return the weight arrays of `network` that stay at the hospital, never averaged."""
-        return self.strategy.local(network) | self.scenario.task.local(network)
+        kept = self.strategy.partition(network, 0).local
+        return kept | self.scenario.task.local(network)
 
     def to_json(self) -> str:
         """Return names and numbers alone, as JSON."""

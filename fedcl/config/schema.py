@@ -14,12 +14,11 @@ from fedcl.config.timeline import arrivals_of, timeline_of
 from fedcl.errors import ConfigError
 from fedcl.learning.loop import Learner
 from fedcl.learning.scenario import Scenario
-from fedcl.learning.strategy import Strategy
+from fedcl.learning.strategy import LARGEST, OWN, Strategy
 from fedcl.models.base import Model
 from fedcl.privacy.base import Privacy
 from fedcl.registry import AGGREGATION, MODEL, PRIVACY, SCENARIO, STRATEGY, describe, name_of
 from fedcl.settings import closest, flat, parse, setting
-from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import POOL, Timeline
 
 DEPLOYED = "superlink"
@@ -187,7 +186,7 @@ class Config:
                     f"timeline.sites.{site}.ramp: {task.words} cannot come in bit by bit; take 1"
                 )
         for stage in range(len(timeline.stages)):
-            trainers = timeline.trainers(job.strategy.cohort(timeline, stage))
+            trainers = timeline.trainers(job.strategy.plan(timeline, stage).cohort)
             if not trainers:
                 raise ConfigError(
                     f"timeline: nobody trains in stage {stage + 1}; let a site arrive in it, get "
@@ -285,8 +284,9 @@ def _roles(
     known[name_of(default)] = default
     own = {site: sites.get(site, Site()).model or name_of(default) for site in timeline.sites}
     wanted = {name: f"sites.{site}.model" for site, name in own.items()}
-    if strategy.teacher_model is not None:
-        wanted.setdefault(strategy.teacher_model, "strategy.teacher.model")
+    teaching = strategy.teaching
+    if teaching is not None and teaching.architecture not in (OWN, LARGEST):
+        wanted.setdefault(teaching.architecture, "strategy.teacher.model")
     for name, key in wanted.items():
         if name not in known:
             options = [*known, *(one for one in MODEL.available() if one not in known)]
@@ -309,25 +309,24 @@ def _roles(
         own[POOL] = next(iter(trained))
     sizes = {}
     if len(models) > 1:
-        if not isinstance(scenario.task, Segmentation):
+        if not scenario.task.mixed:
             raise ConfigError(
                 f"sites: {scenario.task.words} must have one model at all sites, these have "
                 f"{', '.join(models)}"
             )
-        task: Any = scenario.task
         for name, model in models.items():
-            network = task.build(model, timeline.sites)
+            network = scenario.task.build(model, timeline.sites)
             sizes[name] = sum(parameter.numel() for parameter in network.parameters())
     roles = {}
     for site, name in own.items():
-        teacher = strategy.taught_by(name, sizes) if strategy.teaching else None
-        if teacher is not None and teacher not in trained and strategy.pretrained is None:
+        teacher = teaching.of(name, sizes) if teaching else None
+        if teaching and teacher is not None and teacher not in trained and not teaching.file:
             raise ConfigError(
                 f"strategy.teacher.model: no site trains {teacher}; let one do so by sites, or "
                 "give a trained one by strategy.teacher.file"
             )
         roles[site] = Role(name, teacher, sites.get(site, Site()).data_fraction)
-    if strategy.teaching and not any(role.teacher for role in roles.values()):
+    if teaching and not any(role.teacher for role in roles.values()):
         raise ConfigError(
             "strategy.teacher.peers: false, but all sites have the teacher's architecture, so that "
             "nobody would be taught; give some another one by sites"

@@ -117,9 +117,9 @@ def train(message: Message, context: Context) -> Message:
         raise RunError(f"site {hospital.site}: it trains {hospital.role.model}, not {call.model}")
     samples, buffers = hospital.select(call.shares, call.rehearsing, state)
     auxiliary = hospital.auxiliary(state)
-    fixed = job.strategy.fixed(student, call.stage)
+    frozen = job.strategy.partition(student, call.stage).frozen
     for name, parameter in student.named_parameters():
-        parameter.requires_grad_(name not in fixed)
+        parameter.requires_grad_(name not in frozen)
     keys = (job.seed, hospital.site, call.stage, call.round)
     task = job.scenario.task
     lesson = Lesson(
@@ -143,7 +143,7 @@ def train(message: Message, context: Context) -> Message:
             validate=lambda: hospital.validate(student),
         )
     weights = arrays.of_network(student)
-    problem = arrays.complaint(weights, weights)
+    problem = arrays.mismatch(weights, weights)
     if problem:
         raise RunError(f"training gave bad weights: {problem}")
     shared, kept = arrays.split(weights, hospital.local)
@@ -179,7 +179,10 @@ def report(message: Message, context: Context) -> Message:
     problem = hospital.too_few(network, samples, len(samples))
     if problem is not None:
         raise RunError(problem)
-    told = hospital.job.strategy.report(network.eval(), samples)
+    reporting = hospital.job.strategy.reporting(network, samples.inputs.shape[1:])
+    if reporting is None:
+        raise RunError(f"site {hospital.site}: this strategy has nothing to report")
+    told = reporting.tell(network.eval(), samples)
     answer = Report(told, len(samples), **clock.effort())
     return Message(answer.pack(), reply_to=message)
 

@@ -19,12 +19,12 @@ from fedcl.data.cases import Samples, SiteData
 from fedcl.data.files import reading
 from fedcl.errors import DataError, RunError
 from fedcl.hospital.store import Shelf, SiteState
-from fedcl.learning import loop
-from fedcl.learning.step import Rehearsal, Seen, watch
+from fedcl.learning import bank, loop
+from fedcl.learning.step import Activations, Rehearsal, watch
 from fedcl.models.base import Model
 from fedcl.registry import SCENARIO, describe, name_of
 from fedcl.seeding import seeded, torch_rng
-from fedcl.tasks.base import Voice
+from fedcl.tasks.base import Labeller
 from fedcl.wire import records
 from fedcl.wire.messages import Call
 
@@ -40,7 +40,7 @@ class MissingError(RunError):
 LEAST = 4
 """Training samples below which a hospital tells nothing about them but weights."""
 
-T = TypeVar("T", Tensor, Seen)
+T = TypeVar("T", Tensor, Activations)
 Places = Mapping[str, Path | None]
 Place = tuple[str, Path | None, float]
 """A site, its folder, and the share of its training cases that is used."""
@@ -220,10 +220,10 @@ class Hospital:
             for model in self.job.models:  # all of them are evaluated here
                 network = _network(self.text, model, (name,)).to(device)
                 own = model == self.role.model
-                problem = task.complaint(network, samples, smallest if own else 0)
+                problem = task.problem(network, samples, smallest if own else 0)
                 if problem is not None:
                     raise DataError(f"site {name}: {problem}")
-            least = self.job.strategy.least_batch
+            least = self.job.strategy.requirements.batch
             if self.role.teacher is not None and len(samples) < least:
                 raise DataError(
                     f"site {name}: {len(samples)} training samples; strategy "
@@ -238,8 +238,8 @@ class Hospital:
 
     def too_few(self, network: nn.Module, samples: Samples, count: int) -> str | None:
         """Return why the strategy's report of `count` such samples must not be sent, or None."""
-        reports = self.job.strategy.forms(network, samples.inputs.shape[1:])
-        if not reports or count >= LEAST:
+        reporting = self.job.strategy.reporting(network, samples.inputs.shape[1:])
+        if reporting is None or count >= LEAST:
             return None
         return (
             f"site {self.site}: {count} training samples; what strategy "
@@ -329,14 +329,16 @@ class Hospital:
         task, device = self.job.scenario.task, samples.inputs.device
         *earlier, now = [[site for site in stage if site not in call.lost] for stage in call.stages]
         memory = records.from_record(call.memory) if call.memory is not None else {}
-        bank = self.job.strategy.teachers(memory, len(earlier))
+        teaching = self.job.strategy.teaching
+        old = bank.read(memory, len(earlier)) if teaching is not None and teaching.bank else []
         before = [site for stage in earlier for site in stage]
-        voices: list[Voice] = [] if bank else [(partial(task.answers, network), before)]
-        for weights, sites in zip(bank, earlier, strict=False):
-            old = self.job.network(self.role.model, call.arrived)
-            old.requires_grad_(False).eval().to(device)
-            arrays.into_network(old, arrays.grown(weights, arrays.of_network(old)))
-            voices.append((partial(task.answers, old), sites))
+        voices: list[Labeller] = [] if old else [(partial(task.answers, network), before)]
+        for weights, sites in zip(old, earlier, strict=False):
+            earlier_network = self.job.network(self.role.model, call.arrived)
+            earlier_network.requires_grad_(False).eval().to(device)
+            room = arrays.of_network(earlier_network)
+            arrays.into_network(earlier_network, arrays.grown(weights, room))
+            voices.append((partial(task.answers, earlier_network), sites))
         past = task.past(voices, device, list(call.shares))
         if past is None:
             return None
@@ -398,9 +400,9 @@ def kept(compute: Callable[[Tensor], T], inputs: Tensor) -> Callable[[Tensor], T
 
 
 @torch.no_grad()
-def view(network: nn.Module, model: Model, chunk: int, inputs: Tensor) -> Seen:
+def view(network: nn.Module, model: Model, chunk: int, inputs: Tensor) -> Activations:
     """Return what a network makes of all inputs, chunk by chunk; see `watch`."""
-    return Seen.joined([watch(network, model, part) for part in inputs.split(chunk)])
+    return Activations.joined([watch(network, model, part) for part in inputs.split(chunk)])
 
 
 _teachers: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
@@ -445,7 +447,9 @@ def _local(text: str, model: str, site: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=64)
-def _views(text: str, student: str, teacher: str, place: Place) -> tuple[Seen, Seen, Tensor]:
+def _views(
+    text: str, student: str, teacher: str, place: Place
+) -> tuple[Activations, Activations, Tensor]:
     """Return what untrained networks of two architectures make of a sample, and the sample."""
     job = Job.from_json(text)
     scenario = json.dumps(describe(job.scenario))

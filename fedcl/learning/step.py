@@ -16,41 +16,48 @@ from fedcl.errors import RunError
 from fedcl.models.base import Model
 from fedcl.tasks.base import Task
 
+PARTS = ("encoder", "bottleneck", "decoder", "aside")
+
 
 @dataclass(frozen=True)
-class Seen:
-    """What one pass through a network showed.
+class Activations:
+    """What one pass through a network gave, by `Layers`; each list from fine to coarse.
 
     Attributes:
         outputs: of the network.
-        features: of its `Model.scales`, fine to coarse, of images (B, F, h, w).
-        upward: of the layers of its `Model.upward`, likewise.
-        aside: of the layers of its `Model.aside`.
+        encoder, bottleneck, decoder: of images, shapes (B, F, h, w).
+        aside: of layers that run in training alone.
     """
 
     outputs: Tensor
-    features: list[Tensor]
-    upward: list[Tensor]
-    aside: list[Tensor]
+    encoder: list[Tensor] = field(default_factory=list)
+    bottleneck: list[Tensor] = field(default_factory=list)
+    decoder: list[Tensor] = field(default_factory=list)
+    aside: list[Tensor] = field(default_factory=list)
+
+    @property
+    def features(self) -> list[Tensor]:
+        """What the way down gave, the bottleneck included."""
+        return [*self.encoder, *self.bottleneck]
 
     @property
     def nbytes(self) -> int:
         """The size of its tensors."""
-        return sum(one.nbytes for one in (self.outputs, *self.features, *self.upward))
+        return sum(one.nbytes for one in (self.outputs, *self.features, *self.decoder))
 
-    def __getitem__(self, index: Tensor) -> "Seen":
-        """Return what was seen of the inputs of these indices."""
-        parts = ([one[index] for one in part] for part in (self.features, self.upward, self.aside))
-        return Seen(self.outputs[index], *parts)
+    def __getitem__(self, index: Tensor) -> "Activations":
+        """Return what the inputs of these indices gave."""
+        parts = {name: [one[index] for one in getattr(self, name)] for name in PARTS}
+        return Activations(self.outputs[index], **parts)
 
     @classmethod
-    def joined(cls, parts: Sequence["Seen"]) -> "Seen":
-        """Join what was seen of several inputs, in order."""
-        layers = (
-            [torch.cat(layer) for layer in zip(*(getattr(one, name) for one in parts), strict=True)]
-            for name in ("features", "upward", "aside")
-        )
-        return cls(torch.cat([one.outputs for one in parts]), *layers)
+    def joined(cls, parts: Sequence["Activations"]) -> "Activations":
+        """Join what several inputs gave, in order."""
+        layers = {
+            name: [torch.cat(one) for one in zip(*(getattr(p, name) for p in parts), strict=True)]
+            for name in PARTS
+        }
+        return cls(torch.cat([one.outputs for one in parts]), **layers)
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Lesson:
     teacher: nn.Module | None = None
     teacher_model: Model = field(default_factory=Model)
     answers: Callable[[Tensor], Tensor] | None = None
-    views: Callable[[Tensor], Seen] | None = None
+    views: Callable[[Tensor], Activations] | None = None
     past: Rehearsal | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     auxiliary: nn.Module | None = None
@@ -126,14 +133,14 @@ class Step(Lesson):
     number: int = 1
 
     @cached_property
-    def seen(self) -> Seen:
+    def activations(self) -> Activations:
         """What the student makes of the inputs."""
         return watch(self.student, self.model, self.inputs)
 
     @property
     def outputs(self) -> Tensor:
         """The student's outputs, of images logits of shape (B, K, H, W)."""
-        return self.seen.outputs
+        return self.activations.outputs
 
     def loss(self) -> dict[str, Tensor]:
         """Return the task's loss on these samples, named."""
@@ -141,20 +148,20 @@ class Step(Lesson):
 
     def model_loss(self) -> dict[str, Tensor]:
         """Return the losses that belong to the model, named; see `Model.terms`."""
-        if not self.model.aside(self.student):
+        if not self.model.watched(self.student).aside:
             return {}
-        return self.model.terms(self.seen.aside, self.inputs)
+        return self.model.terms(self.activations.aside, self.inputs)
 
     @cached_property
-    def taught(self) -> Tensor:
+    def teacher_answers(self) -> Tensor:
         """The teacher's answers, of images class probabilities of shape (B, K, H, W)."""
         if self.answers is not None and self.index is not None:
             return self.answers(self.index)
         with torch.no_grad():
-            return self.task.answer(self.teacher_seen.outputs)
+            return self.task.answer(self.teacher_activations.outputs)
 
     @cached_property
-    def teacher_seen(self) -> Seen:
+    def teacher_activations(self) -> Activations:
         """What the teacher makes of the inputs, without gradient."""
         if self.views is not None and self.index is not None:
             return self.views(self.index)
@@ -163,7 +170,7 @@ class Step(Lesson):
             return watch(self.teacher, self.teacher_model, self.inputs)
 
     @torch.no_grad()
-    def teach(self, inputs: Tensor) -> Tensor:
+    def ask_teacher(self, inputs: Tensor) -> Tensor:
         """Return the teacher's answers to any `inputs`, without gradient."""
         assert self.teacher is not None
         return self.task.answer(self.teacher(inputs))
@@ -217,20 +224,21 @@ def joined(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return terms
 
 
-def watch(network: nn.Module, model: Model, inputs: Tensor) -> Seen:
+def watch(network: nn.Module, model: Model, inputs: Tensor) -> Activations:
     """Pass `inputs` through a network that `model` has built, and keep what its layers give."""
     kept: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
         kept[module] = output
 
-    layers = (model.scales(network), model.upward(network), model.aside(network))
+    layers = model.watched(network)
     with ExitStack() as hooks:
-        for layer in chain(*layers):
+        for layer in chain.from_iterable(getattr(layers, name) for name in PARTS):
             hooks.callback(layer.register_forward_hook(keep).remove)
         outputs = network(inputs)
     # Layers that run in training alone give nothing otherwise.
-    return Seen(outputs, *([kept[one] for one in part if one in kept] for part in layers))
+    given = {name: [kept[one] for one in getattr(layers, name) if one in kept] for name in PARTS}
+    return Activations(outputs, **given)
 
 
 @contextmanager

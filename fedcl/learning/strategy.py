@@ -4,10 +4,10 @@ A strategy is one dataclass in one file: its fields are the settings of its YAML
 methods say what differs from federated fine-tuning, which is what this base class does.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,25 +15,108 @@ from torch import Tensor, nn
 
 from fedcl.arrays import Arrays
 from fedcl.data.cases import Samples
-from fedcl.learning.step import Seen, Step, joined
+from fedcl.learning.step import Activations, Step, joined
 from fedcl.models.base import Model
-from fedcl.settings import setting
 from fedcl.tasks.base import Task
 from fedcl.timeline import Timeline
 
+OWN, LARGEST = "own", "largest"
+"""Which architecture teaches a site: that of the site, or the largest of the run."""
 
-@dataclass
-class Teacher:
-    """Which model teaches; from the second stage on.
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a method needs of a run.
 
     Attributes:
-        refresh: "stage", the global model at the end of the previous stage; "round", that
-            of the previous round; "ema", an exponential moving average over rounds.
-        decay: share of the old average kept per round ("ema").
+        task: the kind of task that its formulas are about.
+        batch: how many samples a batch must have for its terms to be defined.
+        every_update: whether the server reads each site's own update, not their mean alone.
     """
 
-    refresh: str = setting("stage", choices=("stage", "round", "ema"))
-    decay: float = setting(0.9, low=0, high=1)
+    task: type[Any] = Task
+    batch: int = 1
+    every_update: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who does what in a stage.
+
+    Attributes:
+        cohort: the sites that train, in order of arrival.
+        evaluated: the sites that are tested after it.
+        rehearsing: those of the cohort that train on what they have kept of earlier stages
+            alone (`Strategy.buffer`); the others train on all their samples.
+    """
+
+    cohort: list[str]
+    evaluated: list[str]
+    rehearsing: frozenset[str] = frozenset()
+
+    @property
+    def learning(self) -> list[str]:
+        """Those of the cohort that train on all their samples."""
+        return [site for site in self.cohort if site not in self.rehearsing]
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Which model teaches, and where.
+
+    Attributes:
+        refresh: the teacher is the global model at the end of the previous "stage", that of the
+            previous "round", or "ema", an exponential moving average over rounds.
+        decay: share of the old average kept per round ("ema").
+        architecture: of the teacher: `OWN`, `LARGEST`, or a name in `models`.
+        peers: whether sites of the teacher's own architecture are taught.
+        file: a model trained before, which then teaches in all stages, whatever `refresh` says.
+        bank: whether the global model of every stage goes on answering for the sites of that
+            stage.
+        at_server: whether the server alone has the teacher; otherwise hospitals get it.
+    """
+
+    refresh: str = "stage"
+    decay: float = 0.9
+    architecture: str = OWN
+    peers: bool = True
+    file: Path | None = None
+    bank: bool = False
+    at_server: bool = False
+
+    @property
+    def changes(self) -> str:
+        """After what the teacher is another one: "stage", "round", "ema", or "never"."""
+        return "never" if self.file is not None else self.refresh
+
+    def of(self, own: str, sizes: Mapping[str, int]) -> str | None:
+        """Return the architecture that teaches a site, or None where nobody does.
+
+        Args:
+            own: the site's, by name.
+            sizes: parameters of each of the run's, where there are several.
+        """
+        if self.architecture == OWN or (self.architecture == LARGEST and not sizes):
+            teacher = own
+        elif self.architecture == LARGEST:
+            teacher = max(sizes, key=lambda name: sizes[name])
+        else:
+            teacher = self.architecture
+        return teacher if self.peers or teacher != own else None
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How the arrays of a network are divided.
+
+    Attributes:
+        local: the arrays that stay at the hospital, never sent and never averaged; the same in
+            every stage.
+        frozen: the parameters that are not trained in this stage.
+    """
+
+    local: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -49,7 +132,7 @@ class Form:
     low: float = -1e6
     high: float = 1e6
 
-    def complaint(self, array: np.ndarray) -> str | None:
+    def problem(self, array: np.ndarray) -> str | None:
         """Return what is wrong with `array`, or None."""
         if array.shape != self.shape:
             return f"has shape {array.shape}, not {self.shape}"
@@ -58,8 +141,22 @@ class Form:
         return None
 
 
+@dataclass(frozen=True)
+class Reporting:
+    """What a hospital tells the server of a stage besides weights.
+
+    Attributes:
+        forms: of the arrays that it tells, by name; the server takes no others.
+        tell: makes them, from the aggregated model in evaluation mode and the site's training
+            samples.
+    """
+
+    forms: Mapping[str, Form]
+    tell: Callable[[nn.Module, Samples], Arrays] = field(compare=False)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Past:
+class StageSummary:
     """What the server has at the end of a stage, to remember the stage by.
 
     Attributes:
@@ -67,7 +164,7 @@ class Past:
         network: the aggregated model, frozen, on the CPU.
         shape: of a sample, (C, H, W) for an image.
         memory: what was remembered before.
-        reports: of the sites that trained the network (`Strategy.report`), in site order.
+        reports: of the sites that trained the network (`Strategy.reporting`), in site order.
         samples: their numbers of training samples.
         rng: source of randomness.
     """
@@ -82,15 +179,15 @@ class Past:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathered:
+class RoundSummary:
     """What the server has at the end of a round.
 
     Attributes:
         task: what is learned.
         network: made for this stage, on the CPU; to be used at will.
         joined: the average of what the sites sent.
-        updates: what each of them sent, in site order; empty unless it `reads_updates`. These
-            and all sites below are of one architecture.
+        updates: what each of them sent, in site order; empty unless the strategy requires every
+            update. These and all sites below are of one architecture.
         teacher: the global weights at the end of the previous stage; none in the first.
         earlier: the sites that arrived in earlier stages.
         lost: those of them that have never delivered anything.
@@ -115,91 +212,35 @@ class Gathered:
 
 @dataclass
 class Strategy:
-    """Federated fine-tuning, and the hooks by which a method departs from it.
+    """Federated fine-tuning, and the hooks by which a method departs from it."""
 
-    Attributes:
-        needs: the kind of task that the method's formulas are about.
-        sends_teacher: whether hospitals get the teacher; otherwise the server alone has it.
-        reads_updates: whether the server needs every site's own update, not their mean alone.
-    """
-
-    needs: ClassVar[type] = Task
-    sends_teacher: ClassVar[bool] = True
-    reads_updates: ClassVar[bool] = False
+    # --- before a run ----------------------------------------------------------------
 
     @property
-    def least_batch(self) -> int:
-        """How many samples a batch must have for its terms to be defined."""
-        return 1
-
-    # --- at the server ---------------------------------------------------------------
-
-    def cohort(self, timeline: Timeline, stage: int) -> list[str]:
-        """Return the sites that train in `stage`."""
-        return timeline.participants(stage)
-
-    def learning(self, timeline: Timeline, stage: int) -> list[str]:
-        """Return those of the cohort that train on all their samples; others rehearse."""
-        return self.cohort(timeline, stage)
-
-    def evaluated(self, timeline: Timeline, stage: int) -> list[str]:
-        """Return the sites evaluated after `stage` (-1: before the first): all of them."""
-        return timeline.sites
+    def requirements(self) -> Requirements:
+        """What the method needs of a run."""
+        return Requirements()
 
     @property
-    def teaching(self) -> Teacher | None:
+    def teaching(self) -> Teaching | None:
         """Which model teaches, or None for a method without a teacher."""
         return None
-
-    @property
-    def teacher_model(self) -> str | None:
-        """The architecture that teaches, by name, where the settings say which."""
-        return None
-
-    @property
-    def pretrained(self) -> Path | None:
-        """The file of a teacher trained before, which then teaches in all stages."""
-        return None
-
-    def taught_by(self, own: str, sizes: Mapping[str, int]) -> str | None:
-        """Return the architecture that teaches a site, if one does: its own.
-
-        Args:
-            own: the site's, by name.
-            sizes: parameters of each of the run's, where there are several.
-        """
-        return own
 
     def check(self, task: Any, model: Any) -> None:
         """Raise `ConfigError` where the settings do not fit.
 
         Args:
-            task: one that it `needs`.
+            task: one that it requires.
             model: an architecture of the run.
         """
 
-    def forms(self, network: nn.Module, shape: Sequence[int]) -> dict[str, Form]:
-        """Return what a `report` must be made of; nothing, and no site is asked for one.
+    def plan(self, timeline: Timeline, stage: int) -> Plan:
+        """Return who trains in `stage` and who is tested after it (-1: before the first)."""
+        return Plan(timeline.participants(stage), timeline.sites)
 
-        Args:
-            network: the model.
-            shape: of a sample, (C, H, W) for an image.
-        """
-        return {}
-
-    def remember(self, past: Past) -> Arrays:
-        """Return what the server sends along from now on; called at the end of a stage."""
-        return past.memory
-
-    # --- at both ---------------------------------------------------------------------
-
-    def local(self, network: nn.Module) -> set[str]:
-        """Return the weight arrays of `network` that stay at the hospital, never averaged."""
-        return set()
-
-    def refine(self, gathered: Gathered) -> Arrays:
-        """Return the global weights of a round, given what the sites sent and its average."""
-        return gathered.joined
+    def partition(self, network: nn.Module, stage: int) -> Partition:
+        """Return what of `network` stays at the hospital, and what is not trained in `stage`."""
+        return Partition()
 
     # --- at the hospital -------------------------------------------------------------
 
@@ -211,15 +252,9 @@ class Strategy:
         """Return the named, weighted terms that keep the teacher's knowledge."""
         return {}
 
-    def teachers(self, memory: Arrays, stages: int) -> list[Arrays]:
-        """Return the weights that answer for the sites of each earlier stage; none: the teacher."""
-        return []
-
-    def fixed(self, network: nn.Module, stage: int) -> set[str]:
-        """Return the parameters of `network` that are not trained in `stage`."""
-        return set()
-
-    def auxiliary(self, student: Seen, teacher: Seen, inputs: Tensor) -> nn.Module | None:
+    def auxiliary(
+        self, student: Activations, teacher: Activations, inputs: Tensor
+    ) -> nn.Module | None:
         """Make a module trained beside the student; it stays at the hospital.
 
         Args:
@@ -236,11 +271,21 @@ class Strategy:
         """Return which training samples the hospital keeps to rehearse in later stages."""
         return None
 
-    def report(self, network: nn.Module, samples: Samples) -> Arrays:
-        """Return what the hospital tells the server of a stage besides weights.
+    def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting | None:
+        """Return what hospitals tell of a stage besides weights; None, and none is asked.
 
         Args:
-            network: the aggregated model, in evaluation mode.
-            samples: the site's training samples.
+            network: the model.
+            shape: of a sample, (C, H, W) for an image.
         """
-        return {}
+        return None
+
+    # --- at the server ---------------------------------------------------------------
+
+    def refine(self, summary: RoundSummary) -> Arrays:
+        """Return the global weights of a round, given what the sites sent and its average."""
+        return summary.joined
+
+    def remember(self, summary: StageSummary) -> Arrays:
+        """Return what the server sends along from now on; called at the end of a stage."""
+        return summary.memory

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,31 +12,36 @@ from fedcl.data.space import Room
 from fedcl.settings import setting
 
 
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a network whose outputs methods look at, each list from fine to coarse.
+
+    Attributes:
+        encoder: of the way down, of images with outputs of shape (B, F, h, w).
+        bottleneck: the coarsest, likewise.
+        decoder: of the way back to full size, likewise.
+        aside: those that run in training alone, whose outputs `Model.terms` judges.
+    """
+
+    encoder: Sequence[nn.Module] = ()
+    bottleneck: Sequence[nn.Module] = ()
+    decoder: Sequence[nn.Module] = ()
+    aside: Sequence[nn.Module] = ()
+
+
 @dataclass
 class Model:
     """A family of networks; one subclass per file, its fields are the settings."""
 
-    def scales(self, network: nn.Module) -> list[nn.Module]:
-        """Return the layers whose outputs are the network's features, from fine to coarse.
-
-        Args:
-            network: as `build` made it.
-        """
-        return []
-
-    def upward(self, network: nn.Module) -> list[nn.Module]:
-        """Return the layers of the way back to full size, from fine to coarse, like `scales`."""
-        return []
-
-    def aside(self, network: nn.Module) -> list[nn.Module]:
-        """Return layers that run in training alone, whose outputs `terms` judges."""
-        return []
+    def watched(self, network: nn.Module) -> Layers:
+        """Return the layers of a network, as `build` made it, that methods may look at."""
+        return Layers()
 
     def terms(self, aside: Sequence[Tensor], inputs: Tensor) -> dict[str, Tensor]:
         """Return named losses that belong to the model, whatever the strategy.
 
         Args:
-            aside: the outputs of the layers that `aside` returns.
+            aside: the outputs of `Layers.aside`.
             inputs: what the network was shown.
         """
         return {}
@@ -71,9 +76,9 @@ class MultiTask(ImageModel):
 
     reconstruction: float = setting(0.2, low=0)
 
-    def aside(self, network: nn.Module) -> list[nn.Module]:
-        """Return the decoder that rebuilds the image; a network calls it `rebuild`."""
-        return [network.get_submodule("rebuild")]
+    def watched(self, network: nn.Module) -> Layers:
+        """Add the decoder that rebuilds the image; a network calls it `rebuild`."""
+        return replace(super().watched(network), aside=[network.get_submodule("rebuild")])
 
     def terms(self, aside: Sequence[Tensor], inputs: Tensor) -> dict[str, Tensor]:
         """Return the weighted reconstruction loss."""

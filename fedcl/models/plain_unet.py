@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import ImageModel
+from fedcl.models.base import ImageModel, Layers
 from fedcl.settings import setting
 
 
@@ -39,13 +39,11 @@ class PlainUNet(ImageModel):
         """Make the network; see `ImageModel.build`."""
         return Levels(self, channels, classes)
 
-    def scales(self, network: nn.Module) -> list[nn.Module]:
-        """Return the downward path; see `Model.scales`."""
-        return list(network.get_submodule("down").children())
-
-    def upward(self, network: nn.Module) -> list[nn.Module]:
-        """Return the upward path; see `Model.upward`."""
-        return list(network.get_submodule("segment.up").children())[::-1]
+    def watched(self, network: nn.Module) -> Layers:
+        """Return the levels of the way down and of the way up."""
+        *encoder, bottleneck = network.get_submodule("down").children()
+        decoder = list(network.get_submodule("segment.up").children())[::-1]
+        return Layers(encoder, [bottleneck], decoder)
 
 
 class Levels(nn.Module):

@@ -6,7 +6,7 @@ from monai.networks.nets import SegResNet as MonaiSegResNet
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import ImageModel
+from fedcl.models.base import ImageModel, Layers
 from fedcl.settings import setting
 
 
@@ -47,10 +47,8 @@ class SegResNet(ImageModel):
             dropout_prob=self.dropout or None,
         )
 
-    def scales(self, network: nn.Module) -> list[nn.Module]:
-        """Return the levels of the encoder; see `Model.scales`."""
-        return list(network.get_submodule("down_layers").children())
-
-    def upward(self, network: nn.Module) -> list[nn.Module]:
-        """Return the levels of the decoder; see `Model.upward`."""
-        return list(network.get_submodule("up_layers").children())[::-1]
+    def watched(self, network: nn.Module) -> Layers:
+        """Return the levels of the encoder and of the decoder."""
+        *encoder, bottleneck = network.get_submodule("down_layers").children()
+        decoder = list(network.get_submodule("up_layers").children())[::-1]
+        return Layers(encoder, [bottleneck], decoder)

@@ -7,7 +7,7 @@ from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import ImageModel
+from fedcl.models.base import ImageModel, Layers
 from fedcl.settings import setting
 
 
@@ -57,11 +57,10 @@ class SwinUNETR(ImageModel):
             "drop_rate": self.dropout,
         }
 
-    def scales(self, network: nn.Module) -> list[nn.Module]:
-        """Return the encoder blocks, one per resolution; see `Model.scales`."""
-        names = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
-        return [network.get_submodule(name) for name in names]
-
-    def upward(self, network: nn.Module) -> list[nn.Module]:
-        """Return the decoder blocks; see `Model.upward`."""
-        return [network.get_submodule(f"decoder{number}") for number in range(1, 6)]
+    def watched(self, network: nn.Module) -> Layers:
+        """Return the encoder blocks, one per resolution, and the decoder blocks."""
+        *encoder, bottleneck = (
+            network.get_submodule(f"encoder{number}") for number in (1, 2, 3, 4, 10)
+        )
+        decoder = [network.get_submodule(f"decoder{number}") for number in range(1, 6)]
+        return Layers(encoder, [bottleneck], decoder)

@@ -8,7 +8,7 @@ from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import ImageModel
+from fedcl.models.base import ImageModel, Layers
 from fedcl.settings import setting
 
 
@@ -47,14 +47,11 @@ class UNet(ImageModel):
             dropout=self.dropout,
         )
 
-    def scales(self, network: nn.Module) -> list[nn.Module]:
-        """Return the downward path; see `Model.scales`."""
+    def watched(self, network: nn.Module) -> Layers:
+        """Return the levels of the way down and of the way up."""
         levels = _levels(network)
-        return [*(down for down, _, _ in levels), levels[-1][1].submodule]
-
-    def upward(self, network: nn.Module) -> list[nn.Module]:
-        """Return the upward path; see `Model.upward`."""
-        return [up for _, _, up in _levels(network)]
+        down, up = [one[0] for one in levels], [one[2] for one in levels]
+        return Layers(down, [levels[-1][1].submodule], up)
 
 
 def _levels(network: nn.Module) -> list[Any]:

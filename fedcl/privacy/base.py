@@ -30,7 +30,7 @@ class Privacy:
         Args:
             strategy: whose reports they are.
             shared: names of the arrays in an update.
-            reports: whether sites send more than updates (`Strategy.report`).
+            reports: whether sites send more than updates (`Strategy.reporting`).
         """
 
     def join(

@@ -55,7 +55,7 @@ class CentralDP(Privacy):
             ConfigError: the strategy or the aggregation looks at single updates, or there are
                 none.
         """
-        if strategy.reads_updates:
+        if strategy.requirements.every_update:
             raise ConfigError(
                 f"strategy: {name_of(strategy)} reads the update of every single site, which "
                 "privacy central_dp is there to prevent; choose another strategy or privacy=none"

@@ -56,7 +56,7 @@ class Display:
         """Set the bar to what is done and what is to come."""
         self.timeline = config.timeline
         cohorts = [
-            self.timeline.trainers(config.job.strategy.cohort(self.timeline, stage))
+            self.timeline.trainers(config.job.strategy.plan(self.timeline, stage).cohort)
             for stage in range(len(self.timeline.stages))
             for _ in range(self.timeline.rounds)
         ]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedcl.arrays import Arrays, complaint, load_file, of_network, split, under
+from fedcl.arrays import Arrays, load_file, mismatch, of_network, split, under
 from fedcl.config.job import Job
 from fedcl.errors import ConfigError, DataError, RunError
 from fedcl.models.base import Model
@@ -67,7 +67,7 @@ class Architecture:
             raise ConfigError(f"strategy.teacher.file: {error}") from None
         begin = f"{self.name}/"
         found = under(begin, found) if any(key.startswith(begin) for key in found) else found
-        problem = complaint(found, of_network(self.network))
+        problem = mismatch(found, of_network(self.network))
         if problem is not None:
             raise ConfigError(
                 f"strategy.teacher.file: {path} holds no {self.name} as configured ({problem})"

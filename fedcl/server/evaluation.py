@@ -7,7 +7,8 @@ from typing import Any
 from fedcl import arrays
 from fedcl.config.schema import Config
 from fedcl.errors import RunError
-from fedcl.learning.strategy import Form, Past
+from fedcl.learning import bank
+from fedcl.learning.strategy import Form, StageSummary
 from fedcl.seeding import torch_rng
 from fedcl.server.architecture import Architecture
 from fedcl.server.exchange import Hospitals, Parts, Reply
@@ -60,7 +61,7 @@ class Closing:
     def _tested(self, stage: int) -> list[str]:
         """Return the sites to score after `stage`: of the strategy's, those that are there."""
         there = self.hospitals.connected()
-        sites = self.config.job.strategy.evaluated(self.config.timeline, stage)
+        sites = self.config.job.strategy.plan(self.config.timeline, stage).evaluated
         return [site for site in sites if site in there]
 
     def _score(self, stage: int, models: Mapping[str, str]) -> Scores:
@@ -111,7 +112,7 @@ class Closing:
             if name in trained:
                 arrays.into_network(one.network, one.part(state.weights))
                 own = {site: told for site, told in reports.items() if site in one.sites}
-                past = Past(
+                summary = StageSummary(
                     stage=state.stage,
                     network=one.network.requires_grad_(False).eval(),
                     shape=tuple(self.shape),
@@ -120,7 +121,9 @@ class Closing:
                     samples={site: told.samples for site, told in own.items()},
                     rng=torch_rng("remember", job.seed, state.stage),
                 )
-                known = job.strategy.remember(past)
+                before, known = known, job.strategy.remember(summary)
+                if job.strategy.teaching is not None and job.strategy.teaching.bank:
+                    known |= bank.kept(before, state.stage, one.network)
             memory |= one.whole(known)
         return memory
 
@@ -135,10 +138,13 @@ class Closing:
             RunError: they are fewer than `engine.quorum` asks for, or none of an architecture.
         """
         job, state = self.config.job, self.state
-        forms, sent = {}, {}
+        forms: dict[str, Mapping[str, Form]] = {}
+        sent = {}
         for name in trained:
             one = self.architectures[name]
-            forms[name] = job.strategy.forms(one.network, self.shape)
+            reporting = job.strategy.reporting(one.network, self.shape)
+            if reporting is not None:
+                forms[name] = reporting.forms
             sent[name] = records.to_record(one.shared(state.weights))
         # Who has delivered nothing, or only rehearses, has nothing to tell.
         trained_here = self.config.timeline.trainers(state.trained[state.stage])
@@ -157,7 +163,7 @@ class Closing:
         for site, answer in self._exchange(Report, "query.report", parts, state.stage).items():
             problem = answer if isinstance(answer, str) else None
             if isinstance(answer, Report):
-                problem = _complaint(answer, forms[job.roles[site].model])
+                problem = _problem(answer, forms[job.roles[site].model])
                 if problem is None:
                     reports[site] = answer
             if problem is not None:
@@ -183,9 +189,9 @@ class Closing:
         return self.hospitals.answers(kind, list(parts), replies)
 
 
-def _complaint(report: Report, forms: Mapping[str, Form]) -> str | None:
+def _problem(report: Report, forms: Mapping[str, Form]) -> str | None:
     """Return why a report is not what the strategy asks for, or None."""
     if report.arrays.keys() != forms.keys():
         return "its arrays are not those of the strategy"
-    said = ((key, forms[key].complaint(report.arrays[key])) for key in forms)
+    said = ((key, forms[key].problem(report.arrays[key])) for key in forms)
     return next((f"{key} {what}" for key, what in said if what), None)

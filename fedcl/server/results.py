@@ -24,7 +24,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
     matrices = {score: matrix(state.rows, sites, score) for score in scores}
     initial = matrix([state.initial or {}], sites, first)[0]
     trained = state.trained[: state.stage]
-    task = config.job.scenario.task
+    task, teaching = config.job.scenario.task, config.job.strategy.teaching
     seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
     return {
         "scenario": name_of(config.job.scenario),
@@ -68,7 +68,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "notes": {site: notes for site, notes in state.notes.items() if notes},
         "left_out": state.left_out,
         "source": {site: _source(numbers) for site, numbers in state.sources.items()},
-        "teacher_sha256": arrays.digest(state.teacher) if config.job.strategy.pretrained else None,
+        "teacher_sha256": arrays.digest(state.teacher) if teaching and teaching.file else None,
         "privacy": {
             "name": name_of(config.privacy),
             "leaves": task.leaves,
@@ -140,7 +140,7 @@ def _rounds(config: Config, state: State) -> dict[str, int]:
 def _trainers(config: Config, round_: int) -> list[str]:
     timeline = config.timeline
     stage = (round_ - 1) // timeline.rounds
-    return timeline.trainers(config.job.strategy.cohort(timeline, stage))
+    return timeline.trainers(config.job.strategy.plan(timeline, stage).cohort)
 
 
 def presence(config: Config) -> dict[str, list[float | None]]:
@@ -156,7 +156,7 @@ def presence(config: Config) -> dict[str, list[float | None]]:
 def cohorts(config: Config) -> list[list[str]]:
     """Return the sites that are to train in each stage."""
     stages = range(len(config.timeline.stages))
-    return [config.job.strategy.cohort(config.timeline, stage) for stage in stages]
+    return [config.job.strategy.plan(config.timeline, stage).cohort for stage in stages]
 
 
 def away(config: Config) -> dict[str, list[int]]:

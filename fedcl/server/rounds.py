@@ -15,7 +15,7 @@ from fedcl import arrays
 from fedcl.config.job import Role
 from fedcl.config.schema import Config
 from fedcl.errors import RunError
-from fedcl.learning.strategy import Gathered
+from fedcl.learning.strategy import RoundSummary
 from fedcl.registry import name_of
 from fedcl.seeding import torch_rng
 from fedcl.server.architecture import Architecture
@@ -51,8 +51,8 @@ class Stage(FlowerStrategy):
         self.arrive, self.began, self.joined, self.done = arrive, began, joined, done
         self.number = state.stage
         self.strategy = config.job.strategy
-        self.expected = self.strategy.cohort(config.timeline, self.number)
-        self.learning = self.strategy.learning(config.timeline, self.number)
+        plan = self.strategy.plan(config.timeline, self.number)
+        self.expected, self.learning = plan.cohort, plan.learning
         if not config.timeline.centralised:  # a site lost in its own stage has kept nothing
             able = {*self.learning, *state.stored}
             self.expected = [site for site in self.expected if site in able]
@@ -207,7 +207,7 @@ class Stage(FlowerStrategy):
                 refused[site] = answer
                 continue
             architecture = self.architectures[self.config.job.roles[site].model]
-            problem = arrays.complaint(answer.arrays, architecture.shared(self.state.weights))
+            problem = arrays.mismatch(answer.arrays, architecture.shared(self.state.weights))
             if answer.round != round_:
                 problem = f"it is of round {answer.round}"
             if problem is None:
@@ -271,14 +271,14 @@ class Stage(FlowerStrategy):
         )
         started = time.perf_counter()
         refined = self.strategy.refine(
-            Gathered(
+            RoundSummary(
                 task=config.job.scenario.task,
                 network=architecture.network,
                 joined=joined,
                 updates={
                     site: update.arrays
                     for site, update in updates.items()
-                    if self.strategy.reads_updates
+                    if self.strategy.requirements.every_update
                 },
                 teacher=architecture.part(self.state.teacher) if self.number else {},
                 earlier=[s for s in config.timeline.seen(self.number - 1) if s in sites],
@@ -350,7 +350,7 @@ class Stage(FlowerStrategy):
         self.state.round += 1
         self.state.tries = 0
         teaching = self.strategy.teaching
-        if teaching is not None and teaching.refresh == "ema" and not self.strategy.pretrained:
+        if teaching is not None and teaching.changes == "ema":
             old, self.state.teacher = self.state.teacher, {}
             for one in self.architectures.values():
                 if self._has_trained(one.name, self.number):
@@ -368,9 +368,9 @@ class Stage(FlowerStrategy):
         architecture than the site's and not kept for a stage, in an earlier round.
         """
         teaching = self.strategy.teaching
-        if teaching is None or role.teacher is None or not self.strategy.sends_teacher:
+        if teaching is None or role.teacher is None or teaching.at_server:
             return None
-        if self.strategy.pretrained:
+        if teaching.changes == "never":
             return self._record("teacher", role.teacher, self.state.teacher)
         this = role.teacher != role.model and teaching.refresh != "stage"
         if not self._has_trained(role.teacher, self.number if this else self.number - 1):
@@ -382,9 +382,7 @@ class Stage(FlowerStrategy):
     def _teacher_stays(self) -> bool:
         """Whether the teacher is the same in all rounds of a stage."""
         teaching = self.strategy.teaching
-        return teaching is not None and (
-            teaching.refresh == "stage" or self.strategy.pretrained is not None
-        )
+        return teaching is not None and teaching.changes in ("stage", "never")
 
     def _has_trained(self, architecture: str, stage: int) -> bool:
         """Return whether a site has trained an architecture by `stage`."""

@@ -94,9 +94,10 @@ class Server:
                 weights |= one.whole(arrays.of_network(one.network))
         job = self.config.job
         teacher = arrays.Arrays()
-        if job.strategy.pretrained is not None:
+        teaching = job.strategy.teaching
+        if teaching is not None and teaching.file is not None:
             for name in {role.teacher for role in job.roles.values() if role.teacher}:
-                teacher |= self.architectures[name].read(job.strategy.pretrained)
+                teacher |= self.architectures[name].read(teaching.file)
         return State(weights, self.config.fingerprint(), teacher)
 
     def meet(self) -> dict[str, Hello]:
@@ -145,8 +146,8 @@ class Server:
         if not self.cases:
             self._first_met(site, hello)
         one = self.architectures[config.job.roles[site].model]
-        ours = strategy.forms(one.network, hello.shape)
-        if ours != strategy.forms(one.network, self.shape):
+        ours = strategy.reporting(one.network, hello.shape)
+        if ours != strategy.reporting(one.network, self.shape):
             raise DataError(
                 f"site {site}: its images are {hello.shape} (channels, rows, columns), those "
                 f"of {next(iter(self.cases))} {self.shape}; {name_of(strategy)} needs one "
@@ -168,8 +169,8 @@ class Server:
             self.state.costs[name] = {"parameters": parameters, "macs": operations}
             if one.sites:
                 shared = one.shared(self.state.weights).keys()
-                forms = strategy.forms(one.network, self.shape)
-                config.privacy.check_sent(strategy, shared, bool(forms))
+                reports = strategy.reporting(one.network, self.shape) is not None
+                config.privacy.check_sent(strategy, shared, reports)
 
     def run(self, about: dict[str, Hello], started: float) -> None:
         """Run all stages that are left.
@@ -213,9 +214,8 @@ class Server:
             state.elsewhere.append(elsewhere)
             state.momentum = {}
             state.sent.append(dict(state.ledger.bytes))
-            strategy = config.job.strategy
-            teaching = strategy.teaching
-            if teaching is not None and teaching.refresh == "stage" and not strategy.pretrained:
+            teaching = config.job.strategy.teaching
+            if teaching is not None and teaching.changes == "stage":
                 state.teacher = state.weights
             file = self.checkpoint.folder / f"stage-{state.stage}.safetensors"
             with writing(file):

@@ -28,7 +28,7 @@ class Picture:
     prediction: Tensor
 
 
-Voice = tuple[Callable[[Tensor], Tensor], Sequence[str]]
+Labeller = tuple[Callable[[Tensor], Tensor], Sequence[str]]
 """A network's answers to inputs, and the sites it answers for."""
 
 
@@ -43,6 +43,7 @@ class Task(ABC):
         foresight: whether a site can be evaluated before it arrives.
         shared: whether one model can be right for all sites.
         held_out: whether validation cases are others than those trained on.
+        mixed: whether sites may have different architectures.
         chunk: samples per forward pass without gradient.
         legend: what pictures of cases show.
         leaves: what leaves a site, in one sentence; written into every run's results.
@@ -56,6 +57,7 @@ class Task(ABC):
     foresight: ClassVar[bool] = True
     shared: bool = True
     held_out: ClassVar[bool] = True
+    mixed: ClassVar[bool] = True
     chunk: ClassVar[int]
     legend: ClassVar[str]
     leaves: ClassVar[str]
@@ -79,7 +81,7 @@ class Task(ABC):
         """Return, for a person who checks it, what a site's data are like, by heading."""
 
     @abstractmethod
-    def complaint(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
+    def problem(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
         """Return why `network` cannot learn from `samples`, or None.
 
         Args:
@@ -121,7 +123,7 @@ class Task(ABC):
         return self.scores
 
     def past(
-        self, voices: Sequence[Voice], device: torch.device, own: Sequence[str] = ()
+        self, voices: Sequence[Labeller], device: torch.device, own: Sequence[str] = ()
     ) -> Samples | None:
         """Return inputs of other sites with answers, where they are known without their data.
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fedcl.data.cases import Samples, SiteData
 from fedcl.data.space import Part, Room, Space
 from fedcl.models.base import OWN, FieldModel
-from fedcl.tasks.base import Picture, Task, Voice
+from fedcl.tasks.base import Labeller, Picture, Task
 from fedcl.tasks.metrics import dice
 
 WINDOW = 11  # pixels, of SSIM; less in smaller images
@@ -64,6 +64,7 @@ class Field(Task):
     scores: ClassVar[tuple[str, ...]] = ("psnr", "ssim", "dice")
     foresight: ClassVar[bool] = False
     held_out: ClassVar[bool] = False
+    mixed: ClassVar[bool] = False
     chunk: ClassVar[int] = 2**16
     case: ClassVar[str] = "frame"
     legend: ClassVar[str] = (
@@ -111,7 +112,7 @@ class Field(Task):
             "values": f"{values.min():.3g} to {values.max():.3g}",
         }
 
-    def complaint(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
+    def problem(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
         """Return None: the network was made for these coordinates."""
         return None
 
@@ -140,7 +141,7 @@ class Field(Task):
         return outputs
 
     def past(
-        self, voices: Sequence[Voice], device: torch.device, own: Sequence[str] = ()
+        self, voices: Sequence[Labeller], device: torch.device, own: Sequence[str] = ()
     ) -> Samples | None:
         """Return the sites' points, each once, with answers for the outputs they know.
 

@@ -87,7 +87,7 @@ class Segmentation(Task):
             told["plane"] = ", ".join(planes if len(planes) == 1 else map(_counted, planes.items()))
         return told
 
-    def complaint(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
+    def problem(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
         """Return what is wrong where the network does not take images, or batches, of this size."""
         height, width = samples.inputs.shape[-2:]
         problem = self._refused(network, samples.inputs[:1])

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
-from fedcl.learning.step import Seen
+from fedcl.learning.step import Activations
 
 SCALES = ("encoder", "bottleneck", "decoder")
+"""Where maps are compared; attributes of `Activations`."""
 
 
 class Projections(nn.Module):
@@ -24,11 +25,11 @@ class Projections(nn.Module):
         ConfigError: the teacher has fewer levels at a scale, or the student none.
     """
 
-    def __init__(self, scales: Sequence[str], student: Seen, teacher: Seen) -> None:
+    def __init__(self, scales: Sequence[str], student: Activations, teacher: Activations) -> None:
         super().__init__()
         self.convolutions = nn.ModuleDict()
         for scale in scales:
-            ours, theirs = by_scale(student)[scale], by_scale(teacher)[scale]
+            ours, theirs = getattr(student, scale), getattr(teacher, scale)
             if not ours or len(theirs) < len(ours):
                 raise ConfigError(
                     f"strategy.terms: {scale} needs at least one {scale} level of the student's "
@@ -57,15 +58,6 @@ class Projections(nn.Module):
             (own, F.interpolate(layer(other), size=own.shape[-2:], mode="bilinear"))
             for layer, own, other in zip(layers, ours, theirs, strict=False)
         ]
-
-
-def by_scale(seen: Seen) -> dict[str, list[Tensor]]:
-    """Return a network's feature maps by scale, fine to coarse."""
-    return {
-        "encoder": seen.features[:-1],
-        "bottleneck": seen.features[-1:],
-        "decoder": seen.upward,
-    }
 
 
 def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

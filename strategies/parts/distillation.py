@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,9 +9,23 @@ from torch.nn import functional as F
 
 from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
-from fedcl.learning.strategy import Past, Strategy, Teacher
+from fedcl.learning.strategy import Requirements, StageSummary, Strategy, Teaching
 from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
+
+
+@dataclass
+class Teacher:
+    """Which model teaches; from the second stage on.
+
+    Attributes:
+        refresh: "stage", the global model at the end of the previous stage; "round", that
+            of the previous round; "ema", an exponential moving average over rounds.
+        decay: share of the old average kept per round ("ema").
+    """
+
+    refresh: str = setting("stage", choices=("stage", "round", "ema"))
+    decay: float = setting(0.9, low=0, high=1)
 
 
 @dataclass
@@ -23,26 +36,30 @@ class Distilling(Strategy):
         teacher: which model teaches.
     """
 
-    needs: ClassVar[type] = Segmentation
-
     teacher: Teacher = setting(factory=Teacher)
 
     @property
-    def teaching(self) -> Teacher:
+    def requirements(self) -> Requirements:
+        """See `Strategy.requirements`."""
+        return Requirements(task=Segmentation)
+
+    @property
+    def teaching(self) -> Teaching:
         """See `Strategy.teaching`."""
-        return self.teacher
+        return Teaching(self.teacher.refresh, self.teacher.decay)
 
 
 @dataclass
 class Archiving(Distilling):
     """A distilling strategy whose hospitals leave a record of what their images are like."""
 
-    def remember(self, past: Past) -> Arrays:
+    def remember(self, summary: StageSummary) -> Arrays:
         """Return the archive with the hospitals' newest records in it, "STAGE/SITE/..."."""
-        old = {k: v for k, v in past.memory.items() if k.split("/")[1] not in past.reports}
+        reports = summary.reports
+        old = {k: v for k, v in summary.memory.items() if k.split("/")[1] not in reports}
         new = {
-            f"{past.stage}/{site}/{name}": value
-            for site, record in past.reports.items()
+            f"{summary.stage}/{site}/{name}": value
+            for site, record in reports.items()
             for name, value in record.items()
         }
         return old | new

@@ -1,13 +1,12 @@
 """Strategies whose teacher may be of another architecture than the student."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedcl.errors import ConfigError
-from fedcl.learning.strategy import Teacher
+from fedcl.learning.strategy import LARGEST, Teaching
 from fedcl.settings import setting
-from strategies.parts.distillation import Distilling
+from strategies.parts.distillation import Distilling, Teacher
 
 
 @dataclass
@@ -44,16 +43,12 @@ class DistillingLarge(Distilling):
     teacher: LargeTeacher = setting(factory=LargeTeacher)
 
     @property
-    def teacher_model(self) -> str | None:
-        """See `Strategy.teacher_model`."""
-        return self.teacher.model
-
-    @property
-    def pretrained(self) -> Path | None:
-        """See `Strategy.pretrained`."""
-        return Path(self.teacher.file) if self.teacher.file else None
-
-    def taught_by(self, own: str, sizes: Mapping[str, int]) -> str | None:
-        """Return the architecture named in the settings, or the largest."""
-        teacher = self.teacher.model or max(sizes, key=lambda name: sizes[name], default=own)
-        return teacher if self.teacher.peers or teacher != own else None
+    def teaching(self) -> Teaching:
+        """See `Strategy.teaching`."""
+        return Teaching(
+            self.teacher.refresh,
+            self.teacher.decay,
+            architecture=self.teacher.model or LARGEST,
+            peers=self.teacher.peers,
+            file=Path(self.teacher.file) if self.teacher.file else None,
+        )
