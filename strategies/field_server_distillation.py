@@ -14,6 +14,7 @@ from fedcl.learning.loop import Learner
 from fedcl.learning.step import Lesson
 from fedcl.learning.strategy import Requirements, RoundSummary, Strategy, Teaching
 from fedcl.settings import setting
+from fedcl.tasks.base import Labeller
 from fedcl.tasks.field import Field
 
 
@@ -68,8 +69,8 @@ class FieldServerDistillation(Strategy):
         for weights, sites in [*own, (summary.before, heard), (summary.teacher, earlier)]:
             if sites:
                 into_network(network, weights)
-                voice = partial(task.answers, network), sites
-                parts.append(task.past([voice], torch.device("cpu")))
+                labeller = Labeller(partial(task.answers, network), sites)
+                parts.append(task.past([labeller], torch.device("cpu")))
         into_network(network, summary.joined)
         settings = Learner(
             steps=self.steps, batch_size=self.batch_size, lr=self.lr, decay=0.1, amp=False

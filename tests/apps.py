@@ -10,8 +10,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedcl.errors import RunError
-from fedcl.hospital import client_app
-from fedcl.wire.messages import Report, Update
+from fedcl.hospital.client_app import client_app
+from fedcl.wire.answers import Report, Update
 
 app = ClientApp()
 
@@ -37,6 +37,7 @@ def train(message: Message, context: Context) -> Message:
     return Message(RecordDict({"about": about, "arrays": arrays}), reply_to=message)
 
 
+HONEST = client_app()
 rogue = ClientApp()
 """The real hospitals, but site D misbehaves in its second training as its node says."""
 
@@ -44,19 +45,19 @@ rogue = ClientApp()
 @rogue.query("hello")
 def rogue_hello(message: Message, context: Context) -> Message:
     """Answer as the real one does."""
-    return client_app.app(message, context)
+    return HONEST(message, context)
 
 
 @rogue.evaluate()
 def rogue_evaluate(message: Message, context: Context) -> Message:
     """Answer as the real one does."""
-    return client_app.app(message, context)
+    return HONEST(message, context)
 
 
 @rogue.query("report")
 def rogue_report(message: Message, context: Context) -> Message:
     """Answer as the real one does, or as the node's configuration says."""
-    reply = client_app.app(message, context)
+    reply = HONEST(message, context)
     spoil = context.node_config.get("report")
     if spoil is None:
         return reply
@@ -79,13 +80,13 @@ SPOILT_REPORT = {
 @rogue.train()
 def rogue_train(message: Message, context: Context) -> Message:
     """Spoil the update of the round that the node's configuration names."""
-    node, round_ = context.node_config, message.content["call"]["round"]
+    node, round_ = context.node_config, message.content["request"]["round"]
     if node.get("bad-round") != round_:
-        return client_app.app(message, context)
+        return HONEST(message, context)
     spoil = str(node["spoil"])
     if spoil == "loss":
         raise RunError("the loss is not finite (seg)")
-    update = Update.unpack(client_app.app(message, context).content)
+    update = Update.unpack(HONEST(message, context).content)
     weights = dict(update.arrays)
     key = sorted(weights)[0]
     if spoil == "nan":

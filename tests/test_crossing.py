@@ -18,9 +18,10 @@ from fedcl.hospital.site import Hospital
 from fedcl.registry import STRATEGY
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.run import Server
+from fedcl.wire.answers import EFFORT, Hello
 from fedcl.wire.local_grid import InProcessGrid, answer, load_app
-from fedcl.wire.messages import EFFORT, RECORDS, Call, Hello
 from fedcl.wire.records import from_record
+from fedcl.wire.requests import CACHED, EvaluateRequest, ReportRequest, TrainRequest
 
 DIGEST = r"[0-9a-f]{64}"
 SECRET = "folder-of-this-hospital"
@@ -69,7 +70,7 @@ def test_nothing_crosses_but_what_is_documented(tmp_path: Path, strategy: str):
         {"site": site, "state-path": str(tmp_path / SECRET / site)}
         for site in config.timeline.sites
     ]
-    grid = Tap("fedcl.hospital.client_app:app", nodes)
+    grid = Tap("fedcl.hospital.client_app:client_app", nodes)
     server = Server(grid, config, Checkpoint(tmp_path / "checkpoint"))
     server.run(server.meet(), 0.0)
     seen = set()
@@ -83,7 +84,7 @@ def test_nothing_crosses_but_what_is_documented(tmp_path: Path, strategy: str):
             assert set(reply.content) == {"hello"}
             assert set(reply.content["hello"]) == {item.name for item in fields(Hello)}
         else:
-            check_call(content, config.job)
+            check_call(what, content, config.job)
             check_reply(what, content, reply.content, config.job, server.shape)
     assert {"query.hello", "train", "evaluate"} <= seen <= {*NUMBERS, "query.hello"}
     for node in nodes:
@@ -101,13 +102,19 @@ def samples_of(hospital: Hospital) -> Iterator[np.ndarray]:
         yield from (one for one in part.cpu().numpy() if one.size > 16)
 
 
-def check_call(content: RecordDict, job: Job) -> None:
+REQUESTS = {one.TYPE: one for one in (TrainRequest, EvaluateRequest, ReportRequest)}
+
+
+def check_call(what: str, content: RecordDict, job: Job) -> None:
     """Names, numbers and digests; no path and no code."""
-    assert set(content) <= {"call", *RECORDS}
-    call = content.config_records["call"]
-    assert set(call) == {item.name for item in fields(Call)} - {*RECORDS} | {"learning"}
+    kind = REQUESTS[what]
+    assert set(content) <= {"request", "arrays", *(CACHED if kind is TrainRequest else ())}
+    call = content.config_records["request"]
+    known = {item.name for item in fields(kind)} - {"arrays", "arrivals", *CACHED}
+    known |= {"arrived", "sizes"} | ({"learning"} if "shares" in known else set())
+    assert set(call) == known
     assert call["job"] == job.to_json()
-    assert all(re.fullmatch(rf"({DIGEST})?", str(mark)) for mark in call["digests"])
+    assert all(re.fullmatch(rf"({DIGEST})?", str(mark)) for mark in call.get("digests", []))
 
 
 def check_reply(
@@ -128,7 +135,7 @@ def check_reply(
         assert all(re.fullmatch(rf"({DIGEST})?", str(mark)) for mark in marks)
     else:
         assert set(content) == {"arrays", "numbers"}
-        call = Call.unpack(sent)
+        call = ReportRequest.unpack(sent)
         reporting = job.strategy.reporting(job.network(call.model, call.arrived), shape)
         forms = reporting.forms
         told = from_record(content["arrays"])
@@ -151,7 +158,7 @@ def test_an_error_of_a_hospital_tells_nothing_of_its_folders(
     config = Config.parse(compose([*overrides, "tracking.enabled=false"]), simulated=False)
     own = written.format(tmp_path / SECRET / site)
     node: Any = {"site": site, "data-path": own, "state-path": own}
-    grid = InProcessGrid("fedcl.hospital.client_app:app", [node])
+    grid = InProcessGrid("fedcl.hospital.client_app:client_app", [node])
     job = RecordDict({"job": ConfigRecord({"json": config.job.to_json()})})
     (reply,) = grid.send_and_receive([Message(job, 1, "query.hello")])
     said = " ".join(words(reply.content))

@@ -18,15 +18,17 @@ from fedcl.data.cases import Samples
 from fedcl.data.space import Part, Room, Space
 from fedcl.errors import RunError
 from fedcl.hospital.site import Hospital
+from fedcl.hospital.teacher import rehearsal
 from fedcl.learning import bank, loop
 from fedcl.learning.loop import Learner
 from fedcl.learning.step import Lesson, Rehearsal, Step
 from fedcl.learning.strategy import RoundSummary, Strategy
 from fedcl.registry import MODEL, STRATEGY
 from fedcl.seeding import seeded
+from fedcl.tasks.base import Labeller
 from fedcl.tasks.field import Field, Frame, extremes, psnr, ssim
 from fedcl.wire import records
-from fedcl.wire.messages import Call
+from fedcl.wire.requests import TrainRequest
 
 SPACE = Space((4, 1, 3, 5))
 WHOLE = Part((0, 4), (0, 1), (0,))
@@ -225,15 +227,15 @@ def test_a_teacher_is_asked_on_the_grid_of_others_for_what_they_know():
     def answers(at: torch.Tensor) -> torch.Tensor:
         return at[:, :2]
 
-    told = task.past([(answers, ["A", "B"])], cpu)
+    told = task.past([Labeller(answers, ["A", "B"])], cpu)
     assert torch.equal(told.inputs, SPACE.coordinates(torch.arange(30)))
     assert torch.equal(told.targets[:, 0], told.inputs[:, 0])
     assert told.targets[:15, 1].isnan().all()
     assert torch.equal(told.targets[15:, 1], told.inputs[15:, 1])
     # What a site knows itself is not asked of others; a point has one row, whoever answers.
-    assert torch.equal(task.past([(answers, ["A"])], cpu, own=["B"]).inputs, told.inputs)
-    assert task.past([(answers, ["A"])], cpu, own=["A"]) is None
-    each = task.past([(answers, ["A"]), (lambda at: at[:, :2] + 5, ["B"])], cpu)
+    assert torch.equal(task.past([Labeller(answers, ["A"])], cpu, own=["B"]).inputs, told.inputs)
+    assert task.past([Labeller(answers, ["A"])], cpu, own=["A"]) is None
+    each = task.past([Labeller(answers, ["A"]), Labeller(lambda at: at[:, :2] + 5, ["B"])], cpu)
     assert torch.equal(each.inputs, told.inputs)
     assert torch.equal(each.targets[:, 0], told.targets[:, 0])
     assert torch.equal(each.targets[15:, 1], told.targets[15:, 1] + 5)
@@ -348,12 +350,11 @@ def taught(overrides: list[str], arrivals: list[list[str]], site: str) -> Rehear
     every = [name for stage in arrivals for name in stage]
     teacher = config.job.network("siren", every)
     arrays.into_network(teacher, constant(config, every, 9.0))
-    call = Call(
+    call = TrainRequest(
         job="", model="siren", arrays=records.to_record({}), memory=records.to_record(memory),
-        arrived=every,
-        sizes=[len(stage) for stage in arrivals],
+        arrivals=arrivals, shares={site: 1.0},
     )  # fmt: skip
-    return here.past(call, teacher, here.samples({site: 1.0}))
+    return rehearsal(here, call, teacher, here.samples({site: 1.0}))
 
 
 FRAMES = [["early"], ["middle"], ["late"]]

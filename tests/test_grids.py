@@ -10,8 +10,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedcl.errors import ConfigError
+from fedcl.wire.codes import CRASHED, RAISED
 from fedcl.wire.local_grid import InProcessGrid, LocalGrid, NodeConfig
-from fedcl.wire.messages import CRASHED, RAISED
 from fedcl.wire.ray_grid import RayGrid
 
 APP = "tests.apps:app"

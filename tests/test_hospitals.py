@@ -14,11 +14,12 @@ from fedcl.config.hydra import compose
 from fedcl.config.schema import DEPLOYED, Config
 from fedcl.errors import DataError, FedclError, RunError
 from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.events import Watcher
 from fedcl.server.results import results
 from fedcl.server.run import Server
-from fedcl.wire.local_grid import InProcessGrid, answer, load_app
-from fedcl.wire.messages import GONE
-from fedcl.wire.superlink_grid import LinkGrid
+from fedcl.wire.codes import GONE
+from fedcl.wire.local_grid import InProcessGrid, answer
+from fedcl.wire.superlink_grid import SuperLinkGrid
 
 SITES = "ABCD"
 
@@ -46,7 +47,7 @@ class Lines(InProcessGrid):
         ),
     ) -> None:
         nodes: list[Any] = [{"site": site, "state-path": str(folder / site)} for site in SITES]
-        super().__init__("fedcl.hospital.client_app:app", nodes)
+        super().__init__("fedcl.hospital.client_app:client_app", nodes)
         self.down, self.names, self.starts = down, names or {}, starts
         self.answers = answers
         self.sent: list[tuple[str, str]] = []
@@ -65,7 +66,6 @@ class Lines(InProcessGrid):
         return [node.node_id for node in self.get_nodes()]
 
     def _send(self, messages: list[Message]) -> None:
-        app = load_app(self.app)
         for message in messages:
             node, site = message.metadata.dst_node_id, self.site(message.metadata.dst_node_id)
             down = self.down(site, self.sent)
@@ -73,7 +73,7 @@ class Lines(InProcessGrid):
             if down:
                 self._keep(Message(Error(GONE, "node unavailable"), reply_to=message))
                 continue
-            reply = answer(app, message, self.contexts[node])
+            reply = answer(self.loaded, message, self.contexts[node])
             other = self.answers(message.metadata.message_type, site, reply)
             self._keep(reply if other is None else Message(other, reply_to=message))
 
@@ -205,7 +205,7 @@ class Restarting(Lines):
 
 def test_what_a_restarted_hospital_had_taken_on_is_asked_for_again(tmp_path: Path):
     grid = Restarting(tmp_path, starts=lambda site, sent: str(site == "B" and "B" in rounds(sent)))
-    link = LinkGrid(grid)
+    link = SuperLinkGrid(grid)
     link.POLL = 0.01
     found = run(deployed(tmp_path, link))
     clean = run(deployed(tmp_path / "clean", Lines(tmp_path / "clean")))
@@ -290,7 +290,7 @@ def test_two_runs_at_the_same_hospitals_keep_apart_what_stays_there(tmp_path: Pa
         run(first)
     run(begin("run-3", "seed=7"))
     state = first.checkpoint.load()
-    grid = first.hospitals.grid
+    grid = Lines(tmp_path / "hospitals")
     again = Server(grid, first.config, first.checkpoint, state, name="run-2")
     assert run(again)["weights_sha256"] == expected["weights_sha256"]
     assert {path.name for path in (tmp_path / "hospitals" / "A").glob("run-*")} == {
@@ -298,21 +298,15 @@ def test_two_runs_at_the_same_hospitals_keep_apart_what_stays_there(tmp_path: Pa
     }  # fmt: skip
 
 
-class Stop:
+class Stop(Watcher):
     """Interrupts a run after a round."""
 
     def __init__(self, after: int) -> None:
         self.after = after
 
-    def started(self, *_: Any) -> None: ...
-
     def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
         if number > self.after:
             raise KeyboardInterrupt
-
-    def round_done(self, *_: Any) -> None: ...
-
-    def stage_done(self, *_: Any) -> None: ...
 
 
 def test_what_went_out_before_a_crash_is_paid_for_in_privacy(tmp_path: Path):
@@ -370,14 +364,16 @@ def test_who_may_not_speak_for_a_hospital_does_it_no_harm(tmp_path: Path):
     grid.contexts[4].node_config["site"] = "A"
     server.run(about, 0.0)
     found = results(server.config, server.state)
-    assert list(server.hospitals.refused) == ["node 4"] and "A" in server.hospitals.nodes
+    assert (
+        list(server.exchange.roster.refused) == ["node 4"] and "A" in server.exchange.roster.nodes
+    )
     assert found["failures"] == [] and None not in found["matrix"][1]
 
 
 def test_a_refusal_ends_when_its_node_is_stopped(tmp_path: Path):
     """A hospital that is being mended is waited for, and asked when it is there again."""
     grid = Lines(tmp_path)
-    hospitals = deployed(tmp_path, grid).hospitals
+    hospitals = deployed(tmp_path, grid).exchange.roster
     hospitals.meet()
     hospitals.refuse("C", DataError("its data cannot be used"))
     assert "C" in hospitals.refused and "C" not in hospitals.meet("C")

@@ -17,8 +17,8 @@ from fedcl.server.events import Round
 from fedcl.server.results import results
 from fedcl.server.run import Server
 from fedcl.server.state import State
+from fedcl.wire.answers import Hello
 from fedcl.wire.local_grid import InProcessGrid, LocalGrid
-from fedcl.wire.messages import Hello
 from fedcl.wire.ray_grid import RayGrid
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from fedcl.wire.messages import NOTES, Hello, MalformedError, Report, Scored, Update
+from fedcl.wire.answers import NOTES, Hello, Report, Scored, Update
+from fedcl.wire.fields import MalformedError
 
 UPDATE = Update({"w": np.ones(3, np.float32)}, 7, 4, {"seg": 0.5}, 1.0, "ff", holds=["aa"])
 SCORED = Scored(["p", "q"], {"dice": [0.1, 0.2], "iou": [0.3, 0.4]}, 1.0, 0.5)

@@ -14,8 +14,9 @@ from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.errors import RunError
-from fedcl.hospital import site, store
-from fedcl.hospital.store import Shelf
+from fedcl.hospital import store
+from fedcl.hospital.cache import Cache
+from fedcl.hospital.store import Received
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.results import results
 from fedcl.server.run import Server
@@ -35,7 +36,7 @@ def test_the_digest_tells_names_shapes_and_values_apart():
 
 
 def test_what_is_kept_comes_back_until_it_is_damaged(tmp_path: Path):
-    kept, one = Shelf(tmp_path / "new"), record(a=[1, 2])
+    kept, one = Received(tmp_path / "new", Cache()), record(a=[1, 2])
     mark = digest(one)
     assert not kept.has(mark) and kept.get(mark) is None
     kept.put(mark, one)
@@ -46,31 +47,31 @@ def test_what_is_kept_comes_back_until_it_is_damaged(tmp_path: Path):
     found = kept.get(mark)
     assert found is not None and found["a"].numpy().tolist() == [1, 2]
     arrays.save_file(tmp_path / "new" / f"{mark}.safetensors", {"a": np.float32([1, 9])})
-    store._read.cache_clear()
+    kept = Received(tmp_path / "new", Cache())
     assert kept.get(mark) is None and not kept.has(mark)
 
 
 def test_the_last_ones_asked_for_are_kept(tmp_path: Path):
-    kept = Shelf(tmp_path)
-    records = [record(a=[number]) for number in range(store.KEPT + 2)]
+    kept = Received(tmp_path, Cache())
+    records = [record(a=[number]) for number in range(store.FILES + 2)]
     for number, one in enumerate(records):
         kept.put(digest(one), one)
         os.utime(tmp_path / f"{digest(one)}.safetensors", (number + 1000, number + 1000))
-        if number == store.KEPT - 1:
+        if number == store.FILES - 1:
             kept.get(digest(records[0]))
     there = [number for number, one in enumerate(records) if kept.has(digest(one))]
-    assert len(there) == store.KEPT and 0 in there and 1 not in there
+    assert len(there) == store.FILES and 0 in there and 1 not in there
 
 
 @pytest.mark.parametrize("mark", ["../../etc/passwd", "A" * 64, "0" * 63, ""])
 def test_only_a_digest_names_a_file(tmp_path: Path, mark: str):
     with pytest.raises(RunError, match="is no digest"):
-        Shelf(tmp_path).get(mark)
+        Received(tmp_path, Cache()).get(mark)
 
 
 def test_a_site_that_keeps_nothing_is_sent_all_every_time():
     one = record(a=[1])
-    nowhere = Shelf(None)
+    nowhere = Received(None, Cache())
     nowhere.put(digest(one), one)
     assert not nowhere.has(digest(one)) and nowhere.get(digest(one)) is None
 
@@ -87,8 +88,7 @@ class Forgetful(InProcessGrid):
         self.exchanges += messages[0].metadata.message_type == "train"
         if self.exchanges == self.when:
             shutil.rmtree(self.folder, ignore_errors=True)
-            store._read.cache_clear()
-            site._teachers.clear()
+            vars(self).pop("loaded", None)  # a process started anew
             self.when = 0
         return super().send_and_receive(messages, timeout=timeout)
 

@@ -91,7 +91,8 @@ def _draw(server: Server, folder: Path, pictures: Callable[[], Sequence[Picture]
     """Draw a run's figures; one that cannot be drawn or written takes nothing from the run."""
     try:
         outcome, task = results(server.config, server.state), server.config.job.scenario.task
-        draw(outcome, pictures(), task.legend, folder / "figures")
+        legend = task.drawing.legend if task.drawing is not None else ""
+        draw(outcome, pictures(), legend, folder / "figures")
     except Exception as error:  # a full disk, data that are gone, sites too many for a picture
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         log.warning("not all figures could be drawn (%s); the results are complete", reason)

@@ -31,7 +31,7 @@ from fedcl.server.results import read_results
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.settings import flat
-from fedcl.wire.superlink_grid import LinkGrid
+from fedcl.wire.superlink_grid import SuperLinkGrid
 
 log = logging.getLogger("fedcl")
 
@@ -88,7 +88,7 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
             raise ConfigError(f"{folder} already holds a run; go on with {RESUME}={folder.name}")
         torch.set_num_threads(config.job.learner.threads)
         server = Server(
-            LinkGrid(grid),
+            SuperLinkGrid(grid),
             config,
             Checkpoint(folder / "checkpoint"),
             state,

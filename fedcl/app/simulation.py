@@ -17,10 +17,11 @@ from rich.logging import RichHandler
 from fedcl import arrays
 from fedcl.app.experiment import conduct
 from fedcl.app.run_folder import claimed, claimed_new, stored
-from fedcl.config.faults import LATE, Plan
+from fedcl.config.faults import STRAGGLE, Plan
 from fedcl.config.schema import DEPLOYED, Config
 from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError, FedclError
+from fedcl.hospital.cache import Cache
 from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
 from fedcl.reporting.console import Display, console
@@ -34,7 +35,7 @@ from fedcl.wire import records
 from fedcl.wire.local_grid import InProcessGrid, LocalGrid, NodeConfig
 from fedcl.wire.ray_grid import RayGrid
 
-APP, FAULTY = "fedcl.hospital.client_app:app", "fedcl.hospital.faulty_app:app"
+APP, FAULTY = "fedcl.hospital.client_app:client_app", "fedcl.hospital.faulty_app:faulty_app"
 
 
 def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
             nodes[site]["data-path"] = str(location.resolve())
         chances = config.faults.of(site)
         if config.stragglers:
-            chances[LATE] = config.stragglers
+            chances[STRAGGLE] = config.stragglers
         if chances:
             plan = Plan(config.job.seed, config.faults.factor, chances)
             nodes[site] |= {"faults": plan.to_json()}
@@ -173,21 +174,24 @@ def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
 
     Images are read here, by whoever runs the simulation; no message can carry them.
     """
-    text, task = config.job.to_json(), config.job.scenario.task
+    text, task, cache = config.job.to_json(), config.job.scenario.task, Cache()
+    drawing = task.drawing
+    if drawing is None:
+        return []
     settings = config.job.learner
     device = loop.device_of(settings)
     pictures = []
     for site in config.timeline.sites:
-        hospital = Hospital.of(nodes[site], text)
+        hospital = Hospital.of(nodes[site], text, cache=cache)
         model = hospital.role.model
         weights = arrays.under(config.job.prefix(model), state.weights)
         shared, _ = arrays.split(weights, hospital.local)
         network = hospital.load(
             model, records.to_record(shared), state.versions.get(site, 0), config.timeline.sites
         )
-        for case in task.drawn(hospital.data(site).test):
+        for case in drawing.drawn(hospital.data(site).test):
             prediction = task.predict(network, case, device, settings.amp)
-            picture = task.picture(case, prediction)
+            picture = drawing.picture(case, prediction)
             pictures.append(replace(picture, title=f"{site}: {picture.title}"))
     return pictures
 

@@ -70,7 +70,7 @@ class Faults:
 KINDS = tuple(item.name for item in fields(Faults) if item.name != "factor")
 
 
-LATE = "late"
+STRAGGLE = "straggle"
 """What a straggler is: it trains, and is too late (`timeline.stragglers`)."""
 
 

@@ -7,8 +7,9 @@ configuration; a message can name neither a path nor code.
 
 import logging
 from collections.abc import Callable
-from functools import wraps
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Context, Error, Message
@@ -16,17 +17,31 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fedcl import arrays
+from fedcl.data.cases import Samples
 from fedcl.effort import Clock
 from fedcl.errors import FedclError, RunError
+from fedcl.hospital.cache import Cache
 from fedcl.hospital.site import Hospital, MissingError
+from fedcl.hospital.teacher import teacher
 from fedcl.learning import loop
 from fedcl.learning.step import Lesson
 from fedcl.seeding import seeded, torch_rng
-from fedcl.wire.messages import RAISED, Call, Hello, Missing, Report, Scored, Update
+from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
+from fedcl.wire.codes import RAISED
+from fedcl.wire.requests import AnyRequest, EvaluateRequest, ReportRequest, TrainRequest
 
-app = ClientApp()
 log = logging.getLogger("fedcl")
 Handler = Callable[[Message, Context], Message]
+
+
+def client_app() -> ClientApp:
+    """Return the app of a hospital, with a cache of its own."""
+    made, cache = ClientApp(), Cache()
+    made.query("hello")(_discreet(partial(hello, cache)))
+    made.train()(_discreet(partial(train, cache)))
+    made.query("report")(_discreet(partial(report, cache)))
+    made.evaluate()(_discreet(partial(evaluate, cache)))
+    return made
 
 
 def _discreet(handler: Handler) -> Handler:
@@ -35,7 +50,6 @@ def _discreet(handler: Handler) -> Handler:
     In a simulation, where all hospitals are one user's, nothing is held back.
     """
 
-    @wraps(handler)
     def safe(message: Message, context: Context) -> Message:
         if context.node_config.get("simulated"):
             return handler(message, context)
@@ -64,74 +78,52 @@ def _without_folders(text: str, context: Context) -> str:
     return line
 
 
-@app.query("hello")
-@_discreet
-def hello(message: Message, context: Context) -> Message:
+def hello(cache: Cache, message: Message, context: Context) -> Message:
     """Say which site this is and what it holds, or in one line why it cannot take part."""
-    site = str(context.node_config["site"])
+    node, simulated = context.node_config, bool(context.node_config.get("simulated"))
     try:
-        hospital = Hospital.of(
-            context.node_config, str(message.content.config_records["job"]["json"])
-        )
+        job = str(message.content.config_records["job"]["json"])
+        hospital = Hospital.of(node, job, cache=cache)
         hospital.check()
     except FedclError as error:
-        if not context.node_config.get("simulated"):
+        if not simulated:
             log.error("%s", error)
         problem = _without_folders(str(error), context)
-        return Message(Hello(site, error=problem).pack(), reply_to=message)
+        return Message(Hello(str(node["site"]), error=problem).pack(), reply_to=message)
     every = [hospital.data(name) for name in hospital.places]
-    if not context.node_config.get("simulated"):
-        for note in (note for data in every for note in data.notes):
+    notes = [note for data in every for note in data.notes]
+    if not simulated:
+        for note in notes:
             log.warning("%s", note)  # with the names that only its own log may have
     samples = [hospital.samples({name: 1.0}) for name in hospital.places]
     about = Hello(
-        site,
+        hospital.site,
         digest="".join(data.digest() for data in every),
         train=sum(len(data.train) for data in every),
         val=sum(len(data.val) for data in every),
         test=sum(len(data.test) for data in every),
         samples=sum(map(len, samples)),
         shape=list(samples[0].inputs.shape[1:]),
-        notes=[
-            str(note) if context.node_config.get("simulated") else note.brief
-            for data in every
-            for note in data.notes
-        ],
+        notes=[str(note) if simulated else note.brief for note in notes],
         source=every[0].source.numbers() if every[0].source is not None else [],
     )
     return Message(about.pack(), reply_to=message)
 
 
-@app.train()
-@_discreet
-def train(message: Message, context: Context) -> Message:
+def train(cache: Cache, message: Message, context: Context) -> Message:
     """Train for one round from the weights sent; return the weights that may leave."""
     clock = Clock()
-    call, hospital, student = _begin(message, context)
+    call, hospital, student = _begin(TrainRequest, cache, message, context)
     try:
-        call = hospital.received(call)
+        call = hospital.completed(call)
     except MissingError as error:
         return Message(Missing(error.records).pack(), reply_to=message)
-    job, state = hospital.job, hospital.kept(call.state)
     if call.model != hospital.role.model:
         raise RunError(f"site {hospital.site}: it trains {hospital.role.model}, not {call.model}")
+    job, state = hospital.job, hospital.kept(call.state)
     samples, buffers = hospital.select(call.shares, call.rehearsing, state)
-    auxiliary = hospital.auxiliary(state)
-    frozen = job.strategy.partition(student, call.stage).frozen
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    lesson = _lesson(hospital, call, student, samples, state)
     keys = (job.seed, hospital.site, call.stage, call.round)
-    task = job.scenario.task
-    lesson = Lesson(
-        task=task,
-        student=student,
-        model=job.models[call.model],
-        auxiliary=auxiliary,
-        memory=hospital.on_device(call.memory),
-        round=call.round,
-        start={name: value.detach().clone() for name, value in student.named_parameters()},
-        **hospital.teacher(call, samples),
-    )
     with seeded("train", *keys):
         losses = loop.train(
             lesson,
@@ -146,14 +138,8 @@ def train(message: Message, context: Context) -> Message:
     problem = arrays.mismatch(weights, weights)
     if problem:
         raise RunError(f"training gave bad weights: {problem}")
-    shared, kept = arrays.split(weights, hospital.local)
-    stays = {f"weights/{key}": value for key, value in kept.items()}
-    for site, buffer in buffers.items():
-        stays[f"buffer/{site}/inputs"] = buffer.inputs.cpu().numpy()
-        stays[f"buffer/{site}/targets"] = buffer.targets.cpu().numpy()
-    if auxiliary is not None:
-        own = arrays.of_network(auxiliary)
-        stays |= {f"auxiliary/{key}": value for key, value in own.items()}
+    shared, local = arrays.split(weights, hospital.local)
+    stays = _staying(local, buffers, lesson.auxiliary)
     if stays:
         hospital.state().save(call.round, stays, base=call.state)
     update = Update(
@@ -169,12 +155,49 @@ def train(message: Message, context: Context) -> Message:
     return Message(update.pack(), reply_to=message)
 
 
-@app.query("report")
-@_discreet
-def report(message: Message, context: Context) -> Message:
+def _lesson(
+    hospital: Hospital,
+    call: TrainRequest,
+    student: nn.Module,
+    samples: Samples,
+    state: arrays.Arrays,
+) -> Lesson:
+    """Return what a round of training begins with; of the student some parameters are frozen."""
+    job = hospital.job
+    auxiliary = hospital.auxiliary(state)
+    frozen = job.strategy.partition(student, call.stage).frozen
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return Lesson(
+        task=job.scenario.task,
+        student=student,
+        model=job.models[call.model],
+        auxiliary=auxiliary,
+        memory=hospital.on_device(call.memory),
+        round=call.round,
+        start={name: value.detach().clone() for name, value in student.named_parameters()},
+        **teacher(hospital, call, samples),
+    )
+
+
+def _staying(
+    local: arrays.Arrays, buffers: dict[str, Samples], auxiliary: nn.Module | None
+) -> arrays.Arrays:
+    """Return what the site keeps for its next round, never sent."""
+    stays: dict[str, Any] = {f"weights/{key}": value for key, value in local.items()}
+    for site, buffer in buffers.items():
+        stays[f"buffer/{site}/inputs"] = buffer.inputs.cpu().numpy()
+        stays[f"buffer/{site}/targets"] = buffer.targets.cpu().numpy()
+    if auxiliary is not None:
+        own = arrays.of_network(auxiliary)
+        stays |= {f"auxiliary/{key}": value for key, value in own.items()}
+    return stays
+
+
+def report(cache: Cache, message: Message, context: Context) -> Message:
     """Tell what the strategy wants to know of the stage besides weights."""
     clock = Clock()
-    call, hospital, network = _begin(message, context)
+    call, hospital, network = _begin(ReportRequest, cache, message, context)
     samples = hospital.samples(call.shares)
     problem = hospital.too_few(network, samples, len(samples))
     if problem is not None:
@@ -187,12 +210,10 @@ def report(message: Message, context: Context) -> Message:
     return Message(answer.pack(), reply_to=message)
 
 
-@app.evaluate()
-@_discreet
-def evaluate(message: Message, context: Context) -> Message:
+def evaluate(cache: Cache, message: Message, context: Context) -> Message:
     """Score the weights sent, case by case: by one score on validation, by all on test."""
     clock = Clock()
-    call, hospital, student = _begin(message, context)
+    call, hospital, student = _begin(EvaluateRequest, cache, message, context)
     found, predicting = hospital.score(student, call.split)
     scores = {name: [one[name] for _, one in found] for name in found[0][1]}
     cases = [name if call.split == "test" else str(n) for n, (name, _) in enumerate(found)]
@@ -200,9 +221,15 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(scored.pack(), reply_to=message)
 
 
-def _begin(message: Message, context: Context) -> tuple[Call, Hospital, nn.Module]:
-    """Read a call; return it with the hospital and the network it is to start from."""
-    call = Call.unpack(message.content)
-    hospital = Hospital.of(context.node_config, call.job, call.run)
+def _begin(
+    kind: type[AnyRequest], cache: Cache, message: Message, context: Context
+) -> tuple[AnyRequest, Hospital, nn.Module]:
+    """Read a request; return it with the hospital and the network it is to start from."""
+    call = kind.unpack(message.content)
+    hospital = Hospital.of(context.node_config, call.job, call.run, cache)
     torch.set_num_threads(hospital.job.learner.threads)
     return call, hospital, hospital.load(call.model, call.arrays, call.state, call.arrived)
+
+
+app = client_app()
+"""What a SuperNode runs."""

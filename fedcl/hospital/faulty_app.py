@@ -1,7 +1,7 @@
 """Hospitals that fail on purpose: how robust is a method to them? In simulation only.
 
-`app` answers as `fedcl.hospital.client_app.app` does, but its training misbehaves as the node's own
-configuration says. What happens follows from (seed, site, round, attempt).
+The app answers as that of `fedcl.hospital.client_app` does, but its training misbehaves as the
+node's own configuration says. What happens follows from (seed, site, round, attempt).
 """
 
 import json
@@ -13,52 +13,43 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedcl.arrays import Arrays
-from fedcl.config.faults import LATE, Plan
+from fedcl.config.faults import STRAGGLE, Plan
 from fedcl.errors import TooLateError
-from fedcl.hospital import client_app
+from fedcl.hospital.client_app import client_app
 from fedcl.wire import records
-from fedcl.wire.messages import Call, Update
-
-app = ClientApp()
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train as the real one does, or not."""
-    node = context.node_config
-    call = Call.unpack(message.content)
-    plan = Plan(*json.loads(str(node.get("faults", "[0, 1, {}]"))))
-    kind = plan.draw(str(node["site"]), call.round, call.attempt)
-    if kind == "crash":
-        raise RuntimeError("crashed, as faults.crash asks for")
-    if kind == "hang":
-        raise TooLateError("no answer before the deadline, as faults.hang asks for")
-    reply = client_app.app(message, context)
-    if kind is None:
-        return reply
-    if kind == LATE:
-        raise TooLateError("its answer came after the deadline, as timeline.stragglers asks for")
-    update = Update.unpack(reply.content)
-    spoilt = SPOIL[kind](update.arrays, records.from_record(call.arrays), plan.factor)
-    return Message(replace(update, arrays=spoilt).pack(), reply_to=message)
+from fedcl.wire.answers import Update
+from fedcl.wire.requests import TrainRequest
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Answer as the real one does."""
-    return client_app.app(message, context)
+def faulty_app() -> ClientApp:
+    """Return the app of a hospital that fails as its node's configuration says."""
+    made, real = ClientApp(), client_app()
 
+    @made.train()
+    def train(message: Message, context: Context) -> Message:
+        """Train as the real one does, or not."""
+        node = context.node_config
+        call = TrainRequest.unpack(message.content)
+        plan = Plan(*json.loads(str(node.get("faults", "[0, 1, {}]"))))
+        kind = plan.draw(str(node["site"]), call.round, call.attempt)
+        if kind == "crash":
+            raise RuntimeError("crashed, as faults.crash asks for")
+        if kind == "hang":
+            raise TooLateError("no answer before the deadline, as faults.hang asks for")
+        reply = real(message, context)
+        if kind is None:
+            return reply
+        if kind == STRAGGLE:
+            raise TooLateError(
+                "its answer came after the deadline, as timeline.stragglers asks for"
+            )
+        update = Update.unpack(reply.content)
+        spoilt = SPOIL[kind](update.arrays, records.from_record(call.arrays), plan.factor)
+        return Message(replace(update, arrays=spoilt).pack(), reply_to=message)
 
-@app.query("hello")
-def hello(message: Message, context: Context) -> Message:
-    """Answer as the real one does."""
-    return client_app.app(message, context)
-
-
-@app.query("report")
-def report(message: Message, context: Context) -> Message:
-    """Answer as the real one does."""
-    return client_app.app(message, context)
+    for register in (made.evaluate(), made.query("hello"), made.query("report")):
+        register(lambda message, context: real(message, context))
+    return made
 
 
 def _one(update: Arrays, change: Any) -> Arrays:

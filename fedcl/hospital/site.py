@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
@@ -18,15 +18,14 @@ from fedcl.config.job import Job, Role
 from fedcl.data.cases import Samples, SiteData
 from fedcl.data.files import reading
 from fedcl.errors import DataError, RunError
-from fedcl.hospital.store import Shelf, SiteState
-from fedcl.learning import bank, loop
-from fedcl.learning.step import Activations, Rehearsal, watch
-from fedcl.models.base import Model
-from fedcl.registry import SCENARIO, describe, name_of
+from fedcl.hospital.cache import Cache
+from fedcl.hospital.store import Received, SiteState
+from fedcl.learning import loop
+from fedcl.learning.step import Activations, watch
+from fedcl.registry import describe, name_of
 from fedcl.seeding import seeded, torch_rng
-from fedcl.tasks.base import Labeller
 from fedcl.wire import records
-from fedcl.wire.messages import Call
+from fedcl.wire.requests import TrainRequest
 
 
 class MissingError(RunError):
@@ -40,10 +39,7 @@ class MissingError(RunError):
 LEAST = 4
 """Training samples below which a hospital tells nothing about them but weights."""
 
-T = TypeVar("T", Tensor, Activations)
 Places = Mapping[str, Path | None]
-Place = tuple[str, Path | None, float]
-"""A site, its folder, and the share of its training cases that is used."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,8 @@ class Hospital:
         places: the sites whose data it holds and their folders: itself alone, or all of
             them for the pool of a centralised simulation.
         state_path: folder of its own state.
-        shelf: where it keeps what it was sent once.
+        received: what it was sent once and keeps.
+        cache: of the process.
         text: the job, as it was sent.
         run: whose state it is, if `state_path` is for several.
     """
@@ -63,12 +60,15 @@ class Hospital:
     site: str
     places: Places
     state_path: Path | None
-    shelf: Shelf
+    received: Received
+    cache: Cache
     text: str
     run: str = ""
 
     @classmethod
-    def of(cls, node: Mapping[str, Any], text: str, run: str = "") -> "Hospital":
+    def of(
+        cls, node: Mapping[str, Any], text: str, run: str = "", cache: Cache | None = None
+    ) -> "Hospital":
         """Join a node's own configuration with the job it was sent, and the name of the run.
 
         `data-path` is one folder; a pool's `pool` is JSON: {site: folder}. `received-path` is by
@@ -79,13 +79,14 @@ class Hospital:
         state = Path(str(node["state-path"])) if "state-path" in node else None
         folders = {name: Path(str(path)) if path else None for name, path in places.items()}
         received = node.get("received-path", state / "received" if state else None)
-        shelf = Shelf(Path(str(received)) if received else None)
-        return cls(site, folders, state, shelf, text, run)
+        cache = cache or Cache()
+        kept = Received(Path(str(received)) if received else None, cache)
+        return cls(site, folders, state, kept, cache, text, run)
 
     @property
     def job(self) -> Job:
         """The job, checked."""
-        return Job.from_json(self.text)
+        return self.cache.get("job", self.text, lambda: Job.from_json(self.text), most=8)
 
     @property
     def role(self) -> Role:
@@ -105,7 +106,12 @@ class Hospital:
     @property
     def local(self) -> frozenset[str]:
         """The weight arrays that stay here."""
-        return _local(self.text, self.role.model, next(iter(self.places)))
+        model, first = self.role.model, next(iter(self.places))
+
+        def make() -> frozenset[str]:
+            return self.job.local(self.job.network(model, [first]))
+
+        return self.cache.get("local", (self.text, model, first), make)
 
     # --- data ------------------------------------------------------------------------
 
@@ -115,10 +121,23 @@ class Hospital:
         Raises:
             DataError: the data cannot be used.
         """
-        return _data(json.dumps(describe(self.job.scenario)), *self._place(name), self.job.seed)
+        return self._limited(name, 1.0)
 
-    def _place(self, name: str, share: float = 1.0) -> Place:
-        return name, self.places[name], share * self._role(name).data_fraction
+    def _limited(self, name: str, share: float) -> SiteData:
+        """Return the cases of one of its places, with a share of the training cases it uses."""
+        path, seed = self.places[name], self.job.seed
+
+        def read() -> SiteData:
+            with reading(name):
+                return self.job.scenario.load(name, path, seed)
+
+        whole = self.cache.get("data", (self._scenario, name, path, seed), read)
+        return whole.limited(share * self._role(name).data_fraction, seed, name)
+
+    @cached_property
+    def _scenario(self) -> str:
+        """What the data depend on, but for their place and the seed."""
+        return json.dumps(describe(self.job.scenario))
 
     def samples(self, shares: Mapping[str, float]) -> Samples:
         """Return the training samples of some of its places, stacked once per process.
@@ -132,9 +151,18 @@ class Hospital:
         others = [name for name in shares if name not in self.places]
         if others or not shares:
             raise RunError(f"site {self.site} has no samples of {', '.join(others) or 'no site'}")
-        scenario = json.dumps(describe(self.job.scenario))
-        folders = tuple(self._place(name, share) for name, share in shares.items())
-        return _samples(scenario, folders, self.job.seed, loop.device_of(self.job.learner))
+        device = loop.device_of(self.job.learner)
+        places = tuple(
+            (name, self.places[name], share * self._role(name).data_fraction)
+            for name, share in shares.items()
+        )
+
+        def stack() -> Samples:
+            cases = [c for name, share in shares.items() for c in self._limited(name, share).train]
+            return self.job.scenario.task.samples(cases, device)
+
+        key = self._scenario, places, self.job.seed, device
+        return self.cache.get("samples", key, stack)
 
     def select(
         self, learning: Mapping[str, float], rehearsing: Sequence[str], state: arrays.Arrays
@@ -182,7 +210,7 @@ class Hospital:
         """Return what it kept: "weights/", "auxiliary/" and "buffer/" arrays."""
         return self.state().load(version) if version else {}
 
-    def received(self, call: Call) -> Call:
+    def completed(self, call: TrainRequest) -> TrainRequest:
         """Return a call with all that belongs to it, and keep what will be asked for again.
 
         Raises:
@@ -190,18 +218,18 @@ class Hospital:
         """
         found: dict[str, Any] = {}
         for name, mark in call.digests.items():
-            found[name] = getattr(call, name) or self.shelf.get(mark)
+            found[name] = getattr(call, name) or self.received.get(mark)
             if name in call.keep and getattr(call, name) is not None:
-                self.shelf.put(mark, found[name])
+                self.received.put(mark, found[name])
         missing = [name for name, record in found.items() if record is None]
         if missing:
             raise MissingError(missing)
         return replace(call, **found)
 
-    def holds(self, call: Call) -> list[str]:
+    def holds(self, call: TrainRequest) -> list[str]:
         """Return the digests of a call that need not be sent again."""
         marks = [mark for name, mark in call.digests.items() if name in call.keep]
-        return [mark for mark in marks if self.shelf.has(mark)]
+        return [mark for mark in marks if self.received.has(mark)]
 
     # --- networks --------------------------------------------------------------------
 
@@ -218,7 +246,7 @@ class Hospital:
         for name in self.places:
             samples = self.samples({name: 1.0})
             for model in self.job.models:  # all of them are evaluated here
-                network = _network(self.text, model, (name,)).to(device)
+                network = self._network(model, (name,)).to(device)
                 own = model == self.role.model
                 problem = task.problem(network, samples, smallest if own else 0)
                 if problem is not None:
@@ -230,7 +258,7 @@ class Hospital:
                     f"{name_of(self.job.strategy)} compares those of a batch and needs at least "
                     f"{least}"
                 )
-        network = _network(self.text, self.role.model, (next(iter(self.places)),))
+        network = self._network(self.role.model, (next(iter(self.places)),))
         problem = self.too_few(network, samples, every)
         if problem is not None:
             raise DataError(problem)
@@ -267,25 +295,41 @@ class Hospital:
             raise RunError(
                 f"site {self.site}: asked for an architecture {model!r} that is not there"
             )
-        network = _network(self.text, model, tuple(sites))
+        network = self._network(model, tuple(sites))
         network.to(loop.device_of(self.job.learner))
         weights = records.from_record(record)
-        initial = _initial(self.text, model, tuple(sites))
+        initial = self.cache.get(
+            "initial",
+            (self.text, model, tuple(sites)),
+            lambda: arrays.of_network(self.job.network(model, sites)),
+            most=4,
+        )
         if weights.keys() != initial.keys() and model == self.role.model:
             kept = arrays.under("weights/", self.kept(version))
             weights = initial | arrays.grown(kept, initial) | weights
         arrays.into_network(network, weights)
         return network
 
+    def _network(self, model: str, sites: tuple[str, ...]) -> nn.Module:
+        """Return an architecture's network, whose weights are nobody's, to be overwritten."""
+
+        def make() -> nn.Module:
+            network = self.job.network(model, sites)
+            if self.job.learner.compile:
+                network.compile()
+            return network
+
+        return self.cache.get("network", (self.text, model, sites), make, most=4)
+
     def auxiliary(self, state: arrays.Arrays) -> nn.Module | None:
         """Return the strategy's own module as it was kept, or new; none without a teacher."""
         job, role, name = self.job, self.role, next(iter(self.places))
         if role.teacher is None:
             return None
+        inputs = self.samples({name: 1.0}).inputs[:1].cpu()
+        student, teacher = (self._shown(one, name, inputs) for one in (role.model, role.teacher))
         with seeded("auxiliary", job.seed):
-            module = job.strategy.auxiliary(
-                *_views(self.text, role.model, role.teacher, self._place(name))
-            )
+            module = job.strategy.auxiliary(student, teacher, inputs)
         if module is None:
             return None
         own = arrays.under("auxiliary/", state)
@@ -293,59 +337,15 @@ class Hospital:
             arrays.into_network(module, own)
         return module.to(loop.device_of(job.learner))
 
-    def teacher(self, call: Call, samples: Samples) -> dict[str, Any]:
-        """Return the lesson's teacher and what it says, kept between rounds."""
-        model = self.role.teacher
-        if call.teacher is None or model is None:
-            return {}
-        known = _teachers.get(self.site)
-        mark = (self.text, call.digests.get("teacher"), call.shares, call.rehearsing, call.arrived)
-        if known is None or known[0] != mark:
-            network = self.job.network(model, call.arrived)
-            network.requires_grad_(False).eval().to(loop.device_of(self.job.learner))
-            arrays.into_network(network, records.from_record(call.teacher))
-            task, kind = self.job.scenario.task, self.job.models[model]
-            known = (
-                mark,
-                {
-                    "teacher": network,
-                    "teacher_model": kind,
-                    "answers": kept(partial(task.answers, network), samples.inputs),
-                    "views": kept(partial(view, network, kind, task.chunk), samples.inputs),
-                    "past": self.past(call, network, samples),
-                },
-            )
-            _teachers[self.site] = known
-        return known[1]
+    def _shown(self, model: str, site: str, inputs: Tensor) -> Activations:
+        """Return what an untrained network of an architecture makes of a sample of a site."""
 
-    def past(self, call: Call, network: nn.Module, samples: Samples) -> Rehearsal | None:
-        """Return inputs of the sites of earlier stages, with the answers of their teachers.
+        def make() -> Activations:
+            network = self.job.network(model, [site]).eval()
+            with torch.no_grad():
+                return watch(network, self.job.models[model], inputs)
 
-        Args:
-            call: says who arrived when, and what the server remembers.
-            network: the teacher.
-            samples: the site's own.
-        """
-        task, device = self.job.scenario.task, samples.inputs.device
-        *earlier, now = [[site for site in stage if site not in call.lost] for stage in call.stages]
-        memory = records.from_record(call.memory) if call.memory is not None else {}
-        teaching = self.job.strategy.teaching
-        old = bank.read(memory, len(earlier)) if teaching is not None and teaching.bank else []
-        before = [site for stage in earlier for site in stage]
-        voices: list[Labeller] = [] if old else [(partial(task.answers, network), before)]
-        for weights, sites in zip(old, earlier, strict=False):
-            earlier_network = self.job.network(self.role.model, call.arrived)
-            earlier_network.requires_grad_(False).eval().to(device)
-            room = arrays.of_network(earlier_network)
-            arrays.into_network(earlier_network, arrays.grown(weights, room))
-            voices.append((partial(task.answers, earlier_network), sites))
-        past = task.past(voices, device, list(call.shares))
-        if past is None:
-            return None
-        aligned = torch.equal(past.inputs, samples.inputs)
-        grows = task.count([*before, *now]) > task.count(before)
-        here = None if aligned else task.answered(past, samples.inputs)
-        return Rehearsal(past, aligned, len(past) / task.count(now) if grows else None, here)
+        return self.cache.get("shown", (self.text, model, site), make)
 
     def on_device(self, record: ArrayRecord | None) -> dict[str, Tensor]:
         """Return the arrays of `record` as tensors."""
@@ -376,88 +376,3 @@ class Hospital:
         """Return the mean score of the validation cases."""
         found, _ = self.score(network, "val")
         return fmean(value for _, scores in found for value in scores.values())
-
-
-LIMIT = 512 * 2**20
-"""Bytes of a teacher's answers, and of its layers' outputs, that a process keeps per site."""
-
-
-def kept(compute: Callable[[Tensor], T], inputs: Tensor) -> Callable[[Tensor], T] | None:
-    """Return what gives, for indices of `inputs`, what `compute` makes of them.
-
-    It is computed for all inputs when first asked for; None where it is too much to be kept.
-    """
-    if len(inputs) * compute(inputs[:1]).nbytes > LIMIT:
-        return None
-    every: list[T] = []
-
-    def some(index: Tensor) -> T:
-        if not every:
-            every.append(compute(inputs))
-        return every[0][index]
-
-    return some
-
-
-@torch.no_grad()
-def view(network: nn.Module, model: Model, chunk: int, inputs: Tensor) -> Activations:
-    """Return what a network makes of all inputs, chunk by chunk; see `watch`."""
-    return Activations.joined([watch(network, model, part) for part in inputs.split(chunk)])
-
-
-_teachers: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-"""Per site: what marks a teacher, and its part of the lesson."""
-
-
-@lru_cache(maxsize=64)
-def _loaded(scenario: str, site: str, path: Path | None, seed: int) -> SiteData:
-    with reading(site):
-        data: SiteData = SCENARIO.make(json.loads(scenario)).load(site, path, seed)
-    return data
-
-
-def _data(scenario: str, site: str, path: Path | None, share: float, seed: int) -> SiteData:
-    return _loaded(scenario, site, path, seed).limited(share, seed, site)
-
-
-@lru_cache(maxsize=64)
-def _samples(scenario: str, places: tuple[Place, ...], seed: int, device: torch.device) -> Samples:
-    cases = [case for place in places for case in _data(scenario, *place, seed).train]
-    return SCENARIO.make(json.loads(scenario)).task.samples(cases, device)
-
-
-@lru_cache(maxsize=4)
-def _network(text: str, model: str, sites: tuple[str, ...]) -> nn.Module:
-    job = Job.from_json(text)
-    network = job.network(model, sites)
-    if job.learner.compile:
-        network.compile()
-    return network
-
-
-@lru_cache(maxsize=4)
-def _initial(text: str, model: str, sites: tuple[str, ...]) -> arrays.Arrays:
-    return arrays.of_network(Job.from_json(text).network(model, sites))
-
-
-@lru_cache(maxsize=4)
-def _local(text: str, model: str, site: str) -> frozenset[str]:
-    job = Job.from_json(text)
-    return frozenset(job.local(job.network(model, [site])))
-
-
-@lru_cache(maxsize=64)
-def _views(
-    text: str, student: str, teacher: str, place: Place
-) -> tuple[Activations, Activations, Tensor]:
-    """Return what untrained networks of two architectures make of a sample, and the sample."""
-    job = Job.from_json(text)
-    scenario = json.dumps(describe(job.scenario))
-    device = loop.device_of(job.learner)
-    inputs = _samples(scenario, (place,), job.seed, device).inputs[:1].cpu()
-    seen = {}
-    for model in {student, teacher}:
-        network = job.network(model, [place[0]]).eval()
-        with torch.no_grad():
-            seen[model] = watch(network, job.models[model], inputs)
-    return seen[student], seen[teacher], inputs

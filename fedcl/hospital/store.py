@@ -1,10 +1,9 @@
-"""What a site was sent once and keeps, by digest: a stage's teacher, what the server remembers."""
+"""What a site keeps on its disk: what it was sent once, and the state of its own."""
 
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,25 @@ from flwr.app import ArrayRecord
 from fedcl import arrays
 from fedcl.arrays import Arrays, load_file, save_file
 from fedcl.errors import RunError
+from fedcl.hospital.cache import Cache
 from fedcl.wire import records
 from fedcl.wire.records import digest
 
-KEPT = 8
-"""Files on a shelf; the one that was not asked for the longest time goes first."""
+FILES = 8
+"""Files in such a folder; the one that was not asked for the longest time goes first."""
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Received:
     """A folder of safetensors files named by digest; sites of one machine may share it.
 
     Attributes:
         folder: where; None for a site that keeps nothing.
+        cache: has the last ones that were read.
     """
 
     folder: Path | None
+    cache: Cache
 
     def put(self, mark: str, record: ArrayRecord) -> None:
         """Keep a record under its digest."""
@@ -40,7 +42,7 @@ class Shelf:
         arrays.save_file(part, records.from_record(record))
         part.replace(path)
         every = sorted(path.parent.glob("*.safetensors"), key=_age, reverse=True)
-        for old in every[KEPT:]:
+        for old in every[FILES:]:
             old.unlink(missing_ok=True)
 
     def get(self, mark: str) -> ArrayRecord | None:
@@ -49,7 +51,7 @@ class Shelf:
         if path is None or not path.exists():
             return None
         try:
-            found = _read(path, mark)
+            found = self.cache.get("received", (path, mark), lambda: _read(path, mark), most=4)
         except RunError:  # it will be sent again
             path.unlink(missing_ok=True)
             return None
@@ -75,7 +77,6 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-@lru_cache(maxsize=4)
 def _read(path: Path, mark: str) -> ArrayRecord:
     """Return the record in a file; raises `RunError` where it is not that of the digest."""
     found = records.to_record(arrays.load_file(path))
@@ -91,7 +92,7 @@ class SiteState:
     starts from the same arrays; that version and a few before it are kept.
     """
 
-    KEPT = 2
+    OLDER = 2
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -108,7 +109,7 @@ class SiteState:
         """
         save_file(self._path(version), arrays)
         old = [p for p in sorted(self.folder.glob("round-*.safetensors")) if p < self._path(base)]
-        for path in old[: -self.KEPT]:
+        for path in old[: -self.OLDER]:
             path.unlink(missing_ok=True)
 
     def _path(self, version: int) -> Path:

@@ -13,14 +13,14 @@ from rich.progress import (
 )
 
 from fedcl.config.schema import Config
-from fedcl.server.events import Round
+from fedcl.server.events import Round, Watcher
 from fedcl.server.state import State
-from fedcl.wire.messages import Hello
+from fedcl.wire.answers import Hello
 
 console = Console(stderr=True)
 
 
-class Display:
+class Display(Watcher):
     """A progress bar that counts the sites' trainings; says stage, round and sites."""
 
     def __init__(self) -> None:
@@ -84,6 +84,3 @@ class Display:
                 description=f"stage {done.stage + 1}/{len(self.timeline.stages)} "
                 "evaluating every site",
             )
-
-    def stage_done(self, config: Config, state: State) -> None:
-        """Show nothing: the next round will."""

@@ -19,12 +19,12 @@ from fedcl.errors import ConfigError
 from fedcl.registry import name_of
 from fedcl.reporting.mlflow_client import SQLITE, asking, connect, spelt
 from fedcl.reporting.spool import Entry, Spool
-from fedcl.server.events import Round
+from fedcl.server.events import Round, Watcher
 from fedcl.server.metrics import forgetting_by_site
 from fedcl.server.results import results
 from fedcl.server.state import State
 from fedcl.settings import flat
-from fedcl.wire.messages import Hello
+from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")
 
@@ -37,7 +37,7 @@ HURRY = {"FINISHED": 1e9, "FAILED": 5.0, "KILLED": 2.0}
 """At most so many seconds of `tracking.wait` are waited, by how a run has ended."""
 
 
-class Tracker:
+class Tracker(Watcher):
     """Writes a run to MLflow as it goes; watches a `Server`.
 
     Rounds and stages that a resumed run goes through again are written once.
@@ -75,12 +75,6 @@ class Tracker:
             if self.spool.drain(self.wait):
                 raise TimeoutError(f"{folder / SPOOL} cannot be delivered")
             self._told = {what: self._last(what) for what in ("round", "stage")}
-
-    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
-        """Write nothing: the run was opened before."""
-
-    def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
-        """Write nothing: a round counts when it is over."""
 
     def round_done(self, done: Round, state: State) -> None:
         """Write losses and validation scores."""

@@ -4,13 +4,17 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from fedcl import arrays
+from fedcl.config.schema import Config
+from fedcl.effort import peak_memory
 from fedcl.errors import ConfigError, RunError, writing
 from fedcl.files import sync, write_atomically
+from fedcl.server.events import Round, Watcher
 from fedcl.server.ledger import Ledger
 from fedcl.server.state import ARRAYS, State
 
@@ -87,6 +91,63 @@ class Checkpoint:
 
     def _snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("round-*-stage-*"))
+
+
+class Keeper(Watcher):
+    """Saves a run after every round and stage, with what it has cost by then.
+
+    Args:
+        checkpoint: where to.
+        state: of the run.
+        accounts: whether what a round costs in privacy is to be written down before anybody
+            sees its weights.
+        started: `time.perf_counter()` when this process began: of its processor time all is
+            counted.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, state: State, accounts: bool, started: float
+    ) -> None:
+        self.checkpoint, self.state, self.accounts = checkpoint, state, accounts
+        self._clock, self._cpu = started, 0.0
+
+    def save(self) -> None:
+        """Write a snapshot of the state as it is.
+
+        Raises:
+            RunError: see `Checkpoint.save`.
+        """
+        now, cpu = time.perf_counter(), time.process_time()
+        ledger = self.state.ledger
+        ledger.seconds["total"] += now - self._clock
+        ledger.cpu["server"] += cpu - self._cpu
+        ledger.memory["server"] = max(ledger.memory["server"], peak_memory())
+        self._clock, self._cpu = now, cpu
+        self.checkpoint.save(self.state)
+
+    def failed(self, tries: int = 1) -> None:
+        """Write down that a round has failed: the sites' next attempt at it is another one.
+
+        All else stays as it was before the round, whatever part of it had been done.
+        """
+        before = self.checkpoint.load()
+        if before is not None:
+            before.tries += tries
+            before.ledger = self.state.ledger
+            self.checkpoint.save(before)
+
+    def round_joined(self, state: State) -> None:
+        """Write down what a round's weights cost in privacy."""
+        if self.accounts:
+            self.failed(tries=0)
+
+    def round_done(self, done: Round, state: State) -> None:
+        """Save."""
+        self.save()
+
+    def stage_done(self, config: Config, state: State) -> None:
+        """Save."""
+        self.save()
 
 
 def _write(folder: Path, state: State) -> None:

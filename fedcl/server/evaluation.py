@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fedcl import arrays
 from fedcl.config.schema import Config
@@ -11,11 +10,12 @@ from fedcl.learning import bank
 from fedcl.learning.strategy import Form, StageSummary
 from fedcl.seeding import torch_rng
 from fedcl.server.architecture import Architecture
-from fedcl.server.exchange import Hospitals, Parts, Reply
+from fedcl.server.exchange import Exchange, Failure
 from fedcl.server.rounds import Stage
 from fedcl.server.state import Scores, State
 from fedcl.wire import records
-from fedcl.wire.messages import Report, Scored
+from fedcl.wire.answers import Report, Scored
+from fedcl.wire.requests import EvaluateRequest, ReportRequest
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Closing:
     """What hospitals are asked after a stage.
 
     Attributes:
-        config, hospitals, state: of the run.
+        config, exchange, state: of the run.
         architectures: by name, with room for the sites that have arrived.
         cases: how many test cases each site has.
         shape: of a sample.
     """
 
     config: Config
-    hospitals: Hospitals
+    exchange: Exchange
     state: State
     architectures: Mapping[str, Architecture]
     cases: Mapping[str, int]
@@ -60,7 +60,7 @@ class Closing:
 
     def _tested(self, stage: int) -> list[str]:
         """Return the sites to score after `stage`: of the strategy's, those that are there."""
-        there = self.hospitals.connected()
+        there = self.exchange.roster.connected()
         sites = self.config.job.strategy.plan(self.config.timeline, stage).evaluated
         return [site for site in sites if site in there]
 
@@ -72,24 +72,29 @@ class Closing:
             # Where no site trains it, it has been trained before the run, and teaches.
             source = self.state.weights if one.sites else self.state.teacher
             sent[name] = records.to_record(one.shared(source))
-        parts = {site: {"model": name, "arrays": sent[name]} for site, name in models.items()}
+        requests = {
+            site: self.exchange.request(
+                EvaluateRequest, site, stage, model=name, arrays=sent[name], split="test"
+            )
+            for site, name in models.items()
+        }
         scores: Scores = {}
-        answers = self._exchange(Scored, "evaluate", parts, stage, split="test")
+        answers = self.exchange.ask(Scored, requests)
         for site, answer in answers.items():
             names = task.scored(site)
             if isinstance(answer, Scored):
                 count = len(answer.cases)
                 if set(answer.scores) != set(names) or count != self.cases[site]:
-                    answer = (
+                    answer = Failure(
                         f"it sent scores of {count} test cases, it has {self.cases[site]}, or "
                         f"left out one of {', '.join(names)}"
                     )
-            if isinstance(answer, str):
+            if isinstance(answer, Failure):
                 when = f"after stage {stage + 1}" if stage >= 0 else "before the first stage"
                 if not self.config.deployed:  # nobody is away; to be mended, and the run resumed
-                    reason = answer.partition("\n")[0]
+                    reason = answer.reason.partition("\n")[0]
                     raise RunError(f"site {site} could not be evaluated {when}: {reason}")
-                self.state.ledger.fail(site, stage, self.state.round, "test", answer)
+                self.state.ledger.fail(site, stage, self.state.round, "test", answer.reason)
                 continue
             scores[site] = {
                 score: dict(zip(answer.cases, answer.scores[score], strict=True)) for score in names
@@ -151,18 +156,27 @@ class Closing:
         owed = [site for site in trained_here if forms.get(job.roles[site].model)]
         if not owed:
             return {}
-        parts = {}
-        for site, data in stage.data().items():
-            if site in owed:
-                model = job.roles[site].model
-                parts[site] = {"model": model, "arrays": sent[model], **data}
+        there = self.config.timeline.trainers(stage.cohort)
         for site in owed:
-            if site not in parts:
+            if site not in there:
                 state.ledger.fail(site, state.stage, state.round, "report", "it is not there")
+        requests = {
+            site: self.exchange.request(
+                ReportRequest,
+                site,
+                state.stage,
+                model=job.roles[site].model,
+                arrays=sent[job.roles[site].model],
+                shares=stage.data(site)[0],
+            )
+            for site in there
+            if site in owed
+        }
         reports: dict[str, Report] = {}
-        for site, answer in self._exchange(Report, "query.report", parts, state.stage).items():
-            problem = answer if isinstance(answer, str) else None
-            if isinstance(answer, Report):
+        for site, answer in self.exchange.ask(Report, requests).items():
+            if isinstance(answer, Failure):
+                problem: str | None = answer.reason
+            else:
                 problem = _problem(answer, forms[job.roles[site].model])
                 if problem is None:
                     reports[site] = answer
@@ -177,16 +191,6 @@ class Closing:
                 "model; log.txt says why"
             )
         return reports
-
-    def _exchange(
-        self, kind: type[Reply], what: str, parts: Mapping[str, Parts], stage: int, **others: Any
-    ) -> dict[str, Reply | str]:
-        """Call sites after `stage` and return what they answer; see `Hospitals.calls`."""
-        arrivals = self.config.timeline.stages[: max(stage, 0) + 1]
-        versions = self.state.versions
-        calls = self.hospitals.calls(what, parts, versions, arrivals=arrivals, **others)
-        replies = self.hospitals.grid.send_and_receive(calls, timeout=self.hospitals.timeout)
-        return self.hospitals.answers(kind, list(parts), replies)
 
 
 def _problem(report: Report, forms: Mapping[str, Form]) -> str | None:

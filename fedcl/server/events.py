@@ -1,11 +1,10 @@
-"""What the server tells those who watch a run."""
+"""What the server tells those who watch a run: a display, MLflow, its own checkpoints."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from fedcl.config.schema import Config
 from fedcl.server.state import State
-from fedcl.wire.messages import Hello
+from fedcl.wire.answers import Hello
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,17 @@ class Round:
     validation: dict[str, float]
 
 
-class Watcher(Protocol):
-    """Something that is told how a run goes: a progress display, MLflow."""
+class Watcher:
+    """Something that is told how a run goes; it says what interests it, in their order."""
 
     def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
         """The hospitals have answered; `state` is new or resumed."""
 
     def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
-        """The sites of `cohort` have been asked to train round `number` of the run."""
+        """The sites of `cohort` are about to be asked to train round `number` of the run."""
+
+    def round_joined(self, state: State) -> None:
+        """A round's updates are joined, and nobody has seen the new weights yet."""
 
     def round_done(self, done: Round, state: State) -> None:
         """A round is over; told again if the run is resumed from before it was saved."""

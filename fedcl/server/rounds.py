@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 import numpy as np
@@ -19,12 +19,12 @@ from fedcl.learning.strategy import RoundSummary
 from fedcl.registry import name_of
 from fedcl.seeding import torch_rng
 from fedcl.server.architecture import Architecture
-from fedcl.server.events import Round
-from fedcl.server.exchange import Hospitals, Parts, Refusal
+from fedcl.server.events import Round, Watcher
+from fedcl.server.exchange import Exchange, Failure
 from fedcl.server.state import State
-from fedcl.timeline import POOL
 from fedcl.wire import records
-from fedcl.wire.messages import Scored, Update
+from fedcl.wire.answers import Scored, Update
+from fedcl.wire.requests import EvaluateRequest, TrainRequest
 
 log = logging.getLogger("fedcl")
 
@@ -32,23 +32,19 @@ log = logging.getLogger("fedcl")
 class Stage(FlowerStrategy):
     """Federated rounds of one stage, from the state's weights and back into it.
 
-    `start` runs them; after every round the state has moved on and `done` is called. Before a
-    round of which a site is not there yet `arrive` is called, before its weights go out `joined`.
+    `start` runs them; after every round the state has moved on and the watchers are told.
     """
 
     def __init__(
         self,
         config: Config,
-        hospitals: Hospitals,
+        exchange: Exchange,
         state: State,
         architectures: Mapping[str, Architecture],
-        arrive: Callable[[], None],
-        began: Callable[[int, int, list[str]], None],
-        joined: Callable[[], None],
-        done: Callable[[Round], None],
+        watchers: Sequence[Watcher],
     ) -> None:
-        self.config, self.hospitals, self.state = config, hospitals, state
-        self.arrive, self.began, self.joined, self.done = arrive, began, joined, done
+        self.config, self.exchange, self.state = config, exchange, state
+        self.watchers = watchers
         self.number = state.stage
         self.strategy = config.job.strategy
         plan = self.strategy.plan(config.timeline, self.number)
@@ -62,6 +58,7 @@ class Stage(FlowerStrategy):
         self.validation: dict[str, float] = {}
         known = {site for stage in state.trained[: self.number] for site in stage}
         self.lost = [s for s in config.timeline.seen(self.number - 1) if s not in known]
+        self._parts: dict[str, tuple[ArrayRecord, ArrayRecord]] = {}
         self._sent: dict[tuple[str, str], tuple[arrays.Arrays, ArrayRecord | None]] = {}
 
     @property
@@ -69,25 +66,24 @@ class Stage(FlowerStrategy):
         """The sites of the stage that are there."""
         if self.config.timeline.centralised:
             return self.expected
-        return [site for site in self.expected if site in self.hospitals.nodes]
+        return [site for site in self.expected if site in self.exchange.roster.nodes]
 
     @property
     def trainers(self) -> list[str]:
         """Who computes for the cohort."""
         return self.config.timeline.trainers(self.cohort)
 
-    def data(self) -> dict[str, Parts]:
-        """Return which samples each trainer is to use."""
-        pooled = self.config.timeline.centralised
-        groups = {POOL: self.cohort} if pooled else {site: [site] for site in self.cohort}
-        parts: dict[str, Parts] = {}
-        for trainer, group in groups.items():
-            learning = [site for site in group if site in self.learning]
-            parts[trainer] = {
-                "shares": {s: self.config.timeline.share(s, self.number) for s in learning},
-                "rehearsing": [site for site in group if site not in self.learning],
-            }
-        return parts
+    def data(self, trainer: str) -> tuple[dict[str, float], list[str]]:
+        """Return which samples a trainer is to use.
+
+        Returns:
+            The share of their training cases of sites that it learns from, and the sites that
+            it rehearses.
+        """
+        group = self.cohort if self.config.timeline.centralised else [trainer]
+        learning = [site for site in group if site in self.learning]
+        shares = {site: self.config.timeline.share(site, self.number) for site in learning}
+        return shares, [site for site in group if site not in self.learning]
 
     @property
     def _validating(self) -> list[str]:
@@ -103,7 +99,7 @@ class Stage(FlowerStrategy):
         left = (self.number + 1) * self.config.timeline.rounds - self.state.round
         if left:
             self.start(
-                self.hospitals.grid,
+                self.exchange.grid,
                 self._shared(),
                 num_rounds=left,
                 timeout=self.config.engine.timeout,
@@ -120,29 +116,34 @@ class Stage(FlowerStrategy):
         """
         round_ = self.state.round + 1
         if len(self.cohort) < len(self.expected):
-            self.arrive()
+            for site in self.exchange.roster.meet():
+                log.info("stage %d: %s has come", self.number + 1, site)
         if not self.cohort:
             raise RunError(f"{self._now}: none of its sites is there")
         self.asked = self.config.asked(self.trainers, round_)
         away = [site for site in self.trainers if site not in self.asked]
         if away:
             log.info("stage %d, round %d: %s away", self.number + 1, round_, ", ".join(away))
-        self.began(self.number, round_, self.asked)
-        data = self.data()
-        parts = {
-            site: {
-                **part,
-                **data[site],
-                "teacher": self._teacher(self.config.job.roles[site]),
-                "memory": self._record("memory", part["model"], self.state.memory),
-            }
-            for site, part in self._parts(self.asked, arrays).items()
-        }
-        return self.hospitals.calls(
-            "train",
-            parts,
-            self.state.versions,
-            arrivals=self.config.timeline.stages[: self.number + 1],
+        for watcher in self.watchers:
+            watcher.round_began(self.number, round_, self.asked)
+        return self.exchange.messages(
+            {site: self._request(site, arrays, round_) for site in self.asked}
+        )
+
+    def _request(self, site: str, weights: ArrayRecord, round_: int) -> TrainRequest:
+        """Return what a site is sent to train in a round, from the weights of all architectures."""
+        role = self.config.job.roles[site]
+        learning, rehearsing = self.data(site)
+        return self.exchange.request(
+            TrainRequest,
+            site,
+            self.number,
+            model=role.model,
+            arrays=self._own(role.model, weights),
+            teacher=self._teacher(role),
+            memory=self._record("memory", role.model, self.state.memory),
+            shares=learning,
+            rehearsing=rehearsing,
             lost=self.lost,
             stage=self.number,
             round=round_,
@@ -158,7 +159,7 @@ class Stage(FlowerStrategy):
 
         An update that is missing, not finite or of another shape costs its site the round.
         """
-        updates = self._usable(self.hospitals.answers(Update, self.asked, replies))
+        updates = self._usable(self.exchange.answers(Update, self.asked, replies))
         heard = [site for stage in self.state.trained[self.number :] for site in stage]
         moved, momentum = arrays.Arrays(), arrays.Arrays()
         for name, architecture in self.architectures.items():
@@ -185,7 +186,8 @@ class Stage(FlowerStrategy):
         self.losses = {site: update.losses for site, update in updates.items()}
         self.state.momentum = momentum
         self.state.weights = self.state.weights | moved  # a new dict: the old one may teach
-        self.joined()
+        for watcher in self.watchers:
+            watcher.round_joined(self.state)
         return self._shared(), None
 
     @property
@@ -193,18 +195,18 @@ class Stage(FlowerStrategy):
         """The round that is being played, in words."""
         return f"stage {self.number + 1}, round {self.state.round + 1}"
 
-    def _usable(self, answers: Mapping[str, Update | str]) -> dict[str, Update]:
+    def _usable(self, answers: Mapping[str, Update | Failure]) -> dict[str, Update]:
         """Return the updates that may be joined; the others count as failures of their sites.
 
         Raises:
             RunError: they are too few.
         """
-        round_, ledger = self.state.round + 1, self.hospitals.ledger
+        round_, ledger = self.state.round + 1, self.exchange.ledger
         updates: dict[str, Update] = {}
         refused: dict[str, str] = {}
         for site, answer in answers.items():
-            if isinstance(answer, str):
-                refused[site] = answer
+            if isinstance(answer, Failure):
+                refused[site] = answer.reason
                 continue
             architecture = self.architectures[self.config.job.roles[site].model]
             problem = arrays.mismatch(answer.arrays, architecture.shared(self.state.weights))
@@ -221,7 +223,7 @@ class Stage(FlowerStrategy):
                 ledger.judge(site, "delivered")
                 continue
             ledger.fail(site, self.number, round_, "update", refused[site])
-            came = isinstance(answer, Update | Refusal)
+            came = isinstance(answer, Update) or answer.came
             ledger.judge(site, "refused" if came else "lost")
             updates.pop(site, None)
         self._check_quorum(updates, refused)
@@ -289,7 +291,7 @@ class Stage(FlowerStrategy):
                 rng=torch_rng("refine", seed, self.number, round_, *several),
             )
         )
-        self.hospitals.ledger.seconds["train"] += time.perf_counter() - started
+        self.exchange.ledger.seconds["train"] += time.perf_counter() - started
         parameters = {name for name, _ in architecture.network.named_parameters()}
         return rule.move(old, refined, parameters, architecture.part(self.state.momentum))
 
@@ -297,12 +299,19 @@ class Stage(FlowerStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the cohort to validate the new weights."""
-        return self.hospitals.calls(
-            "evaluate",
-            self._parts(self._validating, arrays),
-            self.state.versions,
-            arrivals=self.config.timeline.stages[: self.number + 1],
-            split="val",
+        roles = self.config.job.roles
+        return self.exchange.messages(
+            {
+                site: self.exchange.request(
+                    EvaluateRequest,
+                    site,
+                    self.number,
+                    model=roles[site].model,
+                    arrays=self._own(roles[site].model, arrays),
+                    split="val",
+                )
+                for site in self._validating
+            }
         )
 
     def aggregate_evaluate(
@@ -310,13 +319,13 @@ class Stage(FlowerStrategy):
     ) -> MetricRecord | None:
         """Keep each site's mean validation score."""
         self.validation = {}
-        for site, answer in self.hospitals.answers(Scored, self._validating, replies).items():
+        for site, answer in self.exchange.answers(Scored, self._validating, replies).items():
             score = self.config.job.scenario.task.scored(site)[0]
             if isinstance(answer, Scored) and score not in answer.scores:
-                answer = f"it left out {score}"
-            if isinstance(answer, str):
-                self.hospitals.ledger.fail(
-                    site, self.number, self.state.round + 1, "validation", answer
+                answer = Failure(f"it left out {score}")
+            if isinstance(answer, Failure):
+                self.exchange.ledger.fail(
+                    site, self.number, self.state.round + 1, "validation", answer.reason
                 )
             else:
                 self.validation[site] = fmean(answer.scores[score])
@@ -357,9 +366,9 @@ class Stage(FlowerStrategy):
                     now = one.part(self.state.weights)
                     mean = _moving_average(one.part(old), now, teaching.decay)
                     self.state.teacher |= one.whole(mean)
-        self.done(
-            Round(self.number, self.state.round, self._validating, self.losses, self.validation)
-        )
+        done = Round(self.number, self.state.round, self._validating, self.losses, self.validation)
+        for watcher in self.watchers:
+            watcher.round_done(done, self.state)
 
     def _teacher(self, role: Role) -> ArrayRecord | None:
         """Return who teaches a site, or None where there is no teacher yet.
@@ -397,15 +406,15 @@ class Stage(FlowerStrategy):
             self._sent[key] = source, records.to_record(part) if part else None
         return self._sent[key][1]
 
-    def _parts(self, sites: Sequence[str], record: ArrayRecord) -> dict[str, Parts]:
-        """Return for each of `sites` its architecture and the weights of that in `record`."""
-        models = {site: self.config.job.roles[site].model for site in sites}
-        records = {}
-        for name in dict.fromkeys(models.values()):
-            begin = self.architectures[name].prefix
-            own = {k.removeprefix(begin): v for k, v in record.items() if k.startswith(begin)}
-            records[name] = ArrayRecord(own)
-        return {site: {"model": name, "arrays": records[name]} for site, name in models.items()}
+    def _own(self, model: str, weights: ArrayRecord) -> ArrayRecord:
+        """Return an architecture's part of a round's weights, the same record for all its sites."""
+        source, own = self._parts.get(model, (None, None))
+        if own is None or source is not weights:
+            begin = self.architectures[model].prefix
+            part = {k.removeprefix(begin): v for k, v in weights.items() if k.startswith(begin)}
+            own = ArrayRecord(part)
+            self._parts[model] = weights, own
+        return own
 
     def _shared(self) -> ArrayRecord:
         """Return the global weights, less what stays at the sites."""

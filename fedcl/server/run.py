@@ -10,18 +10,17 @@ from flwr.serverapp import Grid
 
 from fedcl import arrays
 from fedcl.config.schema import Config
-from fedcl.effort import peak_memory
-from fedcl.errors import ConfigError, DataError, FedclError, RunError, writing
+from fedcl.errors import ConfigError, DataError, RunError, writing
 from fedcl.registry import name_of
 from fedcl.server.architecture import architectures, cost
-from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.checkpoint import Checkpoint, Keeper
 from fedcl.server.evaluation import Closing
 from fedcl.server.events import Round, Watcher
-from fedcl.server.exchange import Hospitals
+from fedcl.server.exchange import Exchange
 from fedcl.server.results import results
 from fedcl.server.rounds import Stage
 from fedcl.server.state import State
-from fedcl.wire.messages import Hello
+from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")
 
@@ -71,16 +70,7 @@ class Server:
                 )
         self.cases: dict[str, int] = {}
         self.shape: list[int] = []
-        self.hospitals = Hospitals(
-            grid,
-            config.job,
-            self.state.ledger,
-            lanes,
-            config.engine.timeout,
-            config.wait,
-            holds=self.state.holds,
-            run=name,
-        )
+        self.exchange = Exchange(grid, config, self.state, lanes, name, self._admit)
 
     def _new(self) -> State:
         """Return the state in which a run begins.
@@ -111,7 +101,7 @@ class Server:
         timeline = self.config.timeline
         needed = timeline.present(self.state.stage) if self.config.deployed else timeline.sites
         about = self._welcome(needed + timeline.trainers([]))
-        for error in self.hospitals.refused.values():
+        for error in self.exchange.roster.refused.values():
             raise error
         missing = [site for site in needed if site not in about]
         if missing and not (self.config.deployed and about):
@@ -124,15 +114,8 @@ class Server:
         Args:
             sites: whom to wait for.
         """
-        met = self.hospitals.meet(sites)
-        about = {site: met[site] for site in self.config.timeline.sites if site in met}
-        for site, hello in list(about.items()):
-            try:
-                self._admit(site, hello)
-            except FedclError as error:
-                self.hospitals.refuse(site, error)
-                del about[site]
-        return about
+        met = self.exchange.roster.meet(sites)
+        return {site: met[site] for site in self.config.timeline.sites if site in met}
 
     def _admit(self, site: str, hello: Hello) -> None:
         """Take note of what a hospital holds.
@@ -140,6 +123,8 @@ class Server:
         Raises:
             DataError, ConfigError: see `meet`.
         """
+        if site not in self.config.timeline.sites:  # a pool, which holds what its sites do
+            return
         config, strategy = self.config, self.config.job.strategy
         if self.state.digests.get(site, hello.digest) != hello.digest:
             raise DataError(f"site {site}: its data have changed since the run began")
@@ -184,48 +169,49 @@ class Server:
                 the last checkpoint can be resumed.
         """
         config, state = self.config, self.state
-        self._clock, self._cpu = started, 0.0  # of a process all is counted, its start too
+        keeper = Keeper(self.checkpoint, state, config.privacy.accounts, started)
+        # First tell, then save: a round told twice after a crash can be recognised, one never
+        # told cannot be made up for.
+        watchers = [_Log(config), *self.watchers, keeper]
         self._tell_notes(about)
-        for watcher in self.watchers:
+        for watcher in watchers:
             watcher.started(config, state, about)
-        self._save()
+        keeper.save()
         if state.initial is None:
             state.initial = self._closing.test(-1)
             state.ledger.seconds["setup"] += time.perf_counter() - started
-            self._save()
+            keeper.save()
         while state.stage < len(config.timeline.stages):
             self._expect(config.timeline.present(state.stage), "arrival")
             self._grow()
-            stage = Stage(
-                config, self.hospitals, state, self.architectures, self._arrive, self._began,
-                self._joined, self._round_done,
-            )  # fmt: skip
+            stage = Stage(config, self.exchange, state, self.architectures, watchers)
             try:
                 stage.run()
             except RunError:
-                self._note_failure()
+                keeper.failed()
                 raise
-            self._expect(config.timeline.present(state.stage), "test")
-            scores = self._closing.test(state.stage)
-            elsewhere = self._closing.test_elsewhere(state.stage)
-            if state.stage + 1 < len(config.timeline.stages):
-                state.memory = self._closing.remember(stage)
-            state.rows.append(scores)
-            state.elsewhere.append(elsewhere)
-            state.momentum = {}
-            state.sent.append(dict(state.ledger.bytes))
-            teaching = config.job.strategy.teaching
-            if teaching is not None and teaching.changes == "stage":
-                state.teacher = state.weights
-            file = self.checkpoint.folder / f"stage-{state.stage}.safetensors"
-            with writing(file):
-                arrays.save_file(file, state.weights)
-            log.info("stage %d done: %s", state.stage, _in_words(results(config, state)["metrics"]))
-            # First tell, then save: a round told twice after a crash can be recognised, one
-            # never told cannot be made up for.
-            for watcher in self.watchers:
+            self._close(stage)
+            for watcher in watchers:
                 watcher.stage_done(config, state)
-            self._save()
+
+    def _close(self, stage: Stage) -> None:
+        """Test every site after a stage and note what came of it; keep the stage's weights."""
+        config, state = self.config, self.state
+        self._expect(config.timeline.present(state.stage), "test")
+        scores = self._closing.test(state.stage)
+        elsewhere = self._closing.test_elsewhere(state.stage)
+        if state.stage + 1 < len(config.timeline.stages):
+            state.memory = self._closing.remember(stage)
+        state.rows.append(scores)
+        state.elsewhere.append(elsewhere)
+        state.momentum = {}
+        state.sent.append(dict(state.ledger.bytes))
+        teaching = config.job.strategy.teaching
+        if teaching is not None and teaching.changes == "stage":
+            state.teacher = state.weights
+        file = self.checkpoint.folder / f"stage-{state.stage}.safetensors"
+        with writing(file):
+            arrays.save_file(file, state.weights)
 
     def _tell_notes(self, sites: Iterable[str]) -> None:
         """Say what was left out, guessed or changed in reading the data of some sites."""
@@ -248,24 +234,19 @@ class Server:
         """
         state = self.state
         self._welcome(sites)
-        there = self.hospitals.connected()
+        there = self.exchange.roster.connected()
         for site in sites:
             if site not in there:
                 reason = f"not there after {self.config.wait:g} s (timeline.wait)"
-                reason = str(self.hospitals.refused.get(site, reason))
+                reason = str(self.exchange.roster.refused.get(site, reason))
                 state.ledger.fail(site, state.stage, state.round, what, reason)
 
     @property
     def _closing(self) -> Closing:
         """What is done at the end of a stage, with what is known by now."""
         return Closing(
-            self.config, self.hospitals, self.state, self.architectures, self.cases, self.shape
+            self.config, self.exchange, self.state, self.architectures, self.cases, self.shape
         )
-
-    def _arrive(self) -> None:
-        """Let hospitals enter that were not there when their stage began."""
-        for site in self._welcome():
-            log.info("stage %d: %s has come", self.state.stage + 1, site)
 
     def _grow(self) -> None:
         """Give the model room for what the sites arriving in this stage bring."""
@@ -278,50 +259,24 @@ class Server:
         state.weights = arrays.grown(state.weights, room)
         state.teacher = arrays.grown(state.teacher, room)
 
-    def _began(self, stage: int, number: int, cohort: list[str]) -> None:
-        for watcher in self.watchers:
-            watcher.round_began(stage, number, cohort)
 
-    def _round_done(self, done: Round) -> None:
-        log.info(
-            "stage %d, round %d: validation %s",
-            done.stage + 1,
-            done.number,
-            _in_words(
-                {
-                    f"{site} {self.config.job.scenario.task.scored(site)[0]}": value
-                    for site, value in done.validation.items()
-                }
-            ),
-        )
-        for watcher in self.watchers:
-            watcher.round_done(done, self.state)
-        self._save()
+class _Log(Watcher):
+    """Writes rounds and stages into the run's log."""
 
-    def _save(self) -> None:
-        now, cpu = time.perf_counter(), time.process_time()
-        ledger = self.state.ledger
-        ledger.seconds["total"] += now - self._clock
-        ledger.cpu["server"] += cpu - self._cpu
-        ledger.memory["server"] = max(ledger.memory["server"], peak_memory())
-        self._clock, self._cpu = now, cpu
-        self.checkpoint.save(self.state)
+    def __init__(self, config: Config) -> None:
+        self.task = config.job.scenario.task
 
-    def _note_failure(self, tries: int = 1) -> None:
-        """Write down that a round has failed: the sites' next attempt at it is another one.
+    def round_done(self, done: Round, state: State) -> None:
+        """Write the validation scores."""
+        scores = {
+            f"{site} {self.task.scored(site)[0]}": value for site, value in done.validation.items()
+        }
+        words = done.stage + 1, done.number, _in_words(scores)
+        log.info("stage %d, round %d: validation %s", *words)
 
-        All else stays as it was before the round, whatever part of it had been done.
-        """
-        before = self.checkpoint.load()
-        if before is not None:
-            before.tries += tries
-            before.ledger = self.state.ledger
-            self.checkpoint.save(before)
-
-    def _joined(self) -> None:
-        """Write down what a round's weights cost in privacy, before anybody sees them."""
-        if self.config.privacy.accounts:
-            self._note_failure(tries=0)
+    def stage_done(self, config: Config, state: State) -> None:
+        """Write the figures of the run so far."""
+        log.info("stage %d done: %s", state.stage, _in_words(results(config, state)["metrics"]))
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

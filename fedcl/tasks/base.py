@@ -4,7 +4,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,57 @@ class Picture:
     prediction: Tensor
 
 
-Labeller = tuple[Callable[[Tensor], Tensor], Sequence[str]]
-"""A network's answers to inputs, and the sites it answers for."""
+@dataclass(frozen=True)
+class Labeller:
+    """A network that answers for sites whose data are elsewhere.
+
+    Attributes:
+        answers: to any inputs.
+        sites: for which.
+    """
+
+    answers: Callable[[Tensor], Tensor]
+    sites: Sequence[str]
+
+
+class KnownInputs(Protocol):
+    """The inputs of sites where they are known without their data, as coordinates are."""
+
+    def past(
+        self, labellers: Sequence[Labeller], device: torch.device, own: Sequence[str] = ()
+    ) -> Samples | None:
+        """Return inputs of other sites with answers, or None where there are none.
+
+        Args:
+            labellers: who answers for which sites; later ones where several could.
+            device: where to.
+            own: sites whose data are at hand: nothing is asked that these tell.
+        """
+
+    def answered(self, past: Samples, inputs: Tensor) -> Tensor | None:
+        """Return which answers of `past` are to some of `inputs`, shape (N, outputs), else NaN.
+
+        None where there is none.
+        """
+
+    def count(self, sites: Sequence[str]) -> int:
+        """Return how many inputs `sites` have, those of several once."""
+
+
+class Drawing(Protocol):
+    """How test cases are drawn.
+
+    Attributes:
+        legend: what the pictures show.
+    """
+
+    legend: ClassVar[str]
+
+    def drawn(self, cases: Sequence[Any]) -> Sequence[Any]:
+        """Return which of a site's test cases are drawn."""
+
+    def picture(self, case: Any, prediction: Tensor) -> Picture:
+        """Return how `case` and what `predict` made of it are drawn."""
 
 
 class Task(ABC):
@@ -45,7 +94,6 @@ class Task(ABC):
         held_out: whether validation cases are others than those trained on.
         mixed: whether sites may have different architectures.
         chunk: samples per forward pass without gradient.
-        legend: what pictures of cases show.
         leaves: what leaves a site, in one sentence; written into every run's results.
         case: what a case is.
     """
@@ -59,7 +107,6 @@ class Task(ABC):
     held_out: ClassVar[bool] = True
     mixed: ClassVar[bool] = True
     chunk: ClassVar[int]
-    legend: ClassVar[str]
     leaves: ClassVar[str]
     case: ClassVar[str]
 
@@ -76,11 +123,10 @@ class Task(ABC):
     def samples(self, cases: Sequence[Any], device: torch.device) -> Samples:
         """Return what is to be learned from `cases`."""
 
-    @abstractmethod
     def describe(self, data: SiteData) -> dict[str, str]:
         """Return, for a person who checks it, what a site's data are like, by heading."""
+        return {}
 
-    @abstractmethod
     def problem(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
         """Return why `network` cannot learn from `samples`, or None.
 
@@ -89,6 +135,7 @@ class Task(ABC):
             samples: of a site.
             least: the size of the smallest batch in training; 0 where it is not trained.
         """
+        return None
 
     @abstractmethod
     def batches(self, count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
@@ -110,40 +157,19 @@ class Task(ABC):
     def score(self, prediction: Tensor, case: Any, names: Sequence[str]) -> dict[str, float]:
         """Return those of the scores `names` that `case` can have."""
 
-    @abstractmethod
-    def picture(self, case: Any, prediction: Tensor) -> Picture:
-        """Return how `case` and what `predict` made of it are drawn."""
+    @property
+    def drawing(self) -> Drawing | None:
+        """How test cases are drawn; None, and they are not."""
+        return None
 
-    def drawn(self, cases: Sequence[Any]) -> Sequence[Any]:
-        """Return which of a site's test cases are drawn."""
-        return cases[:1]
+    @property
+    def known_inputs(self) -> KnownInputs | None:
+        """The inputs of sites where they are known without their data; None where not."""
+        return None
 
     def scored(self, site: str) -> tuple[str, ...]:
         """Return which of `scores` the cases of `site` have; the first validates it."""
         return self.scores
-
-    def past(
-        self, voices: Sequence[Labeller], device: torch.device, own: Sequence[str] = ()
-    ) -> Samples | None:
-        """Return inputs of other sites with answers, where they are known without their data.
-
-        Args:
-            voices: who answers for which sites; later ones where several could.
-            device: where to.
-            own: sites whose data are at hand: nothing is asked that these tell.
-        """
-        return None
-
-    def answered(self, past: Samples, inputs: Tensor) -> Tensor | None:
-        """Return which answers of `past` are to some of `inputs`, shape (N, outputs), else NaN.
-
-        None where there is none.
-        """
-        return None
-
-    def count(self, sites: Sequence[str]) -> int:
-        """Return how many inputs `sites` have, where `past` knows them."""
-        return 0
 
     def local(self, network: nn.Module) -> set[str]:
         """Return the weight arrays that are about a site's own data and stay there."""

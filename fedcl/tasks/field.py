@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fedcl.data.cases import Samples, SiteData
 from fedcl.data.space import Part, Room, Space
 from fedcl.models.base import OWN, FieldModel
-from fedcl.tasks.base import Labeller, Picture, Task
+from fedcl.tasks.base import Drawing, KnownInputs, Labeller, Picture, Task
 from fedcl.tasks.metrics import dice
 
 WINDOW = 11  # pixels, of SSIM; less in smaller images
@@ -112,10 +112,6 @@ class Field(Task):
             "values": f"{values.min():.3g} to {values.max():.3g}",
         }
 
-    def problem(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
-        """Return None: the network was made for these coordinates."""
-        return None
-
     def batches(self, count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield points drawn with replacement, on the generator's device."""
         while True:
@@ -140,8 +136,13 @@ class Field(Task):
         """Return the values themselves."""
         return outputs
 
+    @property
+    def known_inputs(self) -> KnownInputs:
+        """See `KnownInputs`: the coordinates."""
+        return self
+
     def past(
-        self, voices: Sequence[Labeller], device: torch.device, own: Sequence[str] = ()
+        self, labellers: Sequence[Labeller], device: torch.device, own: Sequence[str] = ()
     ) -> Samples | None:
         """Return the sites' points, each once, with answers for the outputs they know.
 
@@ -149,22 +150,22 @@ class Field(Task):
         are not those of others.
         """
         unknown = ~self.known(own)
-        known = [self.known(sites) & unknown for _, sites in voices]
+        known = [self.known(one.sites) & unknown for one in labellers]
         points = torch.stack(known).any(dim=0).any(dim=1).nonzero().squeeze(1)
         if not self.shared or not len(points):
             return None
         inputs = self.space.coordinates(points).to(device)
         targets = torch.full((len(points), len(self.names)), math.nan, device=device)
-        for (answers, _), there in zip(voices, known, strict=True):
+        for labeller, there in zip(labellers, known, strict=True):
             asked = there[points].any(dim=1).to(device)
-            given = answers(inputs[asked])
+            given = labeller.answers(inputs[asked])
             width = given.shape[1]
             told = there[points][:, :width].to(device)[asked]
             targets[asked, :width] = torch.where(told, given, targets[asked, :width])
         return Samples(inputs, targets)
 
     def answered(self, past: Samples, inputs: Tensor) -> Tensor | None:
-        """Return which answers of `past` are to some of `inputs`; see `Task.answered`."""
+        """Return which answers of `past` are to some of `inputs`; see `KnownInputs.answered`."""
         place = torch.full((self.space.size,), -1)
         place[self.space.positions(past.inputs.cpu())] = torch.arange(len(past))
         found = place[self.space.positions(inputs.cpu())].to(inputs.device)
@@ -190,6 +191,11 @@ class Field(Task):
         inputs = self.space.coordinates(case.positions.flatten()).to(device)
         values = self.answers(network, inputs, amp)
         return values.T.reshape(-1, *case.positions.shape).cpu()
+
+    @property
+    def drawing(self) -> Drawing:
+        """See `Drawing`."""
+        return self
 
     def picture(self, case: Frame, prediction: Tensor) -> Picture:
         """Return the middle slice: truth, field and error side by side, masks on the field.
@@ -235,7 +241,9 @@ class Field(Task):
 
     def names_of(self, outputs: Sequence[int]) -> tuple[str, ...]:
         """Return the scores that frames with these outputs have."""
-        return ("psnr", "ssim") * (0 in outputs) + ("dice",) * any(outputs)
+        signal = ("psnr", "ssim") if 0 in outputs else ()
+        masks = ("dice",) if any(outputs) else ()
+        return signal + masks
 
     def local(self, network: nn.Module) -> set[str]:
         """Return the arrays about one volume alone, where sites do not share theirs."""

@@ -18,7 +18,7 @@ from fedcl.data.labels import IGNORED
 from fedcl.data.resampling import restored
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
-from fedcl.tasks.base import Picture, Task
+from fedcl.tasks.base import Drawing, Picture, Task
 from fedcl.tasks.metrics import SEGMENTATION, case_scores
 
 segmentation_loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
@@ -150,6 +150,15 @@ class Segmentation(Task):
     def predict(self, network: nn.Module, case: Case, device: torch.device, amp: bool) -> Tensor:
         """Return the class probabilities of every voxel, shape (D, K, H, W)."""
         return self.answers(network, case.images.to(device), amp).cpu()
+
+    @property
+    def drawing(self) -> Drawing:
+        """See `Drawing`: the first test case of every site."""
+        return self
+
+    def drawn(self, cases: Sequence[Case]) -> Sequence[Case]:
+        """Return the first case."""
+        return cases[:1]
 
     def picture(self, case: Case, prediction: Tensor) -> Picture:
         """Return the middle slice."""

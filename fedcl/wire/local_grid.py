@@ -12,6 +12,7 @@ import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -19,25 +20,21 @@ from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedcl.errors import FedclError, TooLateError
-from fedcl.wire.messages import LATE, RAISED
+from fedcl.wire import flower
+from fedcl.wire.codes import RAISED, TOO_LATE
 
 log = logging.getLogger("fedcl")
 
 NodeConfig = dict[str, str | int | float | bool]
 
 
-def _take_identity() -> None:
-    """Let this process make messages outside Flower's own runtime (private API, 1.41)."""
-    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
-
-
 def load_app(reference: str) -> ClientApp:
-    """Import the ClientApp that `module:attribute` names."""
+    """Import the ClientApp that "module:attribute" names, or have the function so named make it."""
     module, _, attribute = reference.partition(":")
-    app = getattr(importlib.import_module(module), attribute)
+    found = getattr(importlib.import_module(module), attribute)
+    app = found if isinstance(found, ClientApp) else found()
     assert isinstance(app, ClientApp)
     return app
 
@@ -55,7 +52,7 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
                 if "site-packages" not in frame.filename
             ]
             reason += f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})"
-        code = LATE if isinstance(error, TooLateError) else RAISED
+        code = TOO_LATE if isinstance(error, TooLateError) else RAISED
         return Message(Error(code, f"{reason}\n{traceback.format_exc()}"), reply_to=message)
 
 
@@ -63,7 +60,7 @@ class LocalGrid(Grid):
     """What the grids of this module share: nodes, contexts and message ids.
 
     Args:
-        app: the ClientApp, as "module:attribute".
+        app: the ClientApp, or a function that makes it, as "module:attribute".
         nodes: the configuration of each node, which gets the ids 1, 2, ...
         on_reply: called with each reply as it comes in.
 
@@ -77,7 +74,7 @@ class LocalGrid(Grid):
         nodes: Sequence[NodeConfig],
         on_reply: Callable[[Message], None] = lambda reply: None,
     ) -> None:
-        _take_identity()
+        flower.take_identity()
         self.app, self.on_reply = app, on_reply
         self.contexts = {
             number: Context(1, number, node, RecordDict(), {})
@@ -120,8 +117,7 @@ class LocalGrid(Grid):
         """Send `messages`; returns their ids."""
         batch = list(messages)
         for message in batch:
-            # The id is the SuperLink's to give; Flower has no public way to set it.
-            message.metadata.__dict__["_message_id"] = str(next(self._ids))
+            flower.set_id(message, str(next(self._ids)))
         self._send(batch)
         return [message.metadata.message_id for message in batch]
 
@@ -162,7 +158,11 @@ class LocalGrid(Grid):
 class InProcessGrid(LocalGrid):
     """Every node answers in this process, at once and in order; no timeout applies."""
 
+    @cached_property
+    def loaded(self) -> ClientApp:
+        """The app."""
+        return load_app(self.app)
+
     def _send(self, messages: list[Message]) -> None:
-        app = load_app(self.app)
         for message in messages:
-            self._keep(answer(app, message, self.contexts[message.metadata.dst_node_id]))
+            self._keep(answer(self.loaded, message, self.contexts[message.metadata.dst_node_id]))

@@ -16,8 +16,9 @@ from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 
 from fedcl.errors import ConfigError, RunError, one_line
 from fedcl.interruption import keeping_handlers
-from fedcl.wire.local_grid import LocalGrid, NodeConfig, _take_identity, answer, load_app
-from fedcl.wire.messages import CRASHED
+from fedcl.wire import flower
+from fedcl.wire.codes import CRASHED
+from fedcl.wire.local_grid import LocalGrid, NodeConfig, answer, load_app
 
 
 class _Worker:
@@ -25,7 +26,7 @@ class _Worker:
 
     def __init__(self, app: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        _take_identity()
+        flower.take_identity()
         logging.getLogger("flwr").handlers.clear()
         self.app = load_app(app)
         self.shared: dict[str, ArrayRecord] = {}
@@ -165,12 +166,7 @@ class RayGrid(LocalGrid):
                 refs[name] = store[mark][1]
             # Messages may share their content: the original must keep its arrays.
             rest = RecordDict({k: v for k, v in message.content.items() if k not in refs})
-            bare = Message(
-                rest,
-                dst_node_id=message.metadata.dst_node_id,
-                message_type=message.metadata.message_type,
-            )
-            bare.__dict__["_metadata"] = message.metadata
+            bare = flower.same_with(message, rest)
             self._queue.append(_Call(bare, refs))
         if store:
             self._store = store  # holding the records keeps their ids from being reused

@@ -4,16 +4,14 @@ import math
 import time
 from collections.abc import Iterable
 
-from flwr.app import Error, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.app import Error, Message
 
 from fedcl.errors import RunError
-from fedcl.wire.messages import GONE, RAISED
+from fedcl.wire.codes import GONE, RAISED
+from fedcl.wire.wrapped_grid import WrappedGrid
 
 
-class LinkGrid(Grid):
+class SuperLinkGrid(WrappedGrid):
     """Flower's grid, but for how answers are waited for.
 
     What a SuperNode had taken on when it was stopped is answered by nobody. If it is connected
@@ -25,9 +23,6 @@ class LinkGrid(Grid):
     """
 
     POLL = 0.5  # seconds
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -74,41 +69,3 @@ class LinkGrid(Grid):
     def _starts(self) -> dict[int, str]:
         """Return when each node that is connected was last started."""
         return {node.node_id: node.last_activated_at for node in self.get_nodes()}
-
-    # --- the rest is Flower's --------------------------------------------------------
-
-    def set_run(self, run: Run) -> None:
-        """Set the run."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message; the same as calling `Message`."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of the nodes that are connected."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return the nodes that are connected."""
-        return self._grid.get_nodes()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send `messages`; returns their ids."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that are there, each once."""
-        return self._grid.pull_messages(message_ids)

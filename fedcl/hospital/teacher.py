@@ -1,0 +1,116 @@
+"""What a hospital's teacher says, computed once per stage and kept between rounds."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fedcl import arrays
+from fedcl.data.cases import Samples
+from fedcl.hospital.site import Hospital
+from fedcl.learning import bank, loop
+from fedcl.learning.step import Activations, Rehearsal, watch
+from fedcl.models.base import Model
+from fedcl.tasks.base import Labeller
+from fedcl.wire.records import from_record
+from fedcl.wire.requests import TrainRequest
+
+T = TypeVar("T", Tensor, Activations)
+
+
+def teacher(hospital: Hospital, call: TrainRequest, samples: Samples) -> dict[str, Any]:
+    """Return the lesson's teacher and what it says; nothing without a teacher.
+
+    Args:
+        hospital: that is taught.
+        call: brings the teacher's weights.
+        samples: the site's own.
+    """
+    model, job = hospital.role.teacher, hospital.job
+    if call.teacher is None or model is None:
+        return {}
+    weights = call.teacher
+
+    def make() -> dict[str, Any]:
+        network = frozen(hospital, model, call.arrived)
+        arrays.into_network(network, from_record(weights))
+        task, kind = job.scenario.task, job.models[model]
+        return {
+            "teacher": network,
+            "teacher_model": kind,
+            "answers": kept(partial(task.answers, network), samples.inputs),
+            "views": kept(partial(view, network, kind, task.chunk), samples.inputs),
+            "past": rehearsal(hospital, call, network, samples),
+        }
+
+    mark = call.digests.get("teacher"), str(call.shares), str(call.rehearsing), str(call.arrivals)
+    return hospital.cache.get(f"teacher of {hospital.site}", (hospital.text, *mark), make, most=1)
+
+
+def rehearsal(
+    hospital: Hospital, call: TrainRequest, network: nn.Module, samples: Samples
+) -> Rehearsal | None:
+    """Return inputs of the sites of earlier stages, with the answers of their teachers.
+
+    Args:
+        hospital: that is taught.
+        call: says who arrived when, and what the server remembers.
+        network: the teacher.
+        samples: the site's own.
+    """
+    task, device = hospital.job.scenario.task, samples.inputs.device
+    known = task.known_inputs
+    if known is None:
+        return None
+    *earlier, now = [[site for site in stage if site not in call.lost] for stage in call.arrivals]
+    memory = from_record(call.memory) if call.memory is not None else {}
+    teaching = hospital.job.strategy.teaching
+    old = bank.read(memory, len(earlier)) if teaching is not None and teaching.bank else []
+    before = [site for stage in earlier for site in stage]
+    labellers = [] if old else [Labeller(partial(task.answers, network), before)]
+    for weights, sites in zip(old, earlier, strict=False):
+        one = frozen(hospital, hospital.role.model, call.arrived)
+        arrays.into_network(one, arrays.grown(weights, arrays.of_network(one)))
+        labellers.append(Labeller(partial(task.answers, one), sites))
+    past = known.past(labellers, device, list(call.shares))
+    if past is None:
+        return None
+    aligned = torch.equal(past.inputs, samples.inputs)
+    grows = known.count([*before, *now]) > known.count(before)
+    here = None if aligned else known.answered(past, samples.inputs)
+    return Rehearsal(past, aligned, len(past) / known.count(now) if grows else None, here)
+
+
+def frozen(hospital: Hospital, model: str, arrived: list[str]) -> nn.Module:
+    """Return an architecture's network that is not trained, on the hospital's device."""
+    network = hospital.job.network(model, arrived)
+    return network.requires_grad_(False).eval().to(loop.device_of(hospital.job.learner))
+
+
+LIMIT = 512 * 2**20
+"""Bytes of a teacher's answers, and of its layers' outputs, that a process keeps per site."""
+
+
+def kept(compute: Callable[[Tensor], T], inputs: Tensor) -> Callable[[Tensor], T] | None:
+    """Return what gives, for indices of `inputs`, what `compute` makes of them.
+
+    It is computed for all inputs when first asked for; None where it is too much to be kept.
+    """
+    if len(inputs) * compute(inputs[:1]).nbytes > LIMIT:
+        return None
+    every: list[T] = []
+
+    def some(index: Tensor) -> T:
+        if not every:
+            every.append(compute(inputs))
+        return every[0][index]
+
+    return some
+
+
+@torch.no_grad()
+def view(network: nn.Module, model: Model, chunk: int, inputs: Tensor) -> Activations:
+    """Return what a network makes of all inputs, chunk by chunk; see `watch`."""
+    return Activations.joined([watch(network, model, part) for part in inputs.split(chunk)])
