@@ -17,6 +17,7 @@ from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Watcher
 from fedcl.server.results import results
 from fedcl.server.run import Server
+from fedcl.wire.answers import Hello
 from fedcl.wire.codes import GONE
 from fedcl.wire.local_grid import InProcessGrid, answer
 from fedcl.wire.superlink_grid import SuperLinkGrid
@@ -374,8 +375,13 @@ def test_a_refusal_ends_when_its_node_is_stopped(tmp_path: Path):
     """A hospital that is being mended is waited for, and asked when it is there again."""
     grid = Lines(tmp_path)
     hospitals = deployed(tmp_path, grid).exchange.roster
+
+    def admit(site: str, hello: Hello) -> None:
+        if site == "C" and not grid.starts(site, []):
+            raise DataError("its data cannot be used")
+
+    hospitals.admit = admit
     hospitals.meet()
-    hospitals.refuse("C", DataError("its data cannot be used"))
     assert "C" in hospitals.refused and "C" not in hospitals.meet("C")
     grid.down = lambda site, sent: site == "C"
     assert not hospitals.meet() and not hospitals.refused
