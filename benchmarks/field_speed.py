@@ -14,7 +14,7 @@ from benchmarks.running import markdown, write_section
 from fedcl.data.cases import Samples
 from fedcl.data.space import Part, Space
 from fedcl.learning import loop
-from fedcl.learning.loop import Learner
+from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Rehearsal
 from fedcl.models.base import FieldModel
 from fedcl.registry import MODEL, STRATEGY

@@ -17,7 +17,7 @@ _received: list[int] = []
 """The signals that have come since the last `interruptible` began."""
 
 
-class Told(KeyboardInterrupt):
+class ToldError(KeyboardInterrupt):
     """An interruption of which the user has been told."""
 
 

@@ -1,7 +1,9 @@
-"""Find a strategy, scenario, model, ... by its name, in a fixed set of packages.
+"""Find a strategy, scenario, model, ... by its name: nothing else can be asked for.
 
-A name is that of a module in one of the packages below (`SCENARIO` to `PRIVACY`); nothing
-else can be asked for, so neither a message nor a checkpoint can name code of its own.
+A name is that of a module in one of the packages below (`SCENARIO` to `PRIVACY`), where folders
+of the same name elsewhere on the Python path add theirs, or of an entry point that an installed
+distribution declares in the group "fedcl.KEY". So neither a message nor a checkpoint can name
+code of its own.
 """
 
 import importlib
@@ -10,6 +12,7 @@ import pkgutil
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fedcl.errors import ConfigError
@@ -24,43 +27,77 @@ class Kind:
         key: of its group in the configuration.
         package: whose modules are the plug-ins.
         contract: the class that each of them implements, as "module:name".
+        ours: one that comes with fedcl, by which the package is known.
     """
 
     key: str
     package: str
     contract: str
+    ours: str
+
+    @property
+    def installed(self) -> dict[str, EntryPoint]:
+        """The entry points that other distributions declare, by name."""
+        return {one.name: one for one in entry_points(group=f"fedcl.{self.key}")}
+
+    def modules(self) -> list[str]:
+        """Return the names of the modules there are.
+
+        Raises:
+            ConfigError: another package of this name hides fedcl's.
+        """
+        path = importlib.import_module(self.package).__path__
+        found = sorted(
+            m.name for m in pkgutil.iter_modules(path) if not m.ispkg and m.name != "base"
+        )
+        if self.ours not in found:
+            raise ConfigError(
+                f"{self.key}: the package {self.package!r} at {', '.join(path)} is not fedcl's and "
+                "hides it; uninstall it, or put fedcl's folder before it on PYTHONPATH"
+            )
+        return found
 
     def available(self) -> list[str]:
         """Return the names there are."""
-        path = importlib.import_module(self.package).__path__
-        return sorted(
-            m.name for m in pkgutil.iter_modules(path) if not m.ispkg and m.name != "base"
-        )
+        return sorted({*self.modules(), *self.installed})
 
     def find(self, name: str) -> type:
-        """Return the class that the module `name` defines.
+        """Return the class that goes by `name`.
 
         Raises:
-            ConfigError: there is no such name; lists those there are.
+            ConfigError: there is no such name, in which case those there are are listed, or it
+                stands for no such class.
         """
+        place, _, title = self.contract.partition(":")
+        contract = getattr(importlib.import_module(place), title)
+        if name in self.modules():
+            return self._defined(name, contract)
+        if name in self.installed:
+            found = self.installed[name].load()
+            if not inspect.isclass(found) or not issubclass(found, contract):
+                where = self.installed[name].value
+                raise ConfigError(
+                    f"{self.key}: {name} is installed as {where}, which is no {title}"
+                )
+            return found
         options = self.available()
-        if name not in options:
-            raise ConfigError(
-                f"{self.key}: there is no {name!r}{closest(str(name), options)}; "
-                f"there are: {', '.join(options)} (one of your own must lie in a folder "
-                f"{self.package.replace('.', '/')} on PYTHONPATH)"
-            )
-        place, _, contract = self.contract.partition(":")
-        base = getattr(importlib.import_module(place), contract)
+        raise ConfigError(
+            f"{self.key}: there is no {name!r}{closest(str(name), options)}; "
+            f"there are: {', '.join(options)} (one of your own must lie in a folder "
+            f"{self.package.replace('.', '/')} on PYTHONPATH)"
+        )
+
+    def _defined(self, name: str, contract: type) -> type:
+        """Return the one class of a module that implements the contract."""
         module = importlib.import_module(f"{self.package}.{name}")
         found = [
             cls
             for _, cls in inspect.getmembers(module, inspect.isclass)
-            if issubclass(cls, base) and cls.__module__ == module.__name__
+            if issubclass(cls, contract) and cls.__module__ == module.__name__
         ]
         if len(found) != 1:
             raise ConfigError(
-                f"{self.key}: {module.__name__} must define exactly one {contract}, "
+                f"{self.key}: {module.__name__} must define exactly one {contract.__name__}, "
                 f"it defines {len(found)}"
             )
         return found[0]
@@ -87,16 +124,24 @@ class Kind:
             raise ConfigError(re.sub(rf"^{self.key}\b", key, str(error))) from None
 
 
-SCENARIO = Kind("scenario", "sites", "fedcl.learning.scenario:Scenario")
-STRATEGY = Kind("strategy", "strategies", "fedcl.learning.strategy:Strategy")
-MODEL = Kind("model", "fedcl.models", "fedcl.models.base:Model")
-AGGREGATION = Kind("aggregation", "fedcl.aggregations", "fedcl.aggregations.base:Aggregation")
-PRIVACY = Kind("privacy", "fedcl.privacy", "fedcl.privacy.base:Privacy")
+SCENARIO = Kind("scenario", "sites", "fedcl.learning.scenario:Scenario", "phantom")
+STRATEGY = Kind("strategy", "strategies", "fedcl.learning.strategy:Strategy", "finetune")
+MODEL = Kind("model", "fedcl.models", "fedcl.models.base:Model", "unet")
+AGGREGATION = Kind(
+    "aggregation", "fedcl.aggregations", "fedcl.aggregations.base:Aggregation", "fedavg"
+)
+PRIVACY = Kind("privacy", "fedcl.privacy", "fedcl.privacy.base:Privacy", "none")
+KINDS = (SCENARIO, STRATEGY, MODEL, AGGREGATION, PRIVACY)
 
 
 def name_of(plugin: object) -> str:
     """Return the name by which `plugin` is found."""
-    return type(plugin).__module__.rpartition(".")[2]
+    package, _, name = type(plugin).__module__.rpartition(".")
+    if any(package == kind.package for kind in KINDS):
+        return name
+    place = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+    installed = (one for kind in KINDS for one in kind.installed.values())
+    return next((one.name for one in installed if one.value == place), name)
 
 
 def describe(plugin: object) -> dict[str, Any]:

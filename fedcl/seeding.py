@@ -10,9 +10,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # takes a second, and timelines are checked without it
+    import torch
 
 Key = str | int
 
@@ -28,8 +31,10 @@ def numpy_rng(*keys: Key) -> np.random.Generator:
     return np.random.default_rng(seed_for(*keys))
 
 
-def torch_rng(*keys: Key) -> torch.Generator:
+def torch_rng(*keys: Key) -> "torch.Generator":
     """Return a CPU torch generator seeded from `keys`."""
+    import torch
+
     return torch.Generator().manual_seed(seed_for(*keys))
 
 
@@ -39,6 +44,8 @@ def seeded(*keys: Key) -> Iterator[None]:
 
     For code that draws from the global generator: weight initialisation, dropout.
     """
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(*keys))
         yield

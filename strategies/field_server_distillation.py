@@ -10,7 +10,7 @@ from fedcl.arrays import Arrays, into_network, of_network
 from fedcl.data.cases import Samples
 from fedcl.errors import ConfigError
 from fedcl.learning import loop
-from fedcl.learning.loop import Learner
+from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson
 from fedcl.learning.strategy import Requirements, RoundSummary, Strategy, Teaching
 from fedcl.settings import setting

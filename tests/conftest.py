@@ -72,13 +72,11 @@ def base(strategy: str) -> list[str]:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def cli() -> Callable[..., int]:
     """Run simulate.py in this process; returns its exit status."""
 
     def run(*overrides: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["simulate.py", *overrides])
-        simulate.exit_status = 0
-        return simulate.main()
+        return simulate.main(overrides)
 
     return run
 

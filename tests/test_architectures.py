@@ -224,12 +224,9 @@ def test_fields_are_of_one_model(cli: Callable[..., int], tmp_path: Path, capsys
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return the folder of two methods' runs with two seeds each, and that of their comparison."""
     folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        sweep = ["strategy=finetune,contrastive", "seed=0,1", f"run.dir={folder / 'runs'}"]
-        sweep += ["learner.steps=12", "learner.lr=0.008", "models.large.channels=[8,16,16]"]
-        patch.setattr("sys.argv", ["simulate.py", "-m", *TINY, *MIXED, *sweep])
-        simulate.exit_status = 0
-        assert simulate.main() == 0
+    sweep = ["strategy=finetune,contrastive", "seed=0,1", f"run.dir={folder / 'runs'}"]
+    sweep += ["learner.steps=12", "learner.lr=0.008", "models.large.channels=[8,16,16]"]
+    assert simulate.main(["-m", *TINY, *MIXED, *sweep]) == 0
     assert main(["compare", str(folder / "runs"), "--out", str(folder / "out")]) == 0
     return folder / "runs", folder / "out"
 

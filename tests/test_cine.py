@@ -153,7 +153,6 @@ def test_a_file_without_time_is_told_which_axis_is_missing(tmp_path: Path):
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fit a patient's frames in two stages, then the mask of the first one; return the folder."""
-    import sys
 
     import simulate
 
@@ -167,12 +166,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mask: {frames: [0, 1], outputs: [lv]}}",
         "model=diner", "learner.steps=400", "learner.batch_size=512", f"run.dir={root / 'run'}",
     ]  # fmt: skip
-    before = sys.argv
-    try:
-        sys.argv = ["simulate.py", *arguments]
-        assert simulate.main() == 0
-    finally:
-        sys.argv = before
+    assert simulate.main(arguments) == 0
     return root / "run"
 
 

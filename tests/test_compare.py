@@ -325,9 +325,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "learner.steps=12",
             "learner.lr=0.008",
         ]
-        patch.setattr("sys.argv", ["simulate.py", *overrides])
-        simulate.exit_status = 0
-        assert simulate.main() == 0
+        assert simulate.main(overrides) == 0
     return folder
 
 

@@ -134,9 +134,8 @@ def test_every_plan_of_faults_ends_well_or_can_be_gone_on_with(number: int, tmp_
 FULL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-sys.argv = ["simulate.py", "run.resume={folder}"]
 import simulate
-sys.exit(simulate.main())
+sys.exit(simulate.main(["run.resume={folder}"]))
 """
 
 

@@ -18,7 +18,7 @@ from fedcl.config.schema import Config
 from fedcl.data.cases import Samples
 from fedcl.data.space import Part, Space
 from fedcl.learning import loop
-from fedcl.learning.loop import Learner
+from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Rehearsal
 from fedcl.registry import MODEL, SCENARIO, STRATEGY
 from fedcl.seeding import seeded, torch_rng

@@ -20,7 +20,7 @@ from fedcl.errors import RunError
 from fedcl.hospital.site import Hospital
 from fedcl.hospital.teacher import rehearsal
 from fedcl.learning import bank, loop
-from fedcl.learning.loop import Learner
+from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Rehearsal, Step
 from fedcl.learning.strategy import RoundSummary, Strategy
 from fedcl.registry import MODEL, STRATEGY

@@ -10,8 +10,9 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
+from fedcl.config.groups import DEPLOYED
 from fedcl.config.hydra import compose
-from fedcl.config.schema import DEPLOYED, Config
+from fedcl.config.schema import Config
 from fedcl.errors import DataError, FedclError, RunError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Watcher

@@ -8,7 +8,7 @@ from torch import nn
 from fedcl.data.cases import Case, Samples
 from fedcl.errors import ConfigError, RunError
 from fedcl.learning import loop
-from fedcl.learning.loop import Learner
+from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, joined
 from fedcl.learning.strategy import Strategy
 from fedcl.models.base import Layers, Model

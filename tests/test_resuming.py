@@ -15,7 +15,7 @@ from PIL import Image
 
 from fedcl.app.resuming import changes, resumed
 from fedcl.errors import ConfigError
-from fedcl.learning.loop import Learner
+from fedcl.learning.learner import Learner
 from fedcl.settings import parse
 from sites.folder import Folder
 

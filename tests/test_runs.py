@@ -283,8 +283,7 @@ def write_golden() -> None:
     golden: dict[str, Any] = {}
     for strategy in STRATEGY.available():
         with tempfile.TemporaryDirectory() as folder:
-            sys.argv = ["simulate.py", *golden_overrides(strategy), f"run.dir={folder}/run"]
-            assert simulate.main() == 0
+            assert simulate.main([*golden_overrides(strategy), f"run.dir={folder}/run"]) == 0
             results = read(Path(folder) / "run")
             golden[strategy] = {key: results[key] for key in ("matrix", "stages")}
     GOLDEN.write_text(json.dumps(golden, indent=1))

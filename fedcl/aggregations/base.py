@@ -3,15 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-from flwr.app import Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from typing import TYPE_CHECKING, ClassVar
 
 from fedcl import arrays
 from fedcl.arrays import Arrays, as_type
 from fedcl.errors import RunError
-from fedcl.wire import records
+
+if TYPE_CHECKING:  # Flower takes half a second, and few rules need it
+    from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
 
 @dataclass
@@ -55,7 +54,9 @@ class Aggregation(ABC):
         return joined, momentum
 
 
-def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
+def through_flower(
+    rule: "FlowerFedAvg", updates: Sequence[Arrays], samples: Sequence[int]
+) -> Arrays:
     """Return what a Flower strategy makes of the updates, each array in its own type.
 
     Counters (integers) are averaged apart from it: they say nothing about who is honest.
@@ -63,6 +64,10 @@ def through_flower(rule: FlowerFedAvg, updates: Sequence[Arrays], samples: Seque
     Raises:
         RunError: the rule gave no answer.
     """
+    from flwr.app import Message, MetricRecord, RecordDict
+
+    from fedcl.wire import records
+
     real = {key for key, value in updates[0].items() if value.dtype.kind == "f"}
     counters = arrays.weighted_mean([arrays.split(u, real)[0] for u in updates], samples)
     updates = [arrays.split(update, real)[1] for update in updates]

@@ -1,15 +1,14 @@
-"""The command `fedcl`: look at data and at runs, without training."""
+"""The command `fedcl`: simulate, look at data and at runs, prepare a federation.
+
+What a command needs is imported when it is run, so that help and mistakes are told at once.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-from rich.console import Console
-
-from fedcl.config.hydra import compose
-from fedcl.config.schema import Config
+from fedcl import __version__
 from fedcl.errors import FedclError
 
 EXAMPLES = "e.g. fedcl compare outputs/2026-01-31/12-00-00 --out outputs/report"
@@ -17,9 +16,33 @@ EXAMPLES = "e.g. fedcl compare outputs/2026-01-31/12-00-00 --out outputs/report"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    parser = argparse.ArgumentParser(prog="fedcl", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"fedcl {version('fedcl')}")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["simulate"]:  # the rest is Hydra's to read
+        from fedcl.app.simulate import main as simulate
+
+        return simulate(given[1:])
+    asked = _parser().parse_args(given)
+    try:
+        asked.run(asked)
+    except FedclError as error:
+        print(f"fedcl: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="fedcl", description="Federated continual learning between hospitals."
+    )
+    parser.add_argument("--version", action="version", version=f"fedcl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser(
+        "simulate", add_help=False,
+        help="run a simulation: KEY=VALUE ..., -m for a sweep; the same as simulate.py",
+    )  # fmt: skip
     about = "check a scenario's data and say what it holds, without training"
     command = commands.add_parser("inspect", help=about, description=about)
     command.add_argument("overrides", nargs="*", help="as for simulate.py: scenario=NAME ...")
@@ -66,15 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--host", default="127.0.0.1", help="of the server; default: this machine")
     command.add_argument("--port", type=int, default=18001, help="of the server; default: 18001")
     command.set_defaults(run=deploy)
-    given = parser.parse_args(arguments)
-    try:
-        given.run(given)
-    except FedclError as error:
-        print(f"fedcl: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return parser
 
 
 def compare(given: argparse.Namespace) -> None:
@@ -91,8 +106,7 @@ def deploy(given: argparse.Namespace) -> None:
     from fedcl.app.provision import prepare
 
     prepare(given.folder, given.sites.split(","), given.host, given.port)
-    text = f"written to {given.folder}; docs/deployment.md says how to go on"
-    Console().print(text, markup=False, soft_wrap=True)
+    print(f"written to {given.folder}; docs/deployment.md says how to go on")
 
 
 def export(given: argparse.Namespace) -> None:
@@ -106,7 +120,7 @@ def export(given: argparse.Namespace) -> None:
     )
     size = " x ".join(map(str, written))
     for line in (f"written to {given.out}: {size}", *told):
-        Console().print(line, soft_wrap=True, markup=False, highlight=False)
+        print(line)
 
 
 def inspect(given: argparse.Namespace) -> None:
@@ -115,9 +129,15 @@ def inspect(given: argparse.Namespace) -> None:
     Raises:
         FedclError: the configuration or the data of a site cannot be used.
     """
+    from rich.console import Console
+
+    from fedcl.config.checked import checked
+    from fedcl.config.hydra import compose
+
+    config = checked(compose(given.overrides))
     from fedcl.app.inspect import inspect as look
 
-    look(Config.parse(compose(given.overrides)), Console())
+    look(config, Console())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What `simulate.py` does: Hydra's command line to runs, or a stored run to its end."""
+"""Hydra's command line to runs, or a stored run to its end."""
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,83 +12,134 @@ os.environ["HYDRA_FULL_ERROR"] = "1"
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
-from fedcl.app import simulation
 from fedcl.app.resuming import changes, resumed
 from fedcl.app.run_folder import claimed_new, stored
-from fedcl.config.hydra import CONF, check_sites, in_one_line
+from fedcl.config.checked import checked
+from fedcl.config.hydra import CONF, check_sites, in_one_line, with_plugins
 from fedcl.errors import ConfigError, FedclError
-from fedcl.interruption import Told, reason
-from fedcl.reporting.console import console
-from fedcl.reporting.terminal import report
-
-_status = [0]  # the worst of the runs of a sweep; Hydra hands no value through
+from fedcl.interruption import ToldError, reason
 
 
-def main() -> int:
-    """Run the command line; return the exit status."""
-    _status[0] = 0
-    arguments = sys.argv[1:]
+def run(arguments: Sequence[str]) -> int:
+    """Run what a command line asks for; return the exit status, of a sweep the worst one."""
+    codes = [0]
     try:
         folder = resumed(arguments)
         if folder is not None:
-            change = changes(arguments)
-            _one(folder, lambda: simulation.resume(folder, change))
+            codes.append(_resume(folder, arguments))
         else:
-            _run()
+            _compose_and_run(with_plugins(arguments), codes)
     except ConfigError as error:
         print(f"fedcl: {error}", file=sys.stderr)
         return 2
     except Exception as error:  # `_one` raises none: this is Hydra, refusing the command line
         print(f"fedcl: {in_one_line(error, arguments)}", file=sys.stderr)
         return 2
-    return _status[0]
+    return max(codes)
 
 
-@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
-def _run(config: DictConfig) -> None:
-    """Run one configuration; Hydra calls this once, or once per run of a sweep."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    overrides = HydraConfig.get().overrides.task
+def _resume(folder: Path, arguments: Sequence[str]) -> int:
+    """Go on with a run; return the exit status."""
+    change = changes(arguments)
+
+    def act() -> dict[str, Any]:
+        from fedcl.app import simulation
+
+        return simulation.resume(folder, change)
+
+    return _one(folder, act)
+
+
+def _compose_and_run(arguments: Sequence[str], codes: list[int]) -> None:
+    """Let Hydra compose one configuration, or one per run of a sweep, and run it.
+
+    Args:
+        arguments: the command line.
+        codes: gets the exit status of every run; Hydra hands no value through.
+    """
+
+    @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
+    def begin(composed: DictConfig) -> None:
+        codes.append(_begin(composed, arguments))
+
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]  # where Hydra reads it
     try:
-        check_sites(overrides)
-        values: Any = OmegaConf.to_container(config, resolve=True)
-        asked = any(one.startswith(("run.dir=", "hydra.run.dir=")) for one in sys.argv)
+        begin()
+    finally:
+        sys.argv = before
+
+
+def _begin(composed: DictConfig, arguments: Sequence[str]) -> int:
+    """Run one configuration in a new folder; return the exit status."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        check_sites(HydraConfig.get().overrides.task)
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+        asked = any(one.startswith(("run.dir=", "hydra.run.dir=")) for one in arguments)
         with claimed_new(folder, exact=asked) as mine:
-            _one(mine, lambda: simulation.begin(values, mine))
+
+            def act() -> dict[str, Any]:
+                config = checked(values)
+                from fedcl.app import simulation  # a bad configuration need not wait for it
+
+                return simulation.begin(values, mine, config)
+
+            return _one(mine, act)
     except ConfigError as error:
         print(f"fedcl: {error}", file=sys.stderr)
-        _status[0] = max(_status[0], error.exit_code)
+        return error.exit_code
     finally:
         if folder.is_dir() and not any(folder.iterdir()):  # Hydra has made it
             folder.rmdir()
 
 
-def _one(folder: Path, act: Callable[[], dict[str, Any]]) -> None:
-    """Run, tell what came of it, and note the exit status."""
+def _one(folder: Path, act: Callable[[], dict[str, Any]]) -> int:
+    """Run, tell what came of it, and return the exit status."""
     try:
         outcome = act()
     except FedclError as error:
-        print(simulation.exit_line(error, folder), file=sys.stderr)
-        _status[0] = max(_status[0], error.exit_code)
+        print(_exit_line(error, folder), file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         hint = f"; go on with run.resume={folder}" if (folder / "checkpoint").exists() else ""
         print(f"fedcl: {reason()}{hint}", file=sys.stderr)
-        raise Told from None
+        raise ToldError from None
     except Exception:
+        from fedcl.reporting.console import console
+
         console.print_exception()
-        _status[0] = max(_status[0], 1)
-    else:
-        _tell(folder, outcome)
+        return 1
+    _tell(folder, outcome)
+    return 0
 
 
 def _tell(folder: Path, outcome: dict[str, Any]) -> None:
     """Print what a run has led to, and where it lies."""
+    from rich.console import Console
+
+    from fedcl.reporting.terminal import report
+
     out = Console()
     out.print(report(outcome))
-    out.print(f"run folder: {folder.resolve()}", soft_wrap=True, markup=False, highlight=False)
+    lines = [f"run folder: {folder.resolve()}"]
     tracking = stored(folder)["tracking"]
     if tracking["enabled"]:
-        command = simulation.how_to_open_mlflow(tracking["uri"])
-        out.print(f"MLflow:     {command}", soft_wrap=True, markup=False, highlight=False)
+        lines.append(f"MLflow:     {_how_to_open_mlflow(tracking['uri'])}")
+    for line in lines:
+        out.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _how_to_open_mlflow(uri: str) -> str:
+    """Return the command that opens MLflow on `uri`."""
+    program = Path(sys.executable).with_name("mlflow")
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return f"{program} ui --backend-store-uri {uri}"
+
+
+def _exit_line(error: FedclError, folder: Path) -> str:
+    """Return the one line that tells a user what went wrong and, if it helps, how to go on."""
+    can_resume = error.exit_code == 1 and (folder / "checkpoint").exists()
+    hint = f"; go on with run.resume={folder}" if can_resume else ""
+    return f"fedcl: {error}{hint}"

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +17,10 @@ from fedcl import arrays
 from fedcl.app.experiment import conduct
 from fedcl.app.run_folder import claimed, claimed_new, stored
 from fedcl.config.faults import STRAGGLE, Plan
-from fedcl.config.schema import DEPLOYED, Config
+from fedcl.config.groups import DEPLOYED
+from fedcl.config.schema import Config
 from fedcl.config.timeline import inlined
-from fedcl.errors import ConfigError, FedclError
+from fedcl.errors import ConfigError
 from fedcl.hospital.cache import Cache
 from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
@@ -41,15 +41,16 @@ APP, FAULTY = "fedcl.hospital.client_app:client_app", "fedcl.hospital.faulty_app
 def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Run the experiment that `values` describes, in a new folder; see `begin`."""
     with claimed_new(folder) as mine:
-        return begin(values, mine)
+        return begin(values, mine, Config.parse(values))
 
 
-def begin(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def begin(values: Mapping[str, Any], folder: Path, config: Config) -> dict[str, Any]:
     """Run the experiment that `values` describes.
 
     Args:
         values: the composed configuration.
         folder: the run's folder; claimed by this process, and holding no run yet.
+        config: the same, checked.
 
     Returns:
         The contents of results.json.
@@ -58,7 +59,6 @@ def begin(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         FedclError: one line that says what is wrong; for bad configuration or data
             nothing is left behind.
     """
-    config = Config.parse(values)
     values = {**values, "timeline": inlined(values.get("timeline") or {})}
     return _run(config, folder, state=None, values=values)
 
@@ -194,18 +194,3 @@ def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
             picture = drawing.picture(case, prediction)
             pictures.append(replace(picture, title=f"{site}: {picture.title}"))
     return pictures
-
-
-def exit_line(error: FedclError, folder: Path) -> str:
-    """Return the one line that tells a user what went wrong and, if it helps, how to go on."""
-    can_resume = error.exit_code == 1 and (folder / "checkpoint").exists()
-    hint = f"; go on with run.resume={folder}" if can_resume else ""
-    return f"fedcl: {error}{hint}"
-
-
-def how_to_open_mlflow(uri: str) -> str:
-    """Return the command that opens MLflow on `uri`."""
-    program = Path(sys.executable).with_name("mlflow")
-    if program.is_relative_to(Path.cwd()):
-        program = program.relative_to(Path.cwd())
-    return f"{program} ui --backend-store-uri {uri}"

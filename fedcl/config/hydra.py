@@ -1,6 +1,8 @@
 """Hydra's part: from conf/ and command-line overrides to plain values, with short errors."""
 
+import dataclasses
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from fedcl.errors import ConfigError
+from fedcl.registry import KINDS
 from fedcl.settings import closest
+
+PLACES = ("strategies", "sites", "fedcl")
+"""Folders of plug-ins, any of which may lie beside a folder `conf` of their own."""
 
 PACKAGE = Path(__file__).parents[1]
 CONF = next(place for place in (PACKAGE / "conf", PACKAGE.parent / "conf") if place.is_dir())
@@ -24,6 +30,44 @@ for _group in (_open.models, _open.sites, _open.timeline.sites):
 ConfigStore.instance().store(name="open_groups", node=_open)
 
 
+def with_plugins(overrides: Sequence[str]) -> list[str]:
+    """Return a command line with what Hydra must know of plug-ins from elsewhere.
+
+    Folders `conf` beside those of plug-ins on the Python path are searched. A plug-in that has no
+    YAML there has the defaults of its settings.
+
+    Args:
+        overrides: the command line; one with a `hydra.searchpath` says itself where to search.
+
+    Raises:
+        ConfigError: a plug-in cannot be used.
+    """
+    folders = [] if any(one.startswith("hydra.searchpath=") for one in overrides) else _folders()
+    for override in overrides:
+        key, _, names = override.partition("=")
+        for kind in KINDS:
+            if key == kind.key:
+                for name in names.split(","):
+                    known = any((one / key / f"{name}.yaml").is_file() for one in (CONF, *folders))
+                    if not known and name in kind.available():
+                        node = {"name": name, **dataclasses.asdict(kind.find(name)())}
+                        ConfigStore.instance().store(group=key, name=name, node=node)
+    listed = ",".join(f"'{folder}'" for folder in folders)
+    return [*overrides, *([f"hydra.searchpath=[{listed}]"] if listed else [])]
+
+
+def _folders() -> list[Path]:
+    """Return the folders `conf` of plug-ins on the Python path."""
+    places = [Path(entry or ".").resolve() for entry in dict.fromkeys(sys.path)]
+    return [
+        place / "conf"
+        for place in places
+        if (place / "conf").is_dir()
+        and place / "conf" != CONF.resolve()
+        and any((place / name).is_dir() for name in PLACES)
+    ]
+
+
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
     """Return the configuration that `overrides` give.
 
@@ -31,7 +75,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         ConfigError: Hydra refuses them.
     """
     try:
-        return _plain(_compose(overrides))
+        return _plain(_compose(with_plugins(overrides)))
     except ConfigError:
         raise
     except Exception as error:  # Hydra raises many kinds; all of them mean the overrides

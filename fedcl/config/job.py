@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
+from fedcl.config.groups import checked_seed
 from fedcl.errors import ConfigError
-from fedcl.learning.loop import Learner
+from fedcl.learning.learner import Learner
 from fedcl.learning.scenario import Scenario
 from fedcl.learning.strategy import Strategy
 from fedcl.models.base import Model
@@ -123,7 +123,6 @@ class Job:
         )
 
     @classmethod
-    @lru_cache(maxsize=8)
     def from_json(cls, text: str) -> "Job":
         """Read and check what `to_json` wrote.
 
@@ -160,14 +159,3 @@ def _check_kind(
             f"{kind.key}: {name_of(plugin)} is not for {scenario.task.words}, which scenario "
             f"{name_of(scenario)} holds; there are: {', '.join(there)}"
         )
-
-
-def checked_seed(value: Any) -> int:
-    """Return a seed as configured.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"seed: must be a whole number >= 0, got {value!r}")
-    return value

@@ -3,15 +3,17 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from fedcl.data.notes import Note
-from fedcl.data.source import Source
 from fedcl.errors import DataError
 from fedcl.seeding import Key, numpy_rng
+
+if TYPE_CHECKING:  # nibabel comes with it
+    from fedcl.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class SiteData:
     val: tuple[Any, ...]
     test: tuple[Any, ...]
     notes: tuple[Note, ...] = ()
-    source: Source | None = None
+    source: "Source | None" = None
 
     def limited(self, fraction: float, *keys: Key) -> "SiteData":
         """Return it with a share of the training cases, at least one, in the same order.

@@ -1,15 +1,17 @@
 """Between an image's own grid and the grid of the network, slice by slice."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedcl.data.labels import IGNORED
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Array = np.ndarray[Any, Any]
 EVEN = 1e-4
@@ -36,8 +38,10 @@ def scaled(images: Array, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(_applied(across, images).astype(np.float32))
 
 
-def _means(old: int, new: int) -> csr_array:
+def _means(old: int, new: int) -> "csr_array":
     """Return the weights by which pixels of an axis become the means of what new ones cover."""
+    from scipy.sparse import csr_array
+
     edges = np.arange(new + 1) * (old / new)
     first = np.floor(edges[:-1]).astype(int)
     end = np.ceil(edges[1:] - 1e-9).astype(int)
@@ -47,8 +51,10 @@ def _means(old: int, new: int) -> csr_array:
     return csr_array((covered * new / old, (rows, columns)), shape=(new, old))
 
 
-def _between(old: int, new: int) -> csr_array:
+def _between(old: int, new: int) -> "csr_array":
     """Return the weights of linear interpolation between the centres of an axis's pixels."""
+    from scipy.sparse import csr_array
+
     centres = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
     low = np.floor(centres).astype(int).clip(0, max(old - 2, 0))
     part, rows = centres - low, np.arange(new)
@@ -56,7 +62,7 @@ def _between(old: int, new: int) -> csr_array:
     return csr_array(weights, shape=(new, old))
 
 
-def _applied(across: Sequence[csr_array], images: Array) -> Array:
+def _applied(across: Sequence["csr_array"], images: Array) -> Array:
     """Return the weighted sums along rows and columns, in float64, in the same order anywhere."""
     down, along = across
     return np.stack([(along @ (down @ one.astype(np.float64)).T).T for one in images])

@@ -6,7 +6,6 @@ import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -14,58 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from fedcl.data.cases import Samples
-from fedcl.errors import ConfigError, RunError
+from fedcl.errors import RunError
+from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Step, joined
 from fedcl.learning.strategy import Strategy
-from fedcl.settings import setting
-
-
-@dataclass
-class Learner:
-    """How a hospital trains in one round.
-
-    Attributes:
-        lr: Adam's learning rate: one number, or one per stage (the last one repeats).
-        decay: what it falls to in the course of a stage, as a factor.
-        batch_size: samples per step.
-        epochs: passes over the site's training samples per round.
-        steps: gradient steps per round; replaces `epochs` when given.
-        clip: largest gradient norm; null for no clipping.
-        keep: the weights sent back: of the "last" epoch, or of the epoch "best" on the
-            site's validation cases.
-        device: "auto" (CUDA when there is one), "cpu" or "cuda".
-        amp: bfloat16 mixed precision, on a GPU only.
-        compile: let torch.compile write the network's code: some seconds per process and
-            stage, then faster steps for networks of many small operations (SIREN, FINER).
-        threads: torch threads of a training process; one is fastest for small networks
-            and keeps results the same from machine to machine.
-    """
-
-    lr: Any = field(default_factory=lambda: [0.002, 0.001])
-    decay: float = setting(1.0, above=0, high=1)
-    batch_size: int = setting(8, low=1, high=2**20)
-    epochs: int = setting(2, low=1)
-    steps: int | None = setting(None, low=1)
-    clip: float | None = setting(None, above=0)
-    keep: str = setting("last", choices=("last", "best"))
-    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
-    amp: bool = True
-    compile: bool = False
-    threads: int = setting(1, low=1, high=1024)
-
-    def __post_init__(self) -> None:
-        """Check the learning rates, which may be one number or a list."""
-        for rate in self._rates():
-            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 10:
-                raise ConfigError(f"learner.lr: must be a positive number, got {rate!r}")
-
-    def _rates(self) -> list[Any]:
-        return (self.lr or [self.lr]) if isinstance(self.lr, list) else [self.lr]
-
-    def rate(self, stage: int, done: float = 0.0) -> float:
-        """Return the learning rate in `stage` (counted from 0), of which a share is done."""
-        rates = self._rates()
-        return float(rates[min(stage, len(rates) - 1)]) * self.decay**done
 
 
 def device_of(learner: Learner) -> torch.device:

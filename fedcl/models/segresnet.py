@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from monai.networks.nets import SegResNet as MonaiSegResNet
 from torch import nn
 
 from fedcl.errors import ConfigError
@@ -37,6 +36,8 @@ class SegResNet(ImageModel):
 
     def build(self, channels: int, classes: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
+        from monai.networks.nets import SegResNet as MonaiSegResNet  # takes seconds
+
         return MonaiSegResNet(
             spatial_dims=2,
             in_channels=channels,

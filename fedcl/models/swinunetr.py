@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import nn
 
 from fedcl.errors import ConfigError
@@ -43,6 +42,8 @@ class SwinUNETR(ImageModel):
 
     def build(self, channels: int, classes: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
+        from monai.networks.nets import SwinUNETR as MonaiSwinUNETR  # takes seconds
+
         return MonaiSwinUNETR(**self.arguments(channels, classes))
 
     def arguments(self, channels: int, classes: int) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from monai.networks.layers import SkipConnection
-from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
 from fedcl.errors import ConfigError
@@ -36,6 +34,8 @@ class UNet(ImageModel):
 
     def build(self, channels: int, classes: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
+        from monai.networks.nets import UNet as MonaiUNet  # takes seconds
+
         return MonaiUNet(
             spatial_dims=2,
             in_channels=channels,
@@ -56,6 +56,8 @@ class UNet(ImageModel):
 
 def _levels(network: nn.Module) -> list[Any]:
     """Return the levels of MONAI's network: down, around what lies below it, up."""
+    from monai.networks.layers import SkipConnection
+
     found: list[Any] = []
     level: Any = network.model
     while isinstance(level, nn.Sequential) and isinstance(level[1], SkipConnection):

@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
-from monai.metrics import SSIMMetric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -285,6 +284,8 @@ def ssim(values: Tensor, truth: Tensor) -> float:
         values: in [0, 1], shape (D, H, W).
         truth: likewise.
     """
+    from monai.metrics import SSIMMetric  # takes seconds
+
     window = min(WINDOW, *(size - 1 + size % 2 for size in truth.shape[-2:]))
     metric = SSIMMetric(spatial_dims=2, data_range=1.0, win_size=window)
     return float(torch.as_tensor(metric(values[:, None], truth[:, None])).mean())

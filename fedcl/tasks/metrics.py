@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
-from monai.metrics import compute_dice, compute_iou
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +28,8 @@ def dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
         label: likewise.
         spacing: distance between voxels (slice, row, column); plays no part here.
     """
+    from monai.metrics import compute_dice  # takes seconds
+
     return fmean(
         compute_dice(prediction, label, include_background=False, ignore_empty=False)[0].tolist()
     )
@@ -37,6 +37,8 @@ def dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
 
 def iou(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
     """Return |P n L| / |P u L|."""
+    from monai.metrics import compute_iou  # takes seconds
+
     return fmean(
         compute_iou(prediction, label, include_background=False, ignore_empty=False)[0].tolist()
     )
@@ -63,6 +65,8 @@ def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
 
 def _apart(one: Array, other: Array, spacing: Spacing) -> float:
     """Return the 95 % Hausdorff distance of two masks, (D, H, W), neither of them empty."""
+    from scipy.ndimage import distance_transform_edt
+
     slices, *plane = (
         slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(one | other)
     )
@@ -76,6 +80,8 @@ def _apart(one: Array, other: Array, spacing: Spacing) -> float:
 
 def _surface(mask: Array) -> Array:
     """Return the voxels of a mask, (D, H, W), with a neighbour outside; see `hd95`."""
+    from scipy.ndimage import binary_erosion
+
     longer = np.pad(mask, ((1, 1), (0, 0), (0, 0)), mode="edge")
     inner: Array = mask & ~binary_erosion(longer)[1:-1]
     return inner

@@ -4,12 +4,11 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 from typing import ClassVar
 
 import torch
-from monai.losses import DiceCELoss, MaskedDiceLoss
-from monai.networks import one_hot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,10 +19,6 @@ from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
 from fedcl.tasks.base import Drawing, Picture, Task
 from fedcl.tasks.metrics import SEGMENTATION, case_scores
-
-segmentation_loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
-    softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0
-)
 
 
 @dataclass(frozen=True)
@@ -139,9 +134,8 @@ class Segmentation(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return Dice plus cross-entropy."""
-        return (
-            ignoring_loss(outputs, targets) if self.ignores else segmentation_loss(outputs, targets)
-        )
+        loss = ignoring_loss if self.ignores else segmentation_loss
+        return loss(outputs, targets)
 
     def answer(self, outputs: Tensor) -> Tensor:
         """Return class probabilities."""
@@ -182,6 +176,26 @@ class Segmentation(Task):
         return {name: fmean(one[name] for one in found) for name in names}
 
 
+@lru_cache(maxsize=1)
+def _dice_and_cross_entropy() -> Callable[[Tensor, Tensor], Tensor]:
+    from monai.losses import DiceCELoss  # takes seconds
+
+    loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
+        softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0
+    )
+    return loss
+
+
+def segmentation_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return Dice plus cross-entropy.
+
+    Args:
+        outputs: logits, shape (N, K, H, W).
+        targets: classes, shape (N, 1, H, W).
+    """
+    return _dice_and_cross_entropy()(outputs, targets)
+
+
 def ignoring_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return `segmentation_loss` over the pixels that count.
 
@@ -189,6 +203,9 @@ def ignoring_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         outputs: logits, shape (N, K, H, W).
         targets: classes or `IGNORED`, shape (N, 1, H, W).
     """
+    from monai.losses import MaskedDiceLoss  # takes seconds
+    from monai.networks import one_hot
+
     counts = targets != IGNORED
     known = targets.where(counts, 0)
     wanted = one_hot(known, outputs.shape[1])

@@ -1,0 +1,159 @@
+"""The groups of the configuration that no plug-in has a say in; checked without torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fedcl.config.faults import Faults
+from fedcl.config.timeline import Arrivals, arrivals_of
+from fedcl.errors import ConfigError
+from fedcl.learning.learner import Learner
+from fedcl.settings import closest, parse, setting
+
+DEPLOYED = "superlink"
+"""The engine of a deployed run."""
+PLUGINS = ("scenario", "strategy", "model", "models", "aggregation", "privacy")
+"""The groups whose settings are those of plug-ins."""
+
+
+@dataclass
+class Engine:
+    """Where the hospitals of a simulation run.
+
+    Attributes:
+        name: "inprocess" (one process, for debugging) or "ray"; "superlink" is a deployed run.
+        workers: processes that train at the same time; null for as many as fit.
+        num_cpus, num_gpus: share of a CPU or GPU that each worker takes.
+        address: an existing Ray cluster to join; null starts one of our own.
+        quorum: least updates per round, as a number of sites (integer) or as a share of
+            the round's cohort (a fraction such as 0.5 or 1.0).
+        timeout: seconds until a site that has not answered costs its round.
+        norm_bound: an update is refused whose change of the weights is longer than so many
+            times the round's median, of three updates at least; null for no bound.
+    """
+
+    name: str = setting("ray", choices=("inprocess", "ray", DEPLOYED))
+    workers: int | None = setting(None, low=1)
+    num_cpus: float = setting(1.0, low=0.001)
+    num_gpus: float = setting(0.0, low=0)
+    address: str | None = None
+    quorum: Any = 0.5
+    timeout: float = setting(3600.0, above=0)
+    norm_bound: float | None = setting(None, low=1)
+
+    def __post_init__(self) -> None:
+        """Check the quorum, which may be a count or a share."""
+        ok = isinstance(self.quorum, int | float) and not isinstance(self.quorum, bool)
+        if not ok or self.quorum <= 0 or (isinstance(self.quorum, float) and self.quorum > 1):
+            raise ConfigError(
+                "engine.quorum: must be a number of sites (1, 2, ...) or a share of the "
+                f"cohort in (0, 1], got {self.quorum!r}"
+            )
+
+    def needed(self, cohort: int) -> float:
+        """Return how many of `cohort` sites must deliver an update."""
+        return self.quorum if isinstance(self.quorum, int) else self.quorum * cohort
+
+
+@dataclass
+class Tracking:
+    """MLflow: whether and where.
+
+    Attributes:
+        enabled: whether runs are written there.
+        uri: a database or a server.
+        wait: seconds that the end of a run waits for an MLflow that is away; what it could not
+            be told by then is kept in the run's folder.
+    """
+
+    enabled: bool = True
+    uri: str = "sqlite:///mlflow.db"
+    wait: float = setting(60.0, low=0)
+
+
+@dataclass
+class Run:
+    """The run's folder, or that of the run to go on with; whether figures are drawn at its end."""
+
+    dir: str | None = None
+    resume: str | None = None
+    figures: bool = True
+
+
+@dataclass
+class Site:
+    """What is particular to one hospital.
+
+    Attributes:
+        model: its architecture: a name in `models`, or of a model with its default settings;
+            null for the group `model`.
+        data_fraction: the share of its training cases that it uses.
+    """
+
+    model: str | None = None
+    data_fraction: float = setting(1.0, above=0, high=1)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What a configuration says but for its plug-ins."""
+
+    timeline: Arrivals
+    faults: Faults
+    learner: Learner
+    engine: Engine
+    tracking: Tracking
+    run: Run
+    sites: dict[str, Site]
+    seed: int
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Groups":
+        """Check these groups of a composed configuration.
+
+        Raises:
+            ConfigError: one line that names the key.
+        """
+        known = [*(field.name for field in fields(cls)), *PLUGINS]
+        for key in values:
+            if key not in known:
+                raise ConfigError(
+                    f"{key}: no such key{closest(str(key), known)}; there are: {', '.join(known)}"
+                )
+        for key in ("scenario", "strategy", "model"):
+            if not isinstance(values.get(key), Mapping):
+                raise ConfigError(f"{key}: missing; give {key}=NAME")
+        sites = named_groups(values, "sites").items()
+        return cls(
+            timeline=arrivals_of(values),
+            faults=parse(Faults, values.get("faults") or {}, "faults"),
+            learner=parse(Learner, values.get("learner") or {}, "learner"),
+            engine=parse(Engine, values.get("engine") or {}, "engine"),
+            tracking=parse(Tracking, values.get("tracking") or {}, "tracking"),
+            run=parse(Run, values.get("run") or {}, "run"),
+            sites={site: parse(Site, one or {}, f"sites.{site}") for site, one in sites},
+            seed=checked_seed(values.get("seed", 0)),
+        )
+
+
+def checked_seed(value: Any) -> int:
+    """Return a seed as configured.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"seed: must be a whole number >= 0, got {value!r}")
+    return value
+
+
+def named_groups(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a group of groups by their names; empty where there is none.
+
+    Raises:
+        ConfigError: it is no group.
+    """
+    found = values.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{key}: must be a group of settings, got {found!r}")
+    return {str(name): one for name, one in found.items()}
