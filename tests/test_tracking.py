@@ -45,8 +45,8 @@ def test_a_run_is_recorded(cli, tmp_path: Path, store: str):
     assert steps(store, run.info.run_id, "bwt") == [(4, results["metrics"]["bwt"])]
     lost = matrix[0][0] - matrix[1][0]
     assert steps(store, run.info.run_id, "forgetting/A") == [(4, pytest.approx(lost))]
-    assert [step for step, _ in steps(store, run.info.run_id, "validation/B")] == [3, 4]
-    assert [step for step, _ in steps(store, run.info.run_id, "loss/B/kd")] == [3, 4]
+    assert [step for step, _ in steps(store, run.info.run_id, "train/validation/B")] == [3, 4]
+    assert [step for step, _ in steps(store, run.info.run_id, "train/loss/B/kd")] == [3, 4]
     inputs = {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs}
     assert inputs == {f"phantom/{s}": results["data_sha256"][s][:36] for s in "AB"}
     client = MlflowClient(store)

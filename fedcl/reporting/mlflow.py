@@ -28,6 +28,8 @@ from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")
 
+TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Has MLflow's page open on runs and their charts, not on views of language models."""
 WITHOUT = "; tracking.enabled=false runs without it"
 PARAMS, BATCH = 100, 1000
 """The most parameters and metrics that MLflow takes at once."""
@@ -77,10 +79,10 @@ class Tracker(Watcher):
             self._told = {what: self._last(what) for what in ("round", "stage")}
 
     def round_done(self, done: Round, state: State) -> None:
-        """Write losses and validation scores."""
-        values = {f"validation/{site}": value for site, value in done.validation.items()}
+        """Write losses and validation scores, under a name that charts show after the scores'."""
+        values = {f"train/validation/{site}": value for site, value in done.validation.items()}
         for site, losses in done.losses.items():
-            values |= {f"loss/{site}/{term}": value for term, value in losses.items()}
+            values |= {f"train/loss/{site}/{term}": value for term, value in losses.items()}
         self._write("round", done.number, values, done.number)
 
     def stage_done(self, config: Config, state: State) -> None:
@@ -171,7 +173,9 @@ class Tracker(Watcher):
                 database = Path(self.uri.removeprefix(SQLITE)).resolve()
                 place = (database.parent / "mlruns" / name).as_uri()
             try:
-                return str(self.client.create_experiment(name, artifact_location=place))
+                return str(
+                    self.client.create_experiment(name, artifact_location=place, tags=TRAINING)
+                )
             except MlflowException:  # another run that began at the same time has made it
                 known = self.client.get_experiment_by_name(name)
                 if known is None:
@@ -182,6 +186,9 @@ class Tracker(Watcher):
                 f"`mlflow experiments restore -x {known.experiment_id}` with MLFLOW_TRACKING_URI "
                 f"set to that address, or give another tracking.uri{WITHOUT}"
             )
+        for key, value in TRAINING.items():
+            if key not in known.tags:  # begun with an earlier version; a user's own choice stays
+                self.client.set_experiment_tag(known.experiment_id, key, value)
         return str(known.experiment_id)
 
     def _last(self, what: str) -> int:

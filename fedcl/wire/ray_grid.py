@@ -116,6 +116,10 @@ class RayGrid(LocalGrid):
         import ray
 
         self.ray = ray
+        self._queue: deque[_Call] = deque()
+        self._running: dict[Any, _Seat] = {}
+        self._store: dict[int, tuple[ArrayRecord, Any]] = {}
+        self._pace = math.inf  # seconds per call, as measured
         try:
             start_ray(address)
             self.workers = self._count(workers, num_cpus, num_gpus, len(nodes))
@@ -123,15 +127,12 @@ class RayGrid(LocalGrid):
             # until it is there again.
             kind = ray.remote(_Worker).options(num_cpus=num_cpus, num_gpus=num_gpus)
             self._hire = lambda: kind.remote(app, threads)
-            self._seats = [_Seat(self._hire()) for _ in range(self.workers)]
-            ray.get([seat.actor.ready.remote() for seat in self._seats])
+            self._seats = [_Seat(self._hire(), busy=True) for _ in range(self.workers)]
+            # Nobody waits for them here: while they import what they need, so can the server.
+            self._running = {seat.actor.ready.remote(): seat for seat in self._seats}
         except BaseException:
             self.close()
             raise
-        self._queue: deque[_Call] = deque()
-        self._running: dict[Any, _Seat] = {}
-        self._store: dict[int, tuple[ArrayRecord, Any]] = {}
-        self._pace = math.inf  # seconds per call, as measured
 
     def close(self) -> None:
         """End the actors, and Ray if it was started here."""
