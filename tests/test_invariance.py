@@ -13,30 +13,23 @@ from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.registry import AGGREGATION, STRATEGY
 from fedcl.server.checkpoint import Checkpoint
-from fedcl.server.events import Round
+from fedcl.server.events import Round, Watcher
 from fedcl.server.results import results
 from fedcl.server.run import Server
 from fedcl.server.state import State
-from fedcl.wire.answers import Hello
 from fedcl.wire.local_grid import InProcessGrid, LocalGrid
 from fedcl.wire.ray_grid import RayGrid
 
 
-class Interrupt:
+class Interrupt(Watcher):
     """A watcher that stops a run when a round is over, before it is saved."""
 
     def __init__(self, after: int | None) -> None:
         self.after = after
 
-    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None: ...
-
-    def round_began(self, stage: int, number: int, cohort: list[str]) -> None: ...
-
     def round_done(self, done: Round, state: State) -> None:
         if done.number == self.after:
             raise KeyboardInterrupt
-
-    def stage_done(self, config: Config, state: State) -> None: ...
 
 
 def run(config: Config, grid: LocalGrid, folder: Path, stop: int | None = None) -> dict[str, Any]:

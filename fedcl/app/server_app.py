@@ -93,7 +93,6 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
             config,
             Checkpoint(folder / "checkpoint"),
             state,
-            lanes=len(config.timeline.sites),
             name=folder.name,
         )
         log.info("run folder: %s", folder)

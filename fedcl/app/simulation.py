@@ -101,10 +101,7 @@ def _run(
     torch.set_num_threads(config.job.learner.threads)
     nodes = nodes_of(config, folder)
     with Display() as display, _engine(config, list(nodes.values()), display.replied) as grid:
-        lanes = grid.workers if isinstance(grid, RayGrid) else 1
-        server = Server(
-            grid, config, Checkpoint(folder / "checkpoint"), state, lanes, watchers=[display]
-        )
+        server = Server(grid, config, Checkpoint(folder / "checkpoint"), state, watchers=[display])
         return conduct(
             server,
             folder,

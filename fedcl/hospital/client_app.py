@@ -36,6 +36,8 @@ Handler = Callable[[Message, Context], Message]
 
 def client_app() -> ClientApp:
     """Return the app of a hospital, with a cache of its own."""
+    import monai  # noqa: F401  networks and scores need it; it takes seconds, and time is now
+
     made, cache = ClientApp(), Cache()
     made.query("hello")(_discreet(partial(hello, cache)))
     made.train()(_discreet(partial(train, cache)))

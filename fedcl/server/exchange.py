@@ -46,7 +46,6 @@ class Exchange(Retries):
         config: of the run.
         state: what each site holds and the version of its own state; its ledger gets bytes,
             seconds and failures.
-        lanes: sites that can compute at the same time, to share out waiting time.
         run: its name at hospitals that keep something for several; empty in a simulation.
         admit: see `Roster`.
 
@@ -60,14 +59,13 @@ class Exchange(Retries):
         grid: Grid,
         config: Config,
         state: State,
-        lanes: int,
         run: str,
         admit: Callable[[str, Hello], None],
     ) -> None:
         self.config, self.state, self.ledger = config, state, state.ledger
-        self.lanes, self.run = lanes, run
+        self.run = run
         self.timeout = config.engine.timeout
-        self.grid = RetryingGrid(grid, self)
+        self._over, self.grid = grid, RetryingGrid(grid, self)
         self.roster = Roster(self.grid, config.job, self.timeout, config.wait, admit)
         self._job = config.job.to_json()
         self._whole: dict[int, TrainRequest] = {}
@@ -187,9 +185,13 @@ class Exchange(Retries):
         what = "evaluate" if kind is Scored else "train"
         self.ledger.seconds[what] += busy
         self.ledger.cpu[what] += cpu
-        lanes = max(1, min(self.lanes, len(sites)))
+        lanes = max(1, min(self._lanes(len(sites)), len(sites)))
         self.ledger.seconds["communicate"] += max(0.0, self.grid.seconds - busy / lanes)
         return answers
+
+    def _lanes(self, sites: int) -> int:
+        """Return how many sites can compute at the same time: over the network, all of them."""
+        return int(getattr(self._over, "lanes", sites))
 
     def _answer(self, kind: type[Answer], site: str, reply: Message | None) -> Answer | Failure:
         """Return what a site answers, or why that cannot be used."""

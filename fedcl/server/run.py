@@ -33,7 +33,6 @@ class Server:
         config: the run, checked.
         checkpoint: where snapshots go.
         state: the state to go on from; None for a new run.
-        lanes: sites that can compute at the same time.
         watchers: told how the run goes.
         name: of the run, for hospitals that keep something for several.
     """
@@ -44,7 +43,6 @@ class Server:
         config: Config,
         checkpoint: Checkpoint,
         state: State | None = None,
-        lanes: int = 1,
         watchers: Sequence[Watcher] = (),
         name: str = "",
     ) -> None:
@@ -70,7 +68,7 @@ class Server:
                 )
         self.cases: dict[str, int] = {}
         self.shape: list[int] = []
-        self.exchange = Exchange(grid, config, self.state, lanes, name, self._admit)
+        self.exchange = Exchange(grid, config, self.state, name, self._admit)
 
     def _new(self) -> State:
         """Return the state in which a run begins.

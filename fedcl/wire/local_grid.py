@@ -137,6 +137,11 @@ class LocalGrid(Grid):
         self._give_up([i for i in ids if i not in self._replies])
         return [self._replies.pop(i) for i in ids if i in self._replies]
 
+    @property
+    def lanes(self) -> int:
+        """How many nodes can answer at the same time."""
+        return 1
+
     def close(self) -> None:
         """Free what the grid holds."""
 

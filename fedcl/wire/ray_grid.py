@@ -113,26 +113,37 @@ class RayGrid(LocalGrid):
         threads: int = 1,
     ) -> None:
         super().__init__(app, nodes, on_reply)
-        import ray
-
-        self.ray = ray
         self._queue: deque[_Call] = deque()
         self._running: dict[Any, _Seat] = {}
         self._store: dict[int, tuple[ArrayRecord, Any]] = {}
         self._pace = math.inf  # seconds per call, as measured
+
+        import ray
+
+        self.ray = ray
         try:
             start_ray(address)
-            self.workers = self._count(workers, num_cpus, num_gpus, len(nodes))
+            count = self._count(workers, num_cpus, num_gpus, len(nodes))
             # Actors are replaced here when they die: one that Ray restarts turns calls away
             # until it is there again.
             kind = ray.remote(_Worker).options(num_cpus=num_cpus, num_gpus=num_gpus)
             self._hire = lambda: kind.remote(app, threads)
-            self._seats = [_Seat(self._hire(), busy=True) for _ in range(self.workers)]
             # Nobody waits for them here: while they import what they need, so can the server.
-            self._running = {seat.actor.ready.remote(): seat for seat in self._seats}
+            self._seats = [self._start(_Seat(self._hire())) for _ in range(count)]
         except BaseException:
             self.close()
             raise
+
+    def _start(self, seat: _Seat) -> _Seat:
+        """Note that a worker is busy until it is ready."""
+        seat.busy = True
+        self._running[seat.actor.ready.remote()] = seat
+        return seat
+
+    @property
+    def lanes(self) -> int:
+        """How many nodes can answer at the same time."""
+        return len(self._seats)
 
     def close(self) -> None:
         """End the actors, and Ray if it was started here."""
@@ -232,10 +243,9 @@ class RayGrid(LocalGrid):
     def _replace(self, seat: _Seat) -> None:
         """Put a new worker into the seat of one that is lost; it is busy until it is ready."""
         self.ray.kill(seat.actor)
-        seat.actor, seat.busy = self._hire(), True
-        seat.calls = []
+        seat.actor, seat.calls = self._hire(), []
         seat.served.clear()
-        self._running[seat.actor.ready.remote()] = seat
+        self._start(seat)
 
     def _give_up(self, message_ids: list[str]) -> None:
         """Drop what is queued and replace the workers that are stuck."""
