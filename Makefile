@@ -2,8 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup simulate test check golden clean
+.PHONY: setup simulate test test-slow check docs golden clean
 
 setup: $(READY)
 
@@ -22,11 +23,17 @@ check: setup      ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check       ## ARGS="-k ted" selects
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: check       ## style, types and the quick tests; ARGS="-k ted" selects
+	$(PYTEST) -m "not (slow or network or browser)" $(ARGS)
+
+test-slow: setup  ## the rest: network, outages, browser, long resumes
+	$(PYTEST) -m "slow or network or browser" $(ARGS)
+
+docs: setup       ## the documentation as a site, in docs/_build/html/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 golden: setup     ## write the values that test_golden_run holds every strategy to
 	cd tests && ../$(BIN)/python -c "import test_runs; test_runs.write_golden()"
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv *.egg-info docs/_build .pytest_cache .mypy_cache .ruff_cache

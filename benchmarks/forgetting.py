@@ -268,8 +268,8 @@ def report(works: Sequence[Work], command: str) -> str:
     lines = [
         "# How well every method remembers",
         "",
-        f"Written by `{command}`; what the columns mean is in the README, what was verified "
-        "in `REPRODUCIBILITY.md`. Every hospital takes 10 gradient steps in every round it "
+        f"Written by `{command}`; what the columns mean is in `docs/explanation/measures.md`, what "
+        "was verified in `docs/methods`. Every hospital takes 10 gradient steps in every round it "
         "takes part in, 8 rounds per stage, whatever the method; `joint` and `replay` call "
         "earlier hospitals too, so they take more in all. ± is the sample standard deviation "
         "over the runs. AVG - ted is the mean difference over the same seeds and orders with its "

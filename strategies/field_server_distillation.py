@@ -48,11 +48,7 @@ class FieldServerDistillation(Strategy):
         return Teaching(at_server=True)
 
     def check(self, task: Field, model: Any) -> None:
-        """Check that there is one volume.
-
-        Raises:
-            ConfigError: every site has its own.
-        """
+        """Raise `ConfigError` where every site has a volume of its own."""
         if not task.shared:
             raise ConfigError(
                 "strategy: field_server_distillation fits one field to all sites' volumes, which "
@@ -61,12 +57,12 @@ class FieldServerDistillation(Strategy):
 
     def refine(self, summary: RoundSummary) -> Arrays:
         """Return the average, fitted to the hospitals' fields and the previous global one."""
-        task, network, parts = summary.task, summary.network, []
-        speak = {*summary.updates, *summary.lost}
+        task, network, speak = summary.task, summary.network, {*summary.updates, *summary.lost}
         heard = [site for site in summary.heard if site not in speak]
         earlier = [site for site in summary.earlier if site not in {*speak, *heard}]
-        own = [(weights, [site]) for site, weights in summary.updates.items()]
-        for weights, sites in [*own, (summary.before, heard), (summary.teacher, earlier)]:
+        parts = []
+        voices = [(weights, [site]) for site, weights in summary.updates.items()]
+        for weights, sites in [*voices, (summary.before, heard), (summary.teacher, earlier)]:
             if sites:
                 into_network(network, weights)
                 labeller = Labeller(partial(task.answers, network), sites)
@@ -76,6 +72,6 @@ class FieldServerDistillation(Strategy):
             steps=self.steps, batch_size=self.batch_size, lr=self.lr, decay=0.1, amp=False
         )
         lesson = Lesson(task=task, student=network.requires_grad_(True), model=summary.model)
-        rate = partial(settings.rate, 0)
-        loop.train(lesson, Samples.joined(parts), settings, Strategy(), rate, summary.rng)
+        samples, rate = Samples.joined(parts), partial(settings.rate, 0)
+        loop.train(lesson, samples, settings, Strategy(), rate, summary.rng)
         return of_network(network)

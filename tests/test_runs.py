@@ -257,8 +257,8 @@ def test_models_aggregations_and_privacy_from_outside(tmp_path: Path):
     assert (results["model"], results["aggregation"], results["privacy"]["name"]) == ("own",) * 3
 
 
-def test_the_method_in_the_readme_runs_as_it_stands(tmp_path: Path):
-    text = (ROOT / "README.md").read_text().partition("### A method in one file")[2]
+def test_the_method_in_the_documentation_runs_as_it_stands(tmp_path: Path):
+    text = (ROOT / "docs" / "howto" / "own_method.md").read_text()
     for name, language in (("strategies/mine.py", "python"), ("conf/strategy/mine.yaml", "yaml")):
         path = tmp_path / name
         path.parent.mkdir(parents=True)

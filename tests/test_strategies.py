@@ -213,8 +213,9 @@ def test_what_the_documents_point_to_is_there():
     from pathlib import Path
 
     root = Path(__file__).parents[1]
-    for page in (root / "README.md", root / "REPRODUCIBILITY.md"):
-        targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
-        targets += re.findall(r"`((?:docs|benchmarks|tests|conf)/[\w/.]+)`", page.read_text())
-        missing = [t for t in targets if not (root / t).exists() and not t.endswith("mine.yaml")]
-        assert targets and not missing, missing
+    for page in (*root.glob("*.md"), *(root / "docs").rglob("*.md")):
+        links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text())
+        files = re.findall(r"`((?:docs|benchmarks|tests|conf|fedcl)/[\w/.]+)`", page.read_text())
+        missing = [one for one in links if not (page.parent / one).exists()]
+        missing += [one for one in files if not (root / one).exists() and "mine" not in one]
+        assert not missing, (page, missing)

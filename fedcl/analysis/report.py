@@ -16,7 +16,7 @@ from fedcl.analysis.architectures import Row
 from fedcl.analysis.runs import METHOD, Group, Run
 from fedcl.analysis.statistics import Line, cases
 from fedcl.analysis.tables import COLUMNS
-from fedcl.reporting.figures import COLOURS, SCORES
+from fedcl.reporting.figures import COLOURS, title_of
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagram")
@@ -57,7 +57,7 @@ def report(
     return environment.get_template("report.html").render(
         plotly=get_plotlyjs(),
         scenario=first["scenario"],
-        score=SCORES.get(first.get("score", ""), "score"),
+        score=title_of(first.get("score", "score")),
         case=first.get("case", "patient"),
         reference=reference,
         notes=notes,

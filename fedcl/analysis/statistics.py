@@ -29,7 +29,7 @@ FIGURES = (
     "worst_site",
     "std_site",
 )
-"""The figures of a run that are averaged: those of `continual.summary`, and RAVG."""
+"""The figures of a run that are averaged: those of `fedcl.server.metrics.summary`, and RAVG."""
 LEVEL = 0.95
 
 Cases = dict[tuple[int, str, str], float]

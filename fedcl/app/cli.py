@@ -106,7 +106,7 @@ def deploy(given: argparse.Namespace) -> None:
     from fedcl.app.provision import prepare
 
     prepare(given.folder, given.sites.split(","), given.host, given.port)
-    print(f"written to {given.folder}; docs/deployment.md says how to go on")
+    print(f"written to {given.folder}; docs/howto/deploy.md says how to go on")
 
 
 def export(given: argparse.Namespace) -> None:

@@ -97,7 +97,7 @@ def _begin(composed: DictConfig, arguments: Sequence[str]) -> int:
 def _one(folder: Path, act: Callable[[], dict[str, Any]]) -> int:
     """Run, tell what came of it, and return the exit status."""
     try:
-        outcome = act()
+        _tell(folder, act())
     except FedclError as error:
         print(_exit_line(error, folder), file=sys.stderr)
         return error.exit_code
@@ -110,7 +110,6 @@ def _one(folder: Path, act: Callable[[], dict[str, Any]]) -> int:
 
         console.print_exception()
         return 1
-    _tell(folder, outcome)
     return 0
 
 

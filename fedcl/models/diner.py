@@ -24,7 +24,7 @@ class Diner(FieldModel):
         length: numbers per row.
         width: units per hidden layer.
         layers: hidden layers. The published code's `hidden_layers=2` makes three; two fit as well
-            (REPRODUCIBILITY.md).
+            (docs/methods/how_it_was_measured.md).
         clamp: whether outputs are cut to [0, 1], where signal and masks lie, in training too; the
             published code cuts them to its own range.
         table_rate: factor on the table's learning rate.

@@ -22,7 +22,12 @@ STYLES = ("-", "--", "-.", ":")
 LARGEST = 60.0
 """Inches."""
 SCORES = {"dice": "Dice", "psnr": "PSNR (dB)"}
-"""How the scores that runs are judged by are written."""
+"""How scores are written; others, of a task of one's own, by their names."""
+
+
+def title_of(score: str) -> str:
+    """Return how a score is written."""
+    return SCORES.get(score, score)
 
 
 def draw(
@@ -124,7 +129,7 @@ def _matrix(results: dict[str, Any]) -> Figure:
     axes.set_xticks(range(len(sites)), sites)
     axes.set_yticks(range(len(rows)), [f"stage {n}" for n in range(1, len(rows) + 1)])
     axes.set_title(f"{_run(results)} (bold: trained)", size=10)
-    figure.colorbar(image, ax=axes, label=SCORES[results["score"]])
+    figure.colorbar(image, ax=axes, label=title_of(results["score"]))
     return figure
 
 
@@ -145,7 +150,7 @@ def _curves(results: dict[str, Any]) -> Figure:
         axes.plot(stages[first:], column[first:], marker="o", label=site, **style)
     axes.set_xticks(stages)
     axes.set_xlabel("stage (faint: before the site arrived)")
-    axes.set_ylabel(SCORES[results["score"]])
+    axes.set_ylabel(title_of(results["score"]))
     axes.set_title(_run(results), size=10)
     axes.grid(alpha=0.3)
     axes.legend(title="site", loc="center left", bbox_to_anchor=(1, 0.5))

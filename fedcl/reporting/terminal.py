@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fedcl.reporting.figures import SCORES
+from fedcl.reporting.figures import title_of
 from fedcl.tasks.field import extremes
 
 MOST = 12
@@ -19,7 +19,7 @@ def report(results: dict[str, Any]) -> Group:
     """Return the stage-by-site matrix and the figures of a run."""
     table = _matrix(results) if len(results["sites"]) <= MOST else _ends(results)
     title = (
-        f"{SCORES[results['score']]} after each stage (* trained in it): "
+        f"{title_of(results['score'])} after each stage (* trained in it): "
         f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
     )
     lines = [_figures(results["metrics"], results)]
@@ -84,7 +84,7 @@ def _cell(results: dict[str, Any], stage: int, column: int) -> str:
     if value is None:
         for score, other in results["secondary"].items():
             if other["matrix"][stage][column] is not None:
-                return f"{SCORES.get(score, score)} {number_(other['matrix'][stage][column])}"
+                return f"{title_of(score)} {number_(other['matrix'][stage][column])}"
     return number_(value)
 
 

@@ -1,4 +1,4 @@
-"""The state of a run, its snapshots on disk, and the lock on a run's folder."""
+"""Snapshots of a run on disk, whole or absent, and who takes them."""
 
 import hashlib
 import json

@@ -38,7 +38,7 @@ def summary(
             (Zhu et al., Medical Image Analysis 94:103112, 2024); None where one of the
             denominators is 0.
         fwt: forward transfer, mean of R[a-1][s] - initial[s] over sites first trained in
-            a stage a > 0 (ibid.).
+            a stage a > 0 (Lopez-Paz & Ranzato).
         forgetting: mean of max over l < T of R[l][s], minus R[T][s], over sites trained
             before T (Chaudhry et al., ECCV 2018; the maximum leaves the last row out).
         plasticity: mean of R[e(s)][s] over the sites trained.

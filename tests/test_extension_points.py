@@ -1,0 +1,70 @@
+"""The extension points as the documentation shows them, from a folder outside of the repository."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, read
+
+PAGE = ROOT / "docs" / "reference" / "extension_points.md"
+EXAMPLE = re.compile(
+    r"`((?:strategies|sites|fedcl/\w+)/\w+\.py)`[^\n]*:\n\n```python\n(.*?)```", re.S
+)
+COMMAND = re.compile(r"^PYTHONPATH=/my fedcl (simulate .*)$", re.M)
+QUICK = ["engine=inprocess", "tracking.enabled=false", "timeline.rounds=1", "learner.steps=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the page calls /my."""
+    my = tmp_path_factory.mktemp("my")
+    for name, text in EXAMPLE.findall(PAGE.read_text()):
+        path = my / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return my
+
+
+def run(my: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command `fedcl` from an empty folder."""
+    place = my / "empty"
+    place.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "fedcl", *arguments], cwd=place, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(my), str(ROOT)])},
+    )  # fmt: skip
+
+
+def test_the_page_shows_every_kind_of_plugin(folder: Path):
+    found = {str(path.relative_to(folder).parent) for path in folder.rglob("*.py")}
+    assert found == {
+        "strategies", "sites", "fedcl/models", "fedcl/aggregations", "fedcl/privacy",
+    }  # fmt: skip
+
+
+def test_the_examples_are_in_style(folder: Path):
+    style = ["ruff", "check", "--config", str(ROOT / "pyproject.toml"), str(folder)]
+    done = subprocess.run([sys.executable, "-m", *style], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_commands_of_the_page_run(folder: Path, number: int):
+    command = COMMAND.findall(PAGE.read_text())[number].split()
+    out = folder / f"run{number}"
+    done = run(folder, *command, *QUICK, f"run.dir={out}")
+    assert done.returncode == 0, done.stderr
+    results = read(out)
+    asked = dict(part.split("=") for part in command[1:])
+    told = results | {"privacy": results["privacy"]["name"]}
+    assert {key: told[key] for key in asked} == asked
+    assert all(value is not None for value in results["matrix"][-1])
+
+
+def test_a_setting_of_a_plugin_without_a_yaml_is_checked(folder: Path):
+    done = run(folder, "simulate", "scenario=squares", "scenario.patients=2", *QUICK)
+    assert done.returncode == 2 and "scenario.patients: must be at least 3" in done.stderr
+    assert not [path for path in (folder / "empty").rglob("*") if path.is_file()]
