@@ -1,24 +1,21 @@
 """What pyproject.toml cannot say: `conf/`, beside the packages, travels inside of `fedcl`."""
 
+import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
+from setuptools.command.build_py import build_py
 
-GROUPS = sorted(path.name for path in Path("conf").iterdir() if path.is_dir())
 
-setup(
-    packages=[
-        *find_packages(include=["fedcl*", "sites*", "strategies*"]),
-        *("fedcl.conf" + (f".{group}" if group else "") for group in ["", *GROUPS]),
-    ],
-    package_dir={"fedcl.conf": "conf"},
-    package_data={
-        **{f"fedcl.conf.{group}": ["*.yaml"] for group in GROUPS},
-        "fedcl.conf": ["*.yaml"],
-        "fedcl.analysis": ["report.html"],
-        "fedcl.app": ["deploy/*"],
-        "sites": ["py.typed"],
-        "strategies": ["py.typed"],
-        "fedcl": ["py.typed"],
-    },
-)
+class BuildWithConf(build_py):
+    """Copies the configuration into what is to be installed."""
+
+    def run(self) -> None:
+        """Build; in an editable installation the configuration is used where it lies."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "fedcl" / "conf"
+            shutil.copytree("conf", target, dirs_exist_ok=True)
+
+
+setup(cmdclass={"build_py": BuildWithConf})

@@ -1,11 +1,18 @@
 """fedcl: federated continual learning between hospitals."""
 
 import os
+import sys
 from pkgutil import extend_path
 
 # A folder `fedcl` elsewhere on the Python path, without a file __init__.py, adds its models,
 # aggregations and privacy rules to these.
 __path__ = extend_path(__path__, __name__)
+
+# Where this lies, `sites` and `strategies` lie. An editable installation finds packages one by
+# one, and a folder of plug-ins of the same name on the Python path would hide these two from it.
+_place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if _place not in sys.path:
+    sys.path.append(_place)
 
 __version__ = "0.1.0"
 

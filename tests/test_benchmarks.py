@@ -9,6 +9,8 @@ from conftest import TINY, read
 from benchmarks import forgetting
 from benchmarks.forgetting import Bench, Method, Work
 
+pytestmark = pytest.mark.slow
+
 BENCH = Bench(
     "tiny",
     tuple(o for o in TINY if o != "engine=inprocess"),

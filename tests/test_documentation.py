@@ -9,6 +9,8 @@ from conftest import ROOT
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+pytestmark = pytest.mark.slow  # the site is built
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,19 +29,11 @@ def test_settings_are_those_of_the_dataclasses(site: Path):
     assert "weights sent back" in text, "what a docstring says of a setting"
 
 
-@pytest.mark.browser
-def test_a_reader_finds_the_way(site: Path):
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options)
-    try:
-        driver.get((site / "index.html").as_uri())
-        driver.find_element(By.LINK_TEXT, "tutorial").click()
-        assert "fedcl compare" in driver.find_element(By.TAG_NAME, "article").text
-        driver.get((site / "methods" / "ted.html").as_uri())
-        assert "Zhu" in driver.find_element(By.TAG_NAME, "article").text
-        severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-        assert [entry for entry in severe if "file:" in entry["message"]] == []
-    finally:
-        driver.quit()
+def test_a_reader_finds_the_way(site: Path, browser: webdriver.Chrome):
+    browser.get((site / "index.html").as_uri())
+    browser.find_element(By.LINK_TEXT, "tutorial").click()
+    assert "fedcl compare" in browser.find_element(By.TAG_NAME, "article").text
+    browser.get((site / "methods" / "ted.html").as_uri())
+    assert "Zhu" in browser.find_element(By.TAG_NAME, "article").text
+    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [entry for entry in severe if "file:" in entry["message"]] == []

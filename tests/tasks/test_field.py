@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_FIELD
+from fields import SPACE, WHOLE, build, field
 from torch import nn
 
 from fedcl import arrays
@@ -26,19 +27,12 @@ from fedcl.learning.strategy import RoundSummary, Strategy
 from fedcl.registry import MODEL, STRATEGY
 from fedcl.seeding import seeded
 from fedcl.tasks.base import Labeller
-from fedcl.tasks.field import Field, Frame, extremes, psnr, ssim
+from fedcl.tasks.field import Frame, extremes, psnr, ssim
 from fedcl.wire import records
 from fedcl.wire.requests import TrainRequest
 
-SPACE = Space((4, 1, 3, 5))
-WHOLE = Part((0, 4), (0, 1), (0,))
 RELU = ("layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias")
 MODELS = ("pe", "siren", "finer", "diner")
-
-
-def build(name: str, *parts: Part, space: Space = SPACE, **settings: object) -> nn.Module:
-    with seeded("test"):
-        return MODEL.make({"name": name, **settings}).build(Room(space, parts or (WHOLE,)))
 
 
 def weights(network: nn.Module, *names: str) -> list[torch.Tensor]:
@@ -195,10 +189,6 @@ def test_arrays_that_cannot_grow_are_refused():
 
 
 # --- task ------------------------------------------------------------------------------------
-
-
-def field(*kinds: str, **parts: Part) -> Field:
-    return Field(SPACE, parts or {"A": WHOLE}, kinds or ("signal",))
 
 
 def test_the_loss_is_the_mean_square_of_what_is_known():

@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, read
+from conftest import ROOT, TINY, read
 
 from fedcl.errors import ConfigError, DataError
 from fedcl.registry import SCENARIO
 from sites.ct_phantom import ATTENUATION, HOSPITALS, Tissue, window
 
-SPLEEN = Path(__file__).parents[2] / "shared" / "data" / "Task09_Spleen"
+SPLEEN = ROOT.parent / "shared" / "data" / "Task09_Spleen"
 REAL = pytest.mark.skipif(not SPLEEN.is_dir(), reason="../shared/data/Task09_Spleen is not there")
 
 

@@ -1,11 +1,11 @@
 """The phantom: reproducible, anatomically plausible, and shifted the way scanners shift."""
 
 from dataclasses import astuple, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from omegaconf import OmegaConf
 from scipy.ndimage import binary_erosion, label
 
@@ -17,7 +17,7 @@ from sites import phantom
 from sites.phantom import HOSPITALS, Phantom, Tissue, draw_anatomy, signals, spin_echo
 
 SITES = list("ABCDEF")
-YAML = Path(__file__).parents[1] / "conf" / "scenario" / "phantom.yaml"
+YAML = ROOT / "conf" / "scenario" / "phantom.yaml"
 
 
 def same(one: list[Case], other: list[Case]) -> bool:

@@ -224,7 +224,7 @@ def test_other_spacings_keep_directions_and_origin(fitted: Path, tmp_path: Path)
 
 
 def test_old_outputs_are_distilled_at_a_new_masks_own_points():
-    from test_fields import SPACE, build, field
+    from fields import SPACE, build, field
 
     at = SPACE.coordinates(torch.arange(8))
     index = torch.tensor([1, 5])

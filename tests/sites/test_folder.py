@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -17,7 +18,7 @@ from fedcl.errors import ConfigError, DataError, FedclError
 from fedcl.settings import parse
 from sites.folder import Folder
 
-REPO = Path(__file__).parents[1]
+REPO = ROOT
 DATA = REPO.parent / "shared" / "data"
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 200, (16, 16), dtype=np.uint8)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import ROOT
 from small import TASK, ce, logits, make, step
 from torch import nn
 
@@ -181,11 +182,10 @@ def test_the_noise_pass_normalises_by_its_own_batch():
 
 
 def test_defaults_of_the_yaml_are_those_of_the_class():
-    from pathlib import Path
 
     import yaml
 
-    folder = Path(__file__).parents[1] / "conf" / "strategy"
+    folder = ROOT / "conf" / "strategy"
     for path in folder.glob("*.yaml"):
         values = yaml.safe_load(path.read_text())
         assert STRATEGY.make(values) == STRATEGY.make({"name": values["name"]}), path.name
@@ -210,9 +210,8 @@ def test_methods_are_short_files():
 
 def test_what_the_documents_point_to_is_there():
     import re
-    from pathlib import Path
 
-    root = Path(__file__).parents[1]
+    root = ROOT
     for page in (*root.glob("*.md"), *(root / "docs").rglob("*.md")):
         links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text())
         files = re.findall(r"`((?:docs|benchmarks|tests|conf|fedcl)/[\w/.]+)`", page.read_text())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import MIXED, TINY, TINY_FIELD, read
 from scipy.stats import wilcoxon
-from test_faults import serve
+from servers import serve
 
 import simulate
 from fedcl import arrays

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,26 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import TINY, read, start
+from processes import PATIENCE, kill, snapshot, wait_for
 
 RUN = [*TINY, "strategy=ted", "learner.steps=15", "model.channels=[16,32,64]", "model.norm=batch"]
-PATIENCE = 120.0  # seconds; a test that waits so long has failed
-
-
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.0002)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-def snapshot(folder: Path, name: str) -> Callable[[], bool]:
-    return lambda: (folder / "checkpoint" / name).exists()
 
 
 def writing(folder: Path) -> Callable[[], bool]:

@@ -14,6 +14,8 @@ from fedcl.wire.codes import CRASHED, RAISED
 from fedcl.wire.local_grid import InProcessGrid, LocalGrid, NodeConfig
 from fedcl.wire.ray_grid import RayGrid
 
+pytestmark = pytest.mark.ray
+
 APP = "tests.apps:app"
 WEIGHTS = ArrayRecord({"w": Array(np.arange(12, dtype=np.float32).reshape(3, 4))})
 

@@ -19,6 +19,8 @@ from conftest import ROOT, TINY, read
 
 from fedcl.app.provision import prepare
 
+pytestmark = [pytest.mark.network, pytest.mark.slow]
+
 PATIENCE = 400.0  # seconds for a whole run; one call takes a process of its own, some seconds each
 SITES = ["A", "B", "C", "D"]
 SMALL = [

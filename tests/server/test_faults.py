@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from servers import config, serve
 
-from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, RunError
 from fedcl.server.checkpoint import Checkpoint
@@ -24,21 +23,6 @@ SPOILT = {
     "weightless": "malformed update",
     "loss": "the loss is not finite (seg)",
 }
-
-
-def config(*overrides: str) -> Config:
-    return Config.parse(compose([*TINY, *overrides]))
-
-
-def serve(folder: Path, settings: Config, spoil: str | None, state: State | None = None) -> Server:
-    """Run with a site D that spoils its update in round 3, the first of stage 2."""
-    nodes: list[dict] = [{"site": site, "state-path": str(folder / site)} for site in "ABCDEF"]
-    if spoil:
-        nodes[3] |= {"spoil": spoil, "bad-round": 3}
-    checkpoint = Checkpoint(folder / "checkpoint")
-    server = Server(InProcessGrid("tests.apps:rogue", nodes), settings, checkpoint, state)
-    server.run(server.meet(), 0.0)
-    return server
 
 
 @pytest.mark.parametrize(("spoil", "said"), SPOILT.items())

@@ -26,6 +26,8 @@ from fedcl.reporting.spool import Spool
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.state import State
 
+pytestmark = pytest.mark.network
+
 SMALL = [option for option in TINY if option != "tracking.enabled=false"]
 SMALL += ["timeline.stages=[[A],[B]]", "strategy=finetune", "learner.steps=2"]
 

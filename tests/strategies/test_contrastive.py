@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import MIXED, TINY, read, start
+from processes import kill, snapshot, wait_for
 from small import TASK, logits, make, step
-from test_resume import kill, snapshot, wait_for
 
 from fedcl import arrays
 from fedcl.errors import ConfigError

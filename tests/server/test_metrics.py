@@ -1,13 +1,12 @@
 """The figures of a run, on matrices small enough to reckon by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from fedcl.server.metrics import forgetting_by_site, summary
 
-PARITY = Path(__file__).parents[2] / "shared" / "parity" / "ted.npz"
+PARITY = ROOT.parent / "shared" / "parity" / "ted.npz"
 SITES = ["A", "B", "C"]
 MATRIX = [
     [0.8, 0.3, 0.1],  # after A
