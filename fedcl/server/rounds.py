@@ -12,7 +12,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedcl import arrays
-from fedcl.config.job import Role
 from fedcl.config.schema import Config
 from fedcl.errors import RunError
 from fedcl.learning.strategy import RoundSummary
@@ -21,6 +20,7 @@ from fedcl.seeding import torch_rng
 from fedcl.server.architecture import Architecture
 from fedcl.server.events import Round, Watcher
 from fedcl.server.exchange import Exchange, Failure
+from fedcl.server.knowledge import Knowledge
 from fedcl.server.state import State
 from fedcl.wire import records
 from fedcl.wire.answers import Scored, Update
@@ -59,7 +59,7 @@ class Stage(FlowerStrategy):
         known = {site for stage in state.trained[: self.number] for site in stage}
         self.lost = [s for s in config.timeline.seen(self.number - 1) if s not in known]
         self._parts: dict[str, tuple[ArrayRecord, ArrayRecord]] = {}
-        self._sent: dict[tuple[str, str], tuple[arrays.Arrays, ArrayRecord | None]] = {}
+        self.knowledge = Knowledge(self.strategy.teaching, state, architectures, self.number)
 
     @property
     def cohort(self) -> list[str]:
@@ -140,8 +140,8 @@ class Stage(FlowerStrategy):
             self.number,
             model=role.model,
             arrays=self._own(role.model, weights),
-            teacher=self._teacher(role),
-            memory=self._record("memory", role.model, self.state.memory),
+            teacher=self.knowledge.teacher(role),
+            memory=self.knowledge.memory(role.model),
             shares=learning,
             rehearsing=rehearsing,
             lost=self.lost,
@@ -149,7 +149,7 @@ class Stage(FlowerStrategy):
             round=round_,
             rounds=self.config.timeline.rounds,
             attempt=1 + 2 * self.state.tries,
-            keep=["memory"] + ["teacher"] * self._teacher_stays,
+            keep=self.knowledge.staying,
         )
 
     def aggregate_train(
@@ -358,53 +358,10 @@ class Stage(FlowerStrategy):
             return
         self.state.round += 1
         self.state.tries = 0
-        teaching = self.strategy.teaching
-        if teaching is not None and teaching.changes == "ema":
-            old, self.state.teacher = self.state.teacher, {}
-            for one in self.architectures.values():
-                if self._has_trained(one.name, self.number):
-                    now = one.part(self.state.weights)
-                    mean = _moving_average(one.part(old), now, teaching.decay)
-                    self.state.teacher |= one.whole(mean)
+        self.knowledge.advance()
         done = Round(self.number, self.state.round, self._validating, self.losses, self.validation)
         for watcher in self.watchers:
             watcher.round_done(done, self.state)
-
-    def _teacher(self, role: Role) -> ArrayRecord | None:
-        """Return who teaches a site, or None where there is no teacher yet.
-
-        That is somebody trained: before the run, in an earlier stage, or, of another
-        architecture than the site's and not kept for a stage, in an earlier round.
-        """
-        teaching = self.strategy.teaching
-        if teaching is None or role.teacher is None or teaching.at_server:
-            return None
-        if teaching.changes == "never":
-            return self._record("teacher", role.teacher, self.state.teacher)
-        this = role.teacher != role.model and teaching.refresh != "stage"
-        if not self._has_trained(role.teacher, self.number if this else self.number - 1):
-            return None
-        source = self.state.weights if teaching.refresh == "round" else self.state.teacher
-        return self._record("teacher", role.teacher, source)
-
-    @property
-    def _teacher_stays(self) -> bool:
-        """Whether the teacher is the same in all rounds of a stage."""
-        teaching = self.strategy.teaching
-        return teaching is not None and teaching.changes in ("stage", "never")
-
-    def _has_trained(self, architecture: str, stage: int) -> bool:
-        """Return whether a site has trained an architecture by `stage`."""
-        sites = self.architectures[architecture].sites
-        return any(site in sites for known in self.state.trained[: stage + 1] for site in known)
-
-    def _record(self, what: str, architecture: str, source: arrays.Arrays) -> ArrayRecord | None:
-        """Return a part of `source`, the same record while that is the same: grids share it."""
-        key = what, architecture
-        if key not in self._sent or self._sent[key][0] is not source:
-            part = self.architectures[architecture].part(source)
-            self._sent[key] = source, records.to_record(part) if part else None
-        return self._sent[key][1]
 
     def _own(self, model: str, weights: ArrayRecord) -> ArrayRecord:
         """Return an architecture's part of a round's weights, the same record for all its sites."""
@@ -421,10 +378,3 @@ class Stage(FlowerStrategy):
         every = self.architectures.values()
         shared = (one.whole(one.shared(self.state.weights)) for one in every)
         return records.to_record({key: value for part in shared for key, value in part.items()})
-
-
-def _moving_average(old: arrays.Arrays, new: arrays.Arrays, decay: float) -> arrays.Arrays:
-    """Return decay * old + (1 - decay) * new, or `new` where there is no old one."""
-    if not old or decay == 0:
-        return new
-    return arrays.weighted_mean([old, new], [decay, 1 - decay])
