@@ -124,17 +124,25 @@ def _tell(folder: Path, outcome: dict[str, Any]) -> None:
     lines = [f"run folder: {folder.resolve()}"]
     tracking = stored(folder)["tracking"]
     if tracking["enabled"]:
-        lines.append(f"MLflow:     {_how_to_open_mlflow(tracking['uri'])}")
+        known = outcome.get("tracking", {}).get("experiment")
+        lines += _how_to_open_mlflow(tracking["uri"], known)
     for line in lines:
         out.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _how_to_open_mlflow(uri: str) -> str:
-    """Return the command that opens MLflow on `uri`."""
+def _how_to_open_mlflow(uri: str, experiment: str | None) -> list[str]:
+    """Return the command that opens MLflow on `uri`, and the page of an experiment's runs.
+
+    Without that parameter the page opens on views for language models (MLflow 3.17).
+    """
+    page = f"#/experiments/{experiment}?workflowType=machine_learning" if experiment else ""
+    if uri.startswith(("http://", "https://")):
+        return [f"MLflow:     {uri.rstrip('/')}/{page}"]
     program = Path(sys.executable).with_name("mlflow")
     if program.is_relative_to(Path.cwd()):
         program = program.relative_to(Path.cwd())
-    return f"{program} ui --backend-store-uri {uri}"
+    command = f"{program} ui --backend-store-uri {uri}"
+    return [f"MLflow:     {command}", f"            http://127.0.0.1:5000/{page}"]
 
 
 def _exit_line(error: FedclError, folder: Path) -> str:

@@ -72,6 +72,7 @@ class Tracker(Watcher):
             if state.tracking_run is None:
                 state.tracking_run = self._open(config, values, about)
             self.run = state.tracking_run
+            state.tracking_experiment = str(self.client.get_run(self.run).info.experiment_id)
             self.client.set_terminated(self.run, "RUNNING")
             self.spool = _spool(self.client, self.uri, folder)
             if self.spool.drain(self.wait):

@@ -55,6 +55,7 @@ def results(config: Config, state: State, status: str = "completed") -> dict[str
         "stored": state.stored,
         "centralised": config.timeline.centralised,
         "aggregation": name_of(config.aggregation),
+        "tracking": {"experiment": state.tracking_experiment, "run": state.tracking_run},
         "failures": state.ledger.failures,
         "reputation": state.ledger.reputation,
         "versions": versions(),

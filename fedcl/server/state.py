@@ -43,7 +43,7 @@ class State:
         sources: of a field, where each site's values come from (`Source.numbers`).
         ledger: costs and failures so far.
         sent: the ledger's bytes at the end of each stage.
-        tracking_run: the MLflow run.
+        tracking_run, tracking_experiment: the MLflow run, and the experiment that it is in.
         secret: what noise is drawn from that nobody else may know; a round repeated after a
             crash has the same again.
     """
@@ -72,6 +72,7 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     sent: list[dict[str, int]] = field(default_factory=list)
     tracking_run: str | None = None
+    tracking_experiment: str | None = None
     secret: int = field(default_factory=lambda: secrets.randbits(62))
 
     @property

@@ -1,10 +1,21 @@
 """MLflow as the contract has it: a real sqlite store, and no trace when it is off."""
 
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from conftest import TINY, read
 from mlflow.tracking import MlflowClient
+from selenium import webdriver
+from selenium.webdriver.common.by import By
 
 SMALL = ["timeline.stages=[[A],[B]]", "timeline.rounds=2"]
 
@@ -94,3 +105,63 @@ def test_a_server_that_does_not_answer_is_named_before_anything_is_written(
     assert cli(*TINY, *SMALL, *on, f"run.dir={tmp_path / 'run'}") == 2
     assert "tracking.uri: MLflow does not answer at http://127.0.0.1:9" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def ui(store: str, tmp_path: Path) -> Iterator[str]:
+    """Serve MLflow's own page over the store; return its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "1"], cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    wait(lambda: answers(address))
+    yield address
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/health", timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.network
+def test_its_page_opens_on_training_runs_with_scores_first(
+    cli, tmp_path: Path, store: str, ui: str, browser: webdriver.Chrome, capsys
+):
+    folder = tmp_path / "run"
+    on = ["tracking.enabled=true", f"tracking.uri={store}"]
+    assert cli(*TINY, *SMALL, *on, f"run.dir={folder}") == 0
+    (page,) = re.findall(r"http://127.0.0.1:5000/(\S+)", capsys.readouterr().out)
+    (run,) = runs(store, folder)
+    browser.delete_network_conditions()
+
+    def shown() -> str:
+        return str(browser.find_element(By.TAG_NAME, "body").text)
+
+    browser.get(f"{ui}/{page}")
+    wait(lambda: run.info.run_name in shown())
+    assert f"/experiments/{run.info.experiment_id}/runs" in browser.current_url
+    place = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
+    browser.get(f"{ui}/{place}")
+    wait(lambda: "train/validation" in shown())
+    places = [shown().index(f"\n{name}\n") for name in ("forgetting", "score", "train/loss/A")]
+    assert places == sorted(places)
