@@ -90,6 +90,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(name: str, tmp_path: Path, 
     assert got == {key: value for key, value in expected.items() if key != "bytes"}
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_give_the_bits_of_one_process_for_every_method(tmp_path: Path, grids: Any):
     grid, sites = None, None
     for name in sorted(STRATEGY.available(), key=base):

@@ -68,6 +68,8 @@ def test_individual_models_survive_too(cli, tmp_path: Path):
     assert_same(folder, whole)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_ray_dies_with_its_run_and_another_engine_goes_on(cli, tmp_path: Path, uninterrupted: Path):
     folder = tmp_path / "run"
     process = start(*RUN, "engine=ray", f"run.dir={folder}")
@@ -81,7 +83,9 @@ def test_ray_dies_with_its_run_and_another_engine_goes_on(cli, tmp_path: Path, u
     assert_same(folder, uninterrupted)
 
 
-@pytest.mark.parametrize("engine", ["inprocess", "ray"])
+@pytest.mark.parametrize(
+    "engine", ["inprocess", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
 def test_ctrl_c_ends_everything_at_once_and_can_be_resumed(
     cli, tmp_path: Path, uninterrupted: Path, engine: str
 ):
