@@ -33,7 +33,7 @@ docs: setup       ## the documentation as a site, in docs/_build/html/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 golden: setup     ## write the values that test_golden_run holds every strategy to
-	PYTHONPATH=.:tests:tests/app $(BIN)/python -c "import test_runs; test_runs.write_golden()"
+	$(BIN)/python -c "from tests.app.test_runs import write_golden; write_golden()"
 
 clean:
 	rm -rf .venv *.egg-info docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from conftest import TINY
-
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.wire.local_grid import InProcessGrid
+from tests.conftest import TINY
 
 
 def config(*overrides: str) -> Config:

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import TINY, read
 
 from benchmarks import forgetting
 from benchmarks.forgetting import Bench, Method, Work
+from tests.conftest import TINY, read
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow  # the site is built
 

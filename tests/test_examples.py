@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+
+from tests.conftest import ROOT
 
 SAYS = {
     "three_strategies": r"(finetune|lwf|joint) +0\.\d{3} [+-]0\.\d{3}",

@@ -4,7 +4,8 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from tests.conftest import ROOT
 
 ORDER = [
     ("app",),

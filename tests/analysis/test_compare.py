@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, read
 from mlflow.tracking import MlflowClient
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -35,6 +34,7 @@ from fedcl.analysis.statistics import (
 )
 from fedcl.app.cli import main
 from fedcl.errors import ConfigError
+from tests.conftest import TINY, read
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
 from PIL import Image
 from torch.nn import functional as F
 
 from fedcl.data.cases import Case
 from sites.phantom import Phantom
+from tests.conftest import TINY
 
 
 def site(root: Path, name: str, patients: int = 3) -> Path:

@@ -10,11 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from fedcl.app.cli import main
 from fedcl.app.server_app import asked_for
 from fedcl.errors import ConfigError
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, read
+
+from tests.conftest import ROOT, read
 
 PAGE = ROOT / "docs" / "reference" / "extension_points.md"
 EXAMPLE = re.compile(

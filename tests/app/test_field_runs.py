@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SUNNYBROOK, TINY_FIELD, read
 
 from fedcl import arrays
 from fedcl.app.cli import main
@@ -23,6 +22,7 @@ from fedcl.learning.step import Lesson, Rehearsal
 from fedcl.registry import MODEL, SCENARIO, STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.tasks.field import Field, psnr
+from tests.conftest import SUNNYBROOK, TINY_FIELD, read
 
 LONGER = ["learner.steps=150", "learner.lr=0.002", "timeline.rounds=1"]
 

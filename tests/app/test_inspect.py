@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, SUNNYBROOK
 from PIL import Image
 
 from fedcl.app.cli import main
+from tests.conftest import ROOT, SUNNYBROOK
 
 
 def test_it_says_what_each_site_holds(capsys):

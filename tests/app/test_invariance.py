@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NEEDS, TINY, base
 
 from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.hydra import compose
@@ -19,6 +18,7 @@ from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.wire.local_grid import InProcessGrid, LocalGrid
 from fedcl.wire.ray_grid import RayGrid
+from tests.conftest import NEEDS, TINY, base
 
 
 class Interrupt(Watcher):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import TINY, read, start
-from processes import PATIENCE, kill, snapshot, wait_for
+
+from tests.conftest import TINY, read, start
+from tests.processes import PATIENCE, kill, snapshot, wait_for
 
 RUN = [*TINY, "strategy=ted", "learner.steps=15", "model.channels=[16,32,64]", "model.norm=batch"]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, TINY, read, start
 from PIL import Image
 
 from fedcl.app.resuming import changes, resumed
@@ -18,6 +17,7 @@ from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.settings import parse
 from sites.folder import Folder
+from tests.conftest import ROOT, TINY, read, start
 
 
 def hospitals(root: Path) -> Path:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import NEEDS, ROOT, TINY, base, read, start
 
 from fedcl import arrays
 from fedcl.registry import STRATEGY
 from fedcl.wire import records
+from tests.conftest import NEEDS, ROOT, TINY, base, read, start
 
 GOLDEN = Path(__file__).with_name("golden.json")
 ONE_WORKER = ("engine=ray", "engine.workers=1")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, TINY, read
 
 from benchmarks.fault_plans import lethal, play
 from fedcl.config.faults import Faults, Plan
@@ -17,6 +16,7 @@ from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.errors import ConfigError
 from fedcl.hospital import faulty_app
+from tests.conftest import ROOT, TINY, read
 
 BEFORE = {"a": np.float32([1, 2]), "n": np.int64(4)}
 AFTER = {"a": np.float32([2, 0]), "n": np.int64(5)}

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY, read
 
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
@@ -15,6 +14,7 @@ from fedcl.config.timeline import arrivals_of, inlined, timeline_of
 from fedcl.errors import ConfigError
 from fedcl.server.results import away, presence
 from fedcl.timeline import Timeline
+from tests.conftest import TINY, read
 
 STAGES = [["A", "B"], ["C"]]
 

@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, read
 from PIL import Image
 from scipy import ndimage
 
@@ -29,6 +28,7 @@ from fedcl.registry import SCENARIO
 from fedcl.settings import parse
 from sites.decathlon import Decathlon
 from sites.folder import Folder
+from tests.conftest import TINY, read
 
 RNG = np.random.default_rng(0)
 BINARY = Labels(((0,), (1,)))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
 from flwr.app import Array, ArrayRecord
 
 from fedcl import arrays
@@ -22,6 +21,7 @@ from fedcl.server.results import results
 from fedcl.server.run import Server
 from fedcl.wire.local_grid import InProcessGrid
 from fedcl.wire.records import digest
+from tests.conftest import TINY
 
 
 def record(**values: object) -> ArrayRecord:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from small import TASK
 from torch import nn
 
 from fedcl.data.cases import Case, Samples
@@ -15,6 +14,7 @@ from fedcl.models.base import Layers, Model
 from fedcl.registry import STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from fedcl.settings import parse
+from tests.small import TASK
 
 FINETUNE = STRATEGY.make({"name": "finetune"})
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, TINY_FIELD
 from scipy.stats import norm
 
 from fedcl import arrays
@@ -17,6 +16,7 @@ from fedcl.config.schema import Config
 from fedcl.errors import ConfigError
 from fedcl.privacy.central_dp import CentralDP, epsilon
 from fedcl.server.state import State
+from tests.conftest import TINY, TINY_FIELD
 
 OLD = {"a": np.ones(3, np.float32), "b": np.zeros((1, 2), np.float32), "n": np.array(4)}
 

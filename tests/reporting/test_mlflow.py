@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import TINY, read
 from mlflow.tracking import MlflowClient
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+
+from tests.conftest import TINY, read
 
 SMALL = ["timeline.stages=[[A],[B]]", "timeline.rounds=2"]
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TINY, read, start
 from mlflow.tracking import MlflowClient
 
 from fedcl import files
@@ -25,6 +24,7 @@ from fedcl.reporting.mlflow_client import connect
 from fedcl.reporting.spool import Spool
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.state import State
+from tests.conftest import ROOT, TINY, read, start
 
 pytestmark = pytest.mark.network
 

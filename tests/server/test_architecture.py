@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MIXED, TINY, TINY_FIELD, read
 from scipy.stats import wilcoxon
-from servers import serve
 
 import simulate
 from fedcl import arrays
@@ -26,6 +24,8 @@ from fedcl.errors import ConfigError
 from fedcl.server.results import results
 from fedcl.wire import records
 from sites.phantom import Phantom
+from tests.conftest import MIXED, TINY, TINY_FIELD, read
+from tests.servers import serve
 
 OWN = {"large": ["A", "C", "E"], "small": ["B", "D", "F"]}
 

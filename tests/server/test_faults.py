@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import config, serve
 
 from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, RunError
@@ -14,6 +13,7 @@ from fedcl.server.results import results
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.wire.local_grid import InProcessGrid
+from tests.servers import config, serve
 
 SPOILT = {
     "nan": "not finite",

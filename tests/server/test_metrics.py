@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from fedcl.server.metrics import forgetting_by_site, summary
+from tests.conftest import ROOT
 
 PARITY = ROOT.parent / "shared" / "parity" / "ted.npz"
 SITES = ["A", "B", "C"]

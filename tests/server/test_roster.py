@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -22,6 +21,7 @@ from fedcl.wire.answers import Hello
 from fedcl.wire.codes import GONE
 from fedcl.wire.local_grid import InProcessGrid, answer
 from fedcl.wire.superlink_grid import SuperLinkGrid
+from tests.conftest import TINY
 
 SITES = "ABCD"
 

@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_FIELD, read
 
 from fedcl.app.cli import main
 from fedcl.data.cases import Samples
@@ -16,6 +15,7 @@ from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError
 from fedcl.learning.step import Rehearsal, Step
 from fedcl.registry import SCENARIO, STRATEGY
+from tests.conftest import TINY_FIELD, read
 
 LPS = np.array([[-1.5, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 8, -10], [0, 0, 0, 1.0]])
 
@@ -224,7 +224,7 @@ def test_other_spacings_keep_directions_and_origin(fitted: Path, tmp_path: Path)
 
 
 def test_old_outputs_are_distilled_at_a_new_masks_own_points():
-    from fields import SPACE, build, field
+    from tests.fields import SPACE, build, field
 
     at = SPACE.coordinates(torch.arange(8))
     index = torch.tensor([1, 5])

@@ -9,11 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, read
 
 from fedcl.errors import ConfigError, DataError
 from fedcl.registry import SCENARIO
 from sites.ct_phantom import ATTENUATION, HOSPITALS, Tissue, window
+from tests.conftest import ROOT, TINY, read
 
 SPLEEN = ROOT.parent / "shared" / "data" / "Task09_Spleen"
 REAL = pytest.mark.skipif(not SPLEEN.is_dir(), reason="../shared/data/Task09_Spleen is not there")

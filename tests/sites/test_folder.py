@@ -10,13 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 
 from fedcl.errors import ConfigError, DataError, FedclError
 from fedcl.settings import parse
 from sites.folder import Folder
+from tests.conftest import ROOT
 
 REPO = ROOT
 DATA = REPO.parent / "shared" / "data"

@@ -5,7 +5,6 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from omegaconf import OmegaConf
 from scipy.ndimage import binary_erosion, label
 
@@ -15,6 +14,7 @@ from fedcl.registry import SCENARIO
 from fedcl.seeding import numpy_rng
 from sites import phantom
 from sites.phantom import HOSPITALS, Phantom, Tissue, draw_anatomy, signals, spin_echo
+from tests.conftest import ROOT
 
 SITES = list("ABCDEF")
 YAML = ROOT / "conf" / "scenario" / "phantom.yaml"

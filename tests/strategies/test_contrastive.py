@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MIXED, TINY, read, start
-from processes import kill, snapshot, wait_for
-from small import TASK, logits, make, step
 
 from fedcl import arrays
 from fedcl.errors import ConfigError
@@ -20,6 +17,9 @@ from fedcl.registry import MODEL
 from fedcl.seeding import seeded
 from fedcl.wire import records
 from strategies.parts.contrast import Projections, contrast, softened
+from tests.conftest import MIXED, TINY, read, start
+from tests.processes import kill, snapshot, wait_for
+from tests.small import TASK, logits, make, step
 
 TERMS = ("encoder", "bottleneck", "decoder", "maps")
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import Fixed, Whole, ce, logits, make, step
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from strategies.mib import as_background
 from strategies.parts.anatomy import SECTORS, levels, places, quantiles, regions, reshape
 from strategies.parts.decoder import Decoder
 from strategies.souvenir import repaint
+from tests.small import Fixed, Whole, ce, logits, make, step
 
 TIMELINE = Timeline((("A", "B"), ("C",), ("D",)), rounds=2)
 

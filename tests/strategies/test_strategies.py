@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
-from small import TASK, ce, logits, make, step
 from torch import nn
 
 from fedcl.errors import ConfigError
@@ -14,6 +12,8 @@ from fedcl.registry import STRATEGY
 from fedcl.tasks.segmentation import segmentation_loss
 from strategies.parts.distillation import soft_cross_entropy
 from strategies.ted import TED
+from tests.conftest import ROOT
+from tests.small import TASK, ce, logits, make, step
 
 
 def test_soft_cross_entropy_is_the_mean_over_pixels():
@@ -215,6 +215,8 @@ def test_what_the_documents_point_to_is_there():
     for page in (*root.glob("*.md"), *(root / "docs").rglob("*.md")):
         links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text())
         files = re.findall(r"`((?:docs|benchmarks|tests|conf|fedcl)/[\w/.]+)`", page.read_text())
+        if page.stem == "extension_points":  # its files are those of its examples
+            files = []
         missing = [one for one in links if not (page.parent / one).exists()]
         missing += [
             one

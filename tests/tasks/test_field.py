@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_FIELD
-from fields import SPACE, WHOLE, build, field
 from torch import nn
 
 from fedcl import arrays
@@ -30,6 +28,8 @@ from fedcl.tasks.base import Labeller
 from fedcl.tasks.field import Frame, extremes, psnr, ssim
 from fedcl.wire import records
 from fedcl.wire.requests import TrainRequest
+from tests.conftest import TINY_FIELD
+from tests.fields import SPACE, WHOLE, build, field
 
 RELU = ("layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias")
 MODELS = ("pe", "siren", "finer", "diner")

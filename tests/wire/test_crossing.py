@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import NEEDS, base
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedcl.config.hydra import compose
@@ -22,6 +21,7 @@ from fedcl.wire.answers import EFFORT, Hello
 from fedcl.wire.local_grid import InProcessGrid, answer, load_app
 from fedcl.wire.records import from_record
 from fedcl.wire.requests import CACHED, EvaluateRequest, ReportRequest, TrainRequest
+from tests.conftest import NEEDS, base
 
 DIGEST = r"[0-9a-f]{64}"
 SECRET = "folder-of-this-hospital"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TINY, read
 
 from fedcl.app.provision import prepare
+from tests.conftest import ROOT, TINY, read
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
