@@ -136,20 +136,20 @@ def section(found: Mapping[str, Mapping[str, Group]]) -> str:
         rows = []
         for name, group in models.items():
             model = "large" if name == TEACHER else "small"
-            costs = [run.results["architectures"][model] for run in group.runs]
+            costs = [run.results.architectures[model] for run in group.runs]
             way = "-" if high <= low else f"{(dice[name] - low) / (high - low):.0%}"
             rows.append(
                 [
                     name,
                     f"{dice[name]:.3f} ± {lines[name].std['avg']:.3f}",
                     f"{average(cases([scored(run, 'iou') for run in group.runs])):.3f}",
-                    f"{costs[0]['parameters']:,}",
-                    f"{1000 * fmean(fmean(c['seconds_per_case'].values()) for c in costs):.1f}",
+                    f"{costs[0].parameters:,}",
+                    f"{1000 * fmean(fmean(c.seconds_per_case.values()) for c in costs):.1f}",
                     *_tested(lines[name]),
                     "" if name in (ALONE, TEACHER) else way,
                 ]
             )
-        sizes = [one["parameters"] for one in taught.runs[0].results["architectures"].values()]
+        sizes = [one.parameters for one in taught.runs[0].results.architectures.values()]
         share = min(sizes) / max(sizes)
         parts += [f"### {budget}: {24 * BUDGETS[budget]} steps", "", *markdown(HEADS, rows)]
     return "\n".join([TEXT.format(share=share), *parts])

@@ -25,7 +25,7 @@ from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.errors import RunError
 from fedcl.server.checkpoint import Checkpoint
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.wire.local_grid import InProcessGrid
 
@@ -100,7 +100,7 @@ def play(number: int, folder: Path) -> list[str]:
             assert str(error) and "\n" not in str(error)
             ends.append("failed")
         else:
-            done = results(config, server.state)
+            done = outcome(config, server.state).values()
             assert done["rounds"] == 4 and len(done["matrix"]) == 2
             ends.append("completed")
         state = checkpoint.load()

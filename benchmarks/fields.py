@@ -7,6 +7,7 @@ median of several) and nothing else.
 """
 
 import argparse
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from os.path import relpath
@@ -27,7 +28,8 @@ from benchmarks.running import (
 )
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
-from fedcl.tasks.field import extremes
+from fedcl.reporting.terminal import extremes
+from fedcl.server.results import Results
 from sites.parts.field import Volume
 
 K = TypeVar("K")
@@ -156,7 +158,7 @@ def report(folder: Path, lines: list[str]) -> None:
             [r["matrix"][t][s] for r in found] for t, s in ((0, 0), (-1, 0), (-1, -1))
         )
         rows.append([model, strategy, learned, first, last, seconds(found)])
-        ends = [extremes(results) for results in found]
+        ends = [extremes(Results.of(json.dumps(results).encode())) for results in found]
         scores = [[end[word][n] for end in ends] for word in ends[0] for n in (1, 2)]
         single.append([model, strategy, *scores])
     lines += [

@@ -111,7 +111,7 @@ def against_bare_loop(rounds: int, repeats: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             results = simulation.simulate(values, Path(folder) / "run")
         ended = time.perf_counter()
-        assert results["weights_sha256"] == alone, "the two did not do the same"
+        assert results.weights_sha256 == alone, "the two did not do the same"
         ratios.append((ended - between) / (between - began))
         print(
             f"  {number + 1}: bare {between - began:6.2f} s   fedcl {ended - between:6.2f} s"

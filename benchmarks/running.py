@@ -15,7 +15,7 @@ from typing import Any
 from rich.progress import Progress
 
 from fedcl.files import write_atomically
-from fedcl.server.results import read_results
+from fedcl.server.results import Results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
@@ -36,8 +36,8 @@ def options(about: str | None, arguments: Sequence[str] | None) -> argparse.Name
 
 def completed(folder: Path) -> dict[str, Any] | None:
     """Return the results of the run in `folder`, or None if it is not complete."""
-    results = read_results(folder)
-    return results if results is not None and results["status"] == "completed" else None
+    results = Results.read(folder)
+    return results.values() if results is not None and results.completed else None
 
 
 def simulate(folder: Path, overrides: Sequence[str]) -> None:

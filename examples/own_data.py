@@ -39,7 +39,7 @@ if __name__ == "__main__":
         write(Path(folder) / "data")
         values = compose([*RUN, "scenario=rings", f"scenario.root={folder}/data"])
         results = simulate(values, Path(folder) / "run")
-        for stage, row in enumerate(results["matrix"], start=1):
-            scores = zip(results["sites"], row, strict=True)
+        for stage, row in enumerate(results.matrix, start=1):
+            scores = zip(results.sites, row, strict=True)
             told = ", ".join(f"{site} {score:.3f}" for site, score in scores)
             print(f"Dice after stage {stage}: {told}")

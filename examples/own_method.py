@@ -19,5 +19,5 @@ if __name__ == "__main__":
     with TemporaryDirectory() as folder:
         for number, method in enumerate((["lwf"], ["sure"], ["sure", "strategy.least=0.99"])):
             values = compose([*SMALL, f"strategy={method[0]}", *method[1:]])
-            metrics = simulate(values, Path(folder) / str(number))["metrics"]
+            metrics = simulate(values, Path(folder) / str(number)).metrics
             print(f"{' '.join(method):30} AVG {metrics['avg']:.3f}  BWT {metrics['bwt']:+.3f}")

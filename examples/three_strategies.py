@@ -20,5 +20,5 @@ if __name__ == "__main__":
     with TemporaryDirectory() as folder:
         for strategy in ("finetune", "lwf", "joint"):
             values = compose([*SMALL, f"strategy={strategy}"])
-            metrics = simulate(values, Path(folder) / strategy)["metrics"]
+            metrics = simulate(values, Path(folder) / strategy).metrics
             print(f"{strategy:10} {metrics['avg']:.3f} {metrics['bwt']:+.3f}")

@@ -139,9 +139,8 @@ def name_of(plugin: object) -> str:
     package, _, name = type(plugin).__module__.rpartition(".")
     if any(package == kind.package for kind in KINDS):
         return name
-    place = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
     installed = (one for kind in KINDS for one in kind.installed.values())
-    return next((one.name for one in installed if one.value == place), name)
+    return next((one.name for one in installed if one.load() is type(plugin)), name)
 
 
 def describe(plugin: object) -> dict[str, Any]:

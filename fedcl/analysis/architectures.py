@@ -5,16 +5,16 @@ cases of all sites, its own or not; against the smallest alone, as `finetune` tr
 was run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from fedcl.analysis import statistics
 from fedcl.analysis.columns import Column, number, piped
 from fedcl.analysis.runs import Group, Run, shared
 from fedcl.analysis.statistics import Line, average, cases
 from fedcl.analysis.tables import difference
+from fedcl.server.results import ArchitectureResults
 
 ALONE = "finetune"
 
@@ -58,10 +58,10 @@ def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
     for group in groups:
         for name in _names(group):
             runs = [view(run, name) for run in group.runs]
-            if all(run.results["metrics"]["avg"] is not None for run in runs):
+            if all(run.results.metrics["avg"] is not None for run in runs):
                 title = f"{group.name}: {name}"
                 views[title] = group.name, name, Group(title, runs)
-                sizes[name] = _of(runs[0], name)["parameters"]
+                sizes[name] = _of(runs[0], name).parameters
     if not views:
         return [], ""
     smallest, largest = (choose(sizes, key=lambda name: sizes[name]) for choose in (min, max))
@@ -79,9 +79,9 @@ def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
                 architecture=name,
                 line=line,
                 iou=average(cases([scored(run, "iou") for run in group.runs])),
-                parameters=costs[0]["parameters"],
-                macs=costs[0]["macs"],
-                seconds=fmean(fmean(one["seconds_per_case"].values()) for one in costs),
+                parameters=costs[0].parameters,
+                macs=costs[0].macs,
+                seconds=fmean(fmean(one.seconds_per_case.values()) for one in costs),
                 way=_way(alone[2], group, large[2])
                 if alone and large and name == smallest and method != ALONE
                 else None,
@@ -129,25 +129,36 @@ COLUMNS = [
 
 def _names(group: Group) -> list[str]:
     """Return the architectures that all runs of a group have scores of, at all sites."""
-    known = [run.results.get("architectures", {}) for run in group.runs]
-    return [name for name in known[0] if all("matrix" in one.get(name, {}) for one in known)]
+    known = [run.results.architectures for run in group.runs]
+    return [
+        name
+        for name in known[0]
+        if all(name in one and one[name].matrix is not None for one in known)
+    ]
 
 
-def _of(run: Run, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = run.results["architectures"][name]
-    return found
+def _of(run: Run, name: str) -> ArchitectureResults:
+    return run.results.architectures[name]
 
 
 def view(run: Run, name: str) -> Run:
     """Return a run as if the architecture `name` were that of all its sites."""
-    parts = ("matrix", "cases", "metrics", "secondary")
-    own = {part: _of(run, name)[part] for part in parts}
-    return replace(run, results={**run.results, **own})
+    own = _of(run, name)
+    assert own.matrix is not None
+    results = replace(
+        run.results,
+        matrix=own.matrix,
+        cases=own.cases,
+        metrics=own.metrics,
+        secondary=own.secondary,
+    )
+    return replace(run, results=results)
 
 
 def scored(run: Run, score: str) -> Run:
     """Return a run as if it were judged by another score."""
-    return replace(run, results={**run.results, **run.results["secondary"][score]})
+    other = run.results.secondary[score]
+    return replace(run, results=replace(run.results, matrix=other.matrix, cases=other.cases))
 
 
 def _way(alone: Group, own: Group, large: Group) -> float | None:

@@ -69,7 +69,7 @@ def compare(
     elif distance is None and not lacking:
         notes.append("closed cannot be given: finetune and joint share fewer than two seeds")
     notes += [f"{line.name}: {line.words}" for line in lines if line.words]
-    if groups[0].runs[0].results.get("case") == "frame":
+    if groups[0].runs[0].results.case == "frame":
         notes.append("cases are frames, not patients: p says nothing about other volumes")
     seeds = {seed for one in groups for seed, _ in one.blocks}
     if len(seeds) < 2:
@@ -135,9 +135,7 @@ def _reference(groups: Sequence[Group], asked: str | None) -> str:
             f"compare --reference: there is no {asked!r}; there are {', '.join(names)}"
         )
     if asked is None and "ted" not in names:
-        return max(
-            groups, key=lambda group: fmean(r.results["metrics"]["avg"] for r in group.runs)
-        ).name
+        return max(groups, key=lambda group: fmean(r.results.avg for r in group.runs)).name
     return asked or "ted"
 
 

@@ -56,9 +56,9 @@ def report(
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the ranking's order
     return environment.get_template("report.html").render(
         plotly=get_plotlyjs(),
-        scenario=first["scenario"],
-        score=title_of(first.get("score", "score")),
-        case=first.get("case", "patient"),
+        scenario=first.scenario,
+        score=title_of(first.score),
+        case=first.case,
         reference=reference,
         notes=notes,
         columns=COLUMNS,
@@ -73,7 +73,7 @@ def report(
         colours=COLOURS,
         settings=_settings(ranked),
         overlays=[
-            (f"{group.name}, seed {run.results['seed']}", base64.b64encode(run.overlay).decode())
+            (f"{group.name}, seed {run.results.seed}", base64.b64encode(run.overlay).decode())
             for group in ranked
             for run in group.runs[:1]
             if run.overlay is not None
@@ -158,9 +158,9 @@ def _curves(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Fig
 
 def _series(run: Run, only_first: bool) -> list[float | None]:
     """Return, after every stage, the mean score of the sites seen or of the first ones."""
-    arrivals, sites = run.results["arrivals"], run.results["sites"]
+    arrivals, sites = run.results.arrivals, run.results.sites
     means: list[float | None] = []
-    for stage, row in enumerate(run.results["matrix"]):
+    for stage, row in enumerate(run.results.matrix):
         last = 1 if only_first else stage + 1
         seen = {site for cohort in arrivals[:last] for site in cohort}
         values = [v for site, v in zip(sites, row, strict=True) if site in seen and v is not None]
@@ -171,12 +171,12 @@ def _series(run: Run, only_first: bool) -> list[float | None]:
 def _sites(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Figure:
     """The last row site by site, and how fair it is."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("last row, by site", "fairness"))
-    every = sorted({site for group in groups for site in group.runs[0].results["sites"]})
+    every = sorted({site for group in groups for site in group.runs[0].results.sites})
     for number, group in enumerate(groups):
         aside = 0.6 * ((number + 0.5) / len(groups) - 0.5)  # else whiskers hide one another
         per_site: dict[str, list[float]] = {}
         for run in group.runs:
-            for site, value in zip(run.results["sites"], run.results["matrix"][-1], strict=True):
+            for site, value in zip(run.results.sites, run.results.matrix[-1], strict=True):
                 if value is not None:
                     per_site.setdefault(site, []).append(value)
         names = [site for site in every if site in per_site]
@@ -193,11 +193,14 @@ def _sites(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Figu
             col=1,
             **common,
         )
-        metrics = [run.results["metrics"] for run in group.runs]
-        if all(m.get("std_site") is not None and m.get("worst_site") is not None for m in metrics):
+        spread, worst = (
+            [run.results.metrics.get(name) for run in group.runs]
+            for name in ("std_site", "worst_site")
+        )
+        if None not in (*spread, *worst):
             figure.add_scatter(
-                x=[fmean(m["std_site"] for m in metrics)],
-                y=[fmean(m["worst_site"] for m in metrics)],
+                x=[fmean(value for value in spread if value is not None)],
+                y=[fmean(value for value in worst if value is not None)],
                 mode="markers",
                 marker=marker,
                 showlegend=False,
@@ -254,13 +257,13 @@ def _matrices(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
     for group in groups:
         for order in sorted({run.order for run in group.runs}):
             runs = [run.results for run in group.runs if run.order == order]
-            cells = zip(*(run["matrix"] for run in runs), strict=True)
+            cells = zip(*(run.matrix for run in runs), strict=True)
             mean = [
                 [fmean(v) if None not in v else None for v in zip(*rows, strict=True)]
                 for rows in cells
             ]
-            entry = orders.setdefault(order, {"sites": runs[0]["sites"], "methods": {}})
-            trained = [[site in stage for site in runs[0]["sites"]] for stage in runs[0]["stages"]]
+            entry = orders.setdefault(order, {"sites": runs[0].sites, "methods": {}})
+            trained = [[site in stage for site in runs[0].sites] for stage in runs[0].stages]
             entry["methods"][group.name] = {"mean": mean, "trained": trained}
     return orders
 

@@ -10,6 +10,7 @@ import yaml
 
 from fedcl.errors import ConfigError
 from fedcl.registry import STRATEGY, describe
+from fedcl.server.results import Results
 from fedcl.settings import flat
 
 METHOD = ("strategy", "aggregation", "privacy", "timeline.centralised", "engine.norm_bound")
@@ -35,7 +36,7 @@ class Run:
     """
 
     place: str
-    results: Mapping[str, Any]
+    results: Results
     config: Mapping[str, Any]
     overlay: bytes | None = None
 
@@ -45,28 +46,28 @@ class Run:
 
         Sites that do not simply come and stay follow with their share of cases per stage.
         """
-        order = " > ".join("+".join(sorted(stage)) for stage in self.results["arrivals"])
+        order = " > ".join("+".join(sorted(stage)) for stage in self.results.arrivals)
         return order + "".join(f"; {site} {self._stay(site)}" for site in sorted(self._special))
 
     @property
     def _special(self) -> list[str]:
         """The sites that leave, or whose cases come in over several stages."""
-        arrivals = self.results["arrivals"]
+        arrivals = self.results.arrivals
         found = []
-        for site, shares in self.results.get("presence", {}).items():
+        for site, shares in self.results.presence.items():
             first = next(n for n, stage in enumerate(arrivals) if site in stage)
             if any(share != 1.0 for share in shares[first:]):
                 found.append(site)
         return found
 
     def _stay(self, site: str) -> str:
-        shares = self.results["presence"][site]
+        shares = self.results.presence[site]
         return "-".join("" if share is None else f"{share:.2g}" for share in shares)
 
     @property
     def block(self) -> tuple[int, str]:
         """Seed and order: runs of several methods with the same ones are paired."""
-        return self.results["seed"], self.order
+        return self.results.seed, self.order
 
     def part(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the settings under some keys, less those that are free."""
@@ -81,9 +82,9 @@ class Run:
         """All settings that runs to be compared should share: scenario, budget, model."""
         skipped = (*METHOD, *FREE, *IGNORED)
         own = {k: v for k, v in self.config.items() if not any(_under(k, s) for s in skipped)}
-        sizes = sorted(len(stage) for stage in self.results["arrivals"])
+        sizes = sorted(len(stage) for stage in self.results.arrivals)
         stays = sorted(self._stay(site) for site in self._special)
-        same = {"sites": sorted(self.results["sites"]), "sites per stage": sizes}
+        same = {"sites": sorted(self.results.sites), "sites per stage": sizes}
         return own | same | ({"stays": stays} if stays else {})
 
 
@@ -163,8 +164,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
         said.append(f"{key}: {listed}")
     digests: dict[tuple[int, str], dict[str, str]] = {}
     for run in runs:
-        for site, digest in run.results.get("data_sha256", {}).items():
-            digests.setdefault((run.results["seed"], site), {}).setdefault(digest, run.place)
+        for site, digest in run.results.data_sha256.items():
+            digests.setdefault((run.results.seed, site), {}).setdefault(digest, run.place)
     for (seed, site), values in digests.items():
         if len(values) > 1:
             said.append(f"data of site {site}, seed {seed}: {', '.join(values.values())}")
@@ -186,7 +187,7 @@ def shared(*groups: Group) -> set[tuple[int, str]]:
     data: dict[tuple[int, str], set[str]] = {}
     for one in groups:
         for run in one.runs:
-            mark = json.dumps(run.results.get("data_sha256"), sort_keys=True)
+            mark = json.dumps(run.results.data_sha256, sort_keys=True)
             data.setdefault(run.block, set()).add(mark)
     return {block for block in common if len(data[block]) == 1}
 
@@ -214,8 +215,8 @@ def _names(variants: Sequence[tuple[Run, dict[str, Any]]]) -> list[str]:
     """Return a name for each variant, given one run and what makes it a variant."""
     names = []
     for run, own in variants:
-        strategy = str(run.results["strategy"])
-        others = [other for r, other in variants if r.results["strategy"] == strategy]
+        strategy = run.results.strategy
+        others = [other for r, other in variants if r.results.strategy == strategy]
         words = [strategy]
         for key, value in sorted(own.items()):
             differs = any(other.get(key) != value for other in others)

@@ -1,11 +1,9 @@
 """Where runs are found: in folders, or in experiments of MLflow; what is damaged is left out."""
 
-import json
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from fedcl.config.faults import Faults
 from fedcl.errors import ConfigError
 from fedcl.reporting.console import console
 from fedcl.server.metrics import relative_bwt
+from fedcl.server.results import FILE, Cases, Matrix, Results
 from fedcl.settings import flat
 
 
@@ -86,7 +85,7 @@ def run_folders(folder: Path) -> list[Path]:
         seen.add(real)
         if "config.yaml" in files:
             found.append(Path(place))
-    runs = [p for p in found if (p / "results.json").exists() or (p / "checkpoint").is_dir()]
+    runs = [p for p in found if (p / FILE).exists() or (p / "checkpoint").is_dir()]
     return sorted(runs, key=lambda path: ((path / "config.yaml").stat().st_mtime_ns, str(path)))
 
 
@@ -96,29 +95,27 @@ def read(place: str, folder: Path) -> Run:
     Raises:
         LeftOutError: it is not complete, or what it left cannot be read.
     """
-    path = folder / "results.json"
+    path = folder / FILE
     if not path.exists():
-        raise LeftOutError("unfinished (no results.json)")
+        raise LeftOutError(f"unfinished (no {FILE})")
     try:
-        results = dict(json.loads(path.read_text()))
+        results = Results.of(path.read_bytes())
         config = {key: plain(value) for key, value in flat(_settings(folder))}
-        status = results["status"]
-        if status == "completed":
-            results.setdefault("arrivals", _arrivals(config, results["sites"]))
-            last = zip(results["sites"], results["matrix"][-1], strict=True)
-            sites = [site for site, score in last if score is None]
-            if results["metrics"]["avg"] is None and sites:
-                raise LeftOutError(f"no AVG: not tested at {', '.join(sites)} after the last stage")
+        if results.completed:
+            results = _whole(results, config)
             _check(results)
-            results["metrics"].setdefault(
-                "rbwt", relative_bwt(results["matrix"], results["stages"], results["sites"])
-            )
+            last = zip(results.sites, results.matrix[-1], strict=True)
+            sites = [site for site, score in last if score is None]
+            if results.metrics["avg"] is None:
+                if not sites:
+                    raise ValueError("no AVG")
+                raise LeftOutError(f"no AVG: not tested at {', '.join(sites)} after the last stage")
     # Whatever is wrong with a file of unknown origin, its run is left out and named.
     except (OSError, RecursionError, *_DAMAGED) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LeftOutError(f"results.json or config.yaml cannot be read ({reason})") from None
-    if status != "completed":
-        raise LeftOutError(f"{status} ({results.get('reason', 'not completed')})")
+        raise LeftOutError(f"{FILE} or config.yaml cannot be read ({reason})") from None
+    if not results.completed:
+        raise LeftOutError(f"{results.status} ({results.reason or 'not completed'})")
     overlay = folder / "figures" / "overlays.png"
     return Run(place, results, config, overlay.read_bytes() if overlay.is_file() else None)
 
@@ -138,59 +135,38 @@ def _settings(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _arrivals(config: Mapping[str, Any], sites: list[str]) -> list[list[str]]:
-    """Return the order of arrival of a run whose results do not tell."""
-    return config["timeline.stages"] or config.get("scenario.stages") or [[s] for s in sites]
+def _whole(results: Results, config: Mapping[str, Any]) -> Results:
+    """Return results with what the version that wrote them did not tell."""
+    given = config["timeline.stages"] or config.get("scenario.stages")
+    arrivals = results.arrivals or given or [[site] for site in results.sites]
+    ratio = relative_bwt(results.matrix, results.stages, results.sites)
+    return replace(results, arrivals=arrivals, metrics={"rbwt": ratio} | results.metrics)
 
 
-def _check(results: dict[str, Any]) -> None:
-    """Raise one of `_DAMAGED` where the results are not those of a completed run."""
-    sites, matrix = results["sites"], results["matrix"]
-    if not isinstance(results["seed"], int) or not all(isinstance(s, str) for s in sites):
-        raise ValueError("the seed or the sites' names")
-    if sorted(site for stage in results["arrivals"] for site in stage) != sorted(sites):
+def _check(results: Results) -> None:
+    """Raise `ValueError` where the parts of a completed run's results do not fit one another."""
+    sites, stages = results.sites, len(results.arrivals)
+    if sorted(site for stage in results.arrivals for site in stage) != sorted(sites):
         raise ValueError("the arrivals are not those of the sites")
-    if len(matrix) != len(results["arrivals"]) or any(len(row) != len(sites) for row in matrix):
+    for figure in ("avg", "bwt"):
+        results.metrics[figure]
+    results.bytes["down"], results.bytes["up"], results.seconds["train"]
+    _check_scores(results.matrix, results.cases, sites, stages)
+    for name, one in results.architectures.items():
+        if one.matrix is not None:
+            _check_scores(one.matrix, one.cases, sites, stages)
+            _check_scores(one.secondary["iou"].matrix, one.secondary["iou"].cases, sites, stages)
+            if one.metrics["avg"] is None or not (one.seconds_per_case and one.parameters):
+                raise ValueError(f"architecture {name} has no AVG, no times or no size")
+
+
+def _check_scores(matrix: Matrix, cases: Cases, sites: Sequence[str], stages: int) -> None:
+    """Raise `ValueError` where there is not one score per stage and site, or stage and case."""
+    if len(matrix) != stages or any(len(row) != len(sites) for row in matrix):
         raise ValueError("the matrix does not fit stages and sites")
-    figures = results["metrics"]
-    costs = [*results["bytes"].values(), *results["seconds"].values()]
-    costs += results.setdefault("stored", {}).values()
-    scores = [results["cases"][site] for site in sites]
-    every = [v for members in scores for values in members.values() for v in values]
-    every += [value for row in matrix for value in row] + list(figures.values())
-    if not all(math.isfinite(v) for v in [figures["avg"], *costs, *filter(_known, every)]):
-        raise ValueError("a figure that is not finite")
-    if any(len(values) != len(matrix) for members in scores for values in members.values()):
+    scores = [values for site in sites for values in cases[site].values()]
+    if any(len(values) != stages for values in scores):
         raise ValueError("not one score per case and stage")
-    if not isinstance(results.get("data_sha256", {}), dict):
-        raise ValueError("the digests of the data")
-    for key in (("bytes", "down"), ("bytes", "up"), ("seconds", "train"), ("metrics", "bwt")):
-        results[key[0]][key[1]]
-    str(results["scenario"]), str(results["strategy"])
-    for one in results.setdefault("architectures", {}).values():
-        if "matrix" in one:
-            _check_architecture(one, len(matrix), sites)
-
-
-def _check_architecture(one: dict[str, Any], stages: int, sites: Sequence[str]) -> None:
-    """Raise one of `_DAMAGED` where an architecture's scores are not those of a run."""
-    grid, seconds = one["matrix"], [*one["seconds_per_case"].values()]
-    if len(grid) != stages or any(len(row) != len(sites) for row in grid) or not seconds:
-        raise ValueError("an architecture's matrix does not fit stages and sites")
-    scores = [
-        value
-        for known in (one, one["secondary"]["iou"])
-        for site in sites
-        for values in known["cases"][site].values()
-        for value in values
-    ]
-    sizes = [one["parameters"], one["macs"], *seconds]
-    if not all(math.isfinite(v) for v in filter(_known, [*scores, *sizes, one["metrics"]["avg"]])):
-        raise ValueError("an architecture's figure that is not finite")
-
-
-def _known(value: Any) -> bool:
-    return value is not None
 
 
 def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path]]:
@@ -223,7 +199,7 @@ def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path]]:
                 place = f"{experiment}/{run.info.run_name} ({run.info.run_id[:8]})"
                 with tempfile.TemporaryDirectory() as folder:
                     there = {item.path for item in client.list_artifacts(run.info.run_id)}
-                    for name in there & {"results.json", "config.yaml", "figures"}:
+                    for name in there & {FILE, "config.yaml", "figures"}:
                         client.download_artifacts(run.info.run_id, name, folder)
                     yield place, Path(folder)
             token = page.token

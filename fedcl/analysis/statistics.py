@@ -105,12 +105,12 @@ def ravg(run: Run, joint: Run) -> float | None:
 
     A site on which joint training scores 0 has no ratio and is left out.
     """
-    best = dict(zip(joint.results["sites"], joint.results["matrix"][-1], strict=True))
-    ratios = [
-        value / best[site]
-        for site, value in zip(run.results["sites"], run.results["matrix"][-1], strict=True)
-        if value is not None and best.get(site)
+    best = dict(zip(joint.results.sites, joint.results.matrix[-1], strict=True))
+    pairs = [
+        (value, best.get(site))
+        for site, value in zip(run.results.sites, run.results.matrix[-1], strict=True)
     ]
+    ratios = [value / other for value, other in pairs if value is not None and other]
     return fmean(ratios) if ratios else None
 
 
@@ -118,10 +118,10 @@ def cases(runs: Sequence[Run]) -> Cases:
     """Return the score of every case after the last stage."""
     scores: dict[tuple[int, str, str], list[float]] = {}
     for run in runs:
-        for site, members in run.results["cases"].items():
+        for site, members in run.results.cases.items():
             for case, values in members.items():
                 if values[-1] is not None:
-                    scores.setdefault((run.results["seed"], site, case), []).append(values[-1])
+                    scores.setdefault((run.results.seed, site, case), []).append(values[-1])
     return {key: fmean(values) for key, values in scores.items()}
 
 
@@ -143,7 +143,7 @@ def patients(
     Where the seed does not make the data (a folder of files, or `scenario.seed` held), the
     cases of one name are one patient in every seed, and their scores are averaged.
     """
-    worlds = {run.results["seed"]: run.config.get("scenario.seed") for run in runs}
+    worlds = {run.results.seed: run.config.get("scenario.seed") for run in runs}
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for (seed, site, case), pair in pairs.items():
         found.setdefault((str(worlds.get(seed)), site, case), []).append(pair)
@@ -196,7 +196,7 @@ def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
         values = (
             [ravg(run, joint[run.block]) if run.block in joint else None for run in runs]
             if figure == "ravg"
-            else [run.results["metrics"].get(figure) for run in runs]
+            else [run.results.metrics.get(figure) for run in runs]
         )
         known = [value for value in values if value is not None]
         line.mean[figure] = fmean(known) if known else None
@@ -206,9 +206,9 @@ def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
     if line.seeds > 1:
         line.interval = interval(cases(runs))
     costs = [run.results for run in runs]
-    line.bytes = fmean(one["bytes"]["down"] + one["bytes"]["up"] for one in costs)
-    line.stored = fmean(sum(one.get("stored", {}).values()) for one in costs)
-    line.seconds = fmean(one["seconds"]["train"] for one in costs)
+    line.bytes = fmean(one.bytes["down"] + one.bytes["up"] for one in costs)
+    line.stored = fmean(sum(one.stored.values()) for one in costs)
+    line.seconds = fmean(one.seconds["train"] for one in costs)
     return line
 
 
@@ -217,7 +217,7 @@ def _spread(runs: Sequence[Run], figure: str) -> float | None:
     by_order: dict[str, dict[int, Any]] = {}
     for run in runs:
         seed, order = run.block
-        by_order.setdefault(order, {})[seed] = run.results["metrics"][figure]
+        by_order.setdefault(order, {})[seed] = run.results.metrics[figure]
     common = set.intersection(*(set(found) for found in by_order.values()))
     if len(by_order) < 2 or not common:
         return None
@@ -248,8 +248,7 @@ def _closed(groups: Mapping[str, Group], name: str) -> float | None:
     if not common:
         return None
     low, high, own = (
-        fmean(run.results["metrics"]["avg"] for run in group.runs if run.block in common)
-        for group in three
+        fmean(run.results.avg for run in group.runs if run.block in common) for group in three
     )
     return (own - low) / (high - low) if high > low else None
 

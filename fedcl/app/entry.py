@@ -1,10 +1,12 @@
 """Hydra's command line to runs, or a stored run to its end."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Hydra then hands its exceptions over instead of printing a page and exiting with 1.
 os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -12,13 +14,17 @@ os.environ["HYDRA_FULL_ERROR"] = "1"
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from fedcl.app.resuming import changes, resumed
-from fedcl.app.run_folder import claimed_new, stored
+from fedcl.app.run_folder import claimed_new, holds_run, stored
 from fedcl.config.checked import checked
 from fedcl.config.hydra import CONF, check_sites, in_one_line, with_plugins
 from fedcl.errors import ConfigError, FedclError
-from fedcl.interruption import ToldError, reason
+from fedcl.interruption import ToldError, came, reason
+
+if TYPE_CHECKING:
+    from fedcl.server.results import Results
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -29,11 +35,14 @@ def run(arguments: Sequence[str]) -> int:
         if folder is not None:
             codes.append(_resume(folder, arguments))
         else:
-            _compose_and_run(with_plugins(arguments), codes)
+            arguments = with_plugins(arguments)
+            _compose_and_run(arguments, codes)
     except ConfigError as error:
         print(f"fedcl: {error}", file=sys.stderr)
         return 2
     except Exception as error:  # `_one` raises none: this is Hydra, refusing the command line
+        if came():
+            raise
         print(f"fedcl: {in_one_line(error, arguments)}", file=sys.stderr)
         return 2
     return max(codes)
@@ -43,7 +52,7 @@ def _resume(folder: Path, arguments: Sequence[str]) -> int:
     """Go on with a run; return the exit status."""
     change = changes(arguments)
 
-    def act() -> dict[str, Any]:
+    def act() -> Results:
         from fedcl.app import simulation
 
         return simulation.resume(folder, change)
@@ -79,7 +88,7 @@ def _begin(composed: DictConfig, arguments: Sequence[str]) -> int:
         asked = any(one.startswith(("run.dir=", "hydra.run.dir=")) for one in arguments)
         with claimed_new(folder, exact=asked) as mine:
 
-            def act() -> dict[str, Any]:
+            def act() -> Results:
                 config = checked(values)
                 from fedcl.app import simulation  # a bad configuration need not wait for it
 
@@ -94,29 +103,39 @@ def _begin(composed: DictConfig, arguments: Sequence[str]) -> int:
             folder.rmdir()
 
 
-def _one(folder: Path, act: Callable[[], dict[str, Any]]) -> int:
+def _one(folder: Path, act: Callable[[], Results]) -> int:
     """Run, tell what came of it, and return the exit status."""
     try:
-        _tell(folder, act())
+        outcome = act()
     except FedclError as error:
         print(_exit_line(error, folder), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        hint = f"; go on with run.resume={folder}" if (folder / "checkpoint").exists() else ""
-        print(f"fedcl: {reason()}{hint}", file=sys.stderr)
-        raise ToldError from None
+        raise _told(folder) from None
     except Exception:
-        from fedcl.reporting.console import console
-
-        console.print_exception()
+        if came():  # in the middle of an import a library may make another error of it
+            raise _told(folder) from None
+        Console(stderr=True).print_exception()
+        return 1
+    try:
+        _tell(folder, outcome)
+    except Exception:  # the run is complete all the same
+        Console(stderr=True).print_exception()
         return 1
     return 0
 
 
-def _tell(folder: Path, outcome: dict[str, Any]) -> None:
-    """Print what a run has led to, and where it lies."""
-    from rich.console import Console
+def _told(folder: Path) -> ToldError:
+    """Say that the user has interrupted a run, and how to go on; return what ends the command."""
+    hint = "; nothing was begun"
+    if holds_run(folder):
+        hint = f"; go on with run.resume={folder}" if (folder / "checkpoint").exists() else ""
+    print(f"fedcl: {reason()}{hint}", file=sys.stderr)
+    return ToldError()
 
+
+def _tell(folder: Path, outcome: Results) -> None:
+    """Print what a run has led to, and where it lies."""
     from fedcl.reporting.terminal import report
 
     out = Console()
@@ -124,7 +143,7 @@ def _tell(folder: Path, outcome: dict[str, Any]) -> None:
     lines = [f"run folder: {folder.resolve()}"]
     tracking = stored(folder)["tracking"]
     if tracking["enabled"]:
-        known = outcome.get("tracking", {}).get("experiment")
+        known = outcome.tracking.get("experiment")
         lines += _how_to_open_mlflow(tracking["uri"], known)
     for line in lines:
         out.print(line, soft_wrap=True, markup=False, highlight=False)

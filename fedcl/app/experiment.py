@@ -13,7 +13,8 @@ from fedcl import interruption
 from fedcl.errors import writing
 from fedcl.files import write_atomically
 from fedcl.reporting.figures import draw
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
+from fedcl.server.results import FILE, Results
 from fedcl.server.run import Server
 from fedcl.tasks.base import Picture
 
@@ -29,7 +30,7 @@ def conduct(
     started: float,
     terminal: logging.Handler,
     pictures: Callable[[], Sequence[Picture]] = lambda: (),
-) -> dict[str, Any]:
+) -> Results:
     """Run an experiment from its first round, or from where its state is, to its results.
 
     Args:
@@ -41,7 +42,7 @@ def conduct(
         pictures: draws test cases, where images may be seen.
 
     Returns:
-        The contents of results.json.
+        What is written to results.json as well.
 
     Raises:
         FedclError: it cannot begin, in which case nothing is written, or not go on.
@@ -74,25 +75,23 @@ def conduct(
             log.debug("the run failed", exc_info=True)
             raise
         finally:
-            outcome = results(config, server.state, status)
-            if reason:
-                outcome["reason"] = reason
-            file = folder / "results.json"
+            found = outcome(config, server.state, status, reason)
+            file = folder / FILE
             try:
                 with writing(file):
-                    write_atomically(file, json.dumps(outcome, indent=1).encode())
+                    write_atomically(file, json.dumps(found.values(), indent=1).encode())
             finally:
                 if tracker:
                     tracker.finish(STATUS[status])
-    return outcome
+    return found
 
 
 def _draw(server: Server, folder: Path, pictures: Callable[[], Sequence[Picture]]) -> None:
     """Draw a run's figures; one that cannot be drawn or written takes nothing from the run."""
     try:
-        outcome, task = results(server.config, server.state), server.config.job.scenario.task
+        found, task = outcome(server.config, server.state), server.config.job.scenario.task
         legend = task.drawing.legend if task.drawing is not None else ""
-        draw(outcome, pictures(), legend, folder / "figures")
+        draw(found, pictures(), legend, folder / "figures")
     except Exception as error:  # a full disk, data that are gone, sites too many for a picture
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         log.warning("not all figures could be drawn (%s); the results are complete", reason)

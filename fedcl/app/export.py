@@ -17,7 +17,7 @@ from fedcl.config.schema import Config
 from fedcl.data.grid import Array
 from fedcl.errors import ConfigError, RunError
 from fedcl.registry import name_of
-from fedcl.server.results import read_results
+from fedcl.server.results import Results
 from fedcl.tasks.field import Field
 
 LONGEST = 2**15 - 1  # points along an axis that NIfTI can count
@@ -211,8 +211,8 @@ def fitted(run: Path, stage: int | None = None) -> Fitted:
     Raises:
         ConfigError: the folder holds no such run.
     """
-    results = read_results(run)
-    if results is None or results["status"] != "completed":
+    results = Results.read(run)
+    if results is None or not results.completed:
         raise ConfigError(f"export: {run} holds no completed run")
     try:
         config = Config.parse(yaml.safe_load((run / "config.yaml").read_text()))
@@ -232,8 +232,8 @@ def fitted(run: Path, stage: int | None = None) -> Fitted:
         raise ConfigError(f"export: the sites of {run} keep part of their fields to themselves")
     weights = arrays.load_file(run / "checkpoint" / f"stage-{last}.safetensors")
     arrays.into_network(network, weights)
-    learned = list(dict.fromkeys(site for known in results["stages"][:last] for site in known))
-    sources = [results.get("source", {}).get(site) for site in learned]
+    learned = list(dict.fromkeys(site for known in results.stages[:last] for site in known))
+    sources = [results.source.get(site) for site in learned]
     source: dict[str, Any] = next((one for one in sources if one), {})
     known = list(task.names[: task.room(seen).outputs])
     return Fitted(task, network, known, learned, source)

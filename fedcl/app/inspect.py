@@ -14,7 +14,7 @@ from fedcl.errors import DataError
 from fedcl.registry import name_of
 from fedcl.reporting.terminal import MOST
 from fedcl.server.architecture import cost
-from fedcl.server.results import cohorts, presence
+from fedcl.server.outcome import cohorts, presence
 
 
 def inspect(config: Config, console: Console) -> None:

@@ -28,7 +28,7 @@ from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, FedclError
 from fedcl.reporting.terminal import report
 from fedcl.server.checkpoint import Checkpoint
-from fedcl.server.results import read_results
+from fedcl.server.results import Results
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.settings import flat
@@ -77,8 +77,8 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
     state: State | None = None
     if resumed:
         values = stored(folder)
-        done = read_results(folder)
-        if done is not None and done.get("status") == "completed":
+        done = Results.read(folder)
+        if done is not None and done.completed:
             log.info("%s is complete already", folder)
             return
     config = Config.parse(values, simulated=False)

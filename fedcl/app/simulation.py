@@ -26,7 +26,7 @@ from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
 from fedcl.reporting.console import Display, console
 from fedcl.server.checkpoint import Checkpoint
-from fedcl.server.results import read_results
+from fedcl.server.results import Results
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.tasks.base import Picture
@@ -38,13 +38,13 @@ from fedcl.wire.ray_grid import RayGrid
 APP, FAULTY = "fedcl.hospital.client_app:client_app", "fedcl.hospital.faulty_app:faulty_app"
 
 
-def simulate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def simulate(values: Mapping[str, Any], folder: Path) -> Results:
     """Run the experiment that `values` describes, in a new folder; see `begin`."""
     with claimed_new(folder) as mine:
         return begin(values, mine, Config.parse(values))
 
 
-def begin(values: Mapping[str, Any], folder: Path, config: Config) -> dict[str, Any]:
+def begin(values: Mapping[str, Any], folder: Path, config: Config) -> Results:
     """Run the experiment that `values` describes.
 
     Args:
@@ -53,7 +53,7 @@ def begin(values: Mapping[str, Any], folder: Path, config: Config) -> dict[str, 
         config: the same, checked.
 
     Returns:
-        The contents of results.json.
+        What is written to results.json as well.
 
     Raises:
         FedclError: one line that says what is wrong; for bad configuration or data
@@ -63,7 +63,7 @@ def begin(values: Mapping[str, Any], folder: Path, config: Config) -> dict[str, 
     return _run(config, folder, state=None, values=values)
 
 
-def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> Results:
     """Go on with the run in `folder` from its last checkpoint.
 
     One that is complete has nothing to do but to tell MLflow what that could not be told before.
@@ -77,8 +77,8 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, 
     """
     values = stored(folder)
     change(values)
-    done = read_results(folder)
-    if done is not None and done.get("status") == "completed":
+    done = Results.read(folder)
+    if done is not None and done.completed:
         console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
         tracking = Config.parse(values).tracking
         if tracking.enabled:
@@ -94,9 +94,7 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, 
         return _run(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)
 
 
-def _run(
-    config: Config, folder: Path, state: State | None, values: Mapping[str, Any]
-) -> dict[str, Any]:
+def _run(config: Config, folder: Path, state: State | None, values: Mapping[str, Any]) -> Results:
     started = time.perf_counter()
     torch.set_num_threads(config.job.learner.threads)
     nodes = nodes_of(config, folder)

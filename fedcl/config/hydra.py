@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,15 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from fedcl.errors import ConfigError
-from fedcl.registry import KINDS
+from fedcl.registry import KINDS, Kind
 from fedcl.settings import closest
 
-PLACES = ("strategies", "sites", "fedcl")
-"""Folders of plug-ins, any of which may lie beside a folder `conf` of their own."""
-
 PACKAGE = Path(__file__).parents[1]
-CONF = next(place for place in (PACKAGE / "conf", PACKAGE.parent / "conf") if place.is_dir())
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 """The configuration: in an installed package within it, in a checkout beside it."""
 
 # In these two any name may be set, without the "+" that Hydra asks for elsewhere.
@@ -30,42 +29,85 @@ for _group in (_open.models, _open.sites, _open.timeline.sites):
 ConfigStore.instance().store(name="open_groups", node=_open)
 
 
-def with_plugins(overrides: Sequence[str]) -> list[str]:
+def with_plugins(arguments: Sequence[str]) -> list[str]:
     """Return a command line with what Hydra must know of plug-ins from elsewhere.
 
     Folders `conf` beside those of plug-ins on the Python path are searched. A plug-in that has no
     YAML there has the defaults of its settings.
 
     Args:
-        overrides: the command line; one with a `hydra.searchpath` says itself where to search.
+        arguments: the command line; one with a `hydra.searchpath` says itself where to search.
 
     Raises:
         ConfigError: a plug-in cannot be used.
     """
-    folders = [] if any(one.startswith("hydra.searchpath=") for one in overrides) else _folders()
-    for override in overrides:
+    places = [place for place, one in enumerate(arguments) if re.match(r"[\w.+~]+[^=]*=", one)]
+    given = [arguments[place] for place in places]
+    asked = [one for one in given if one.startswith("hydra.searchpath=")]
+    folders = [_path(text) for text in _listed(asked[-1])] if asked else _folders()
+    for override in given:
         key, _, names = override.partition("=")
         for kind in KINDS:
-            if key == kind.key:
-                for name in names.split(","):
-                    known = any((one / key / f"{name}.yaml").is_file() for one in (CONF, *folders))
-                    if not known and name in kind.available():
-                        node = {"name": name, **dataclasses.asdict(kind.find(name)())}
-                        ConfigStore.instance().store(group=key, name=name, node=node)
-    listed = ",".join(f"'{folder}'" for folder in folders)
-    return [*overrides, *([f"hydra.searchpath=[{listed}]"] if listed else [])]
+            for name in names.split(",") if key.lstrip("+") == kind.key else ():
+                _store(kind, name.strip("'\""), folders)
+    if asked or not folders:
+        return list(arguments)
+    quoted = (str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in folders)
+    listed = ",".join(f"'{one}'" for one in quoted)
+    search = f"hydra.searchpath=[{listed}]"
+    first = places[0] if places else len(arguments)  # Hydra takes no second group of overrides
+    return [*arguments[:first], search, *arguments[first:]]
+
+
+def _store(kind: Kind, name: str, folders: Sequence[Path]) -> None:
+    """Let Hydra know the defaults of a plug-in that has no YAML.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    known = any((folder / kind.key / f"{name}.yaml").is_file() for folder in (CONF, *folders))
+    if known or name not in kind.available():
+        return
+    try:
+        node = {"name": name, **dataclasses.asdict(kind.find(name)())}
+    except ConfigError:
+        raise
+    except Exception as error:  # the plug-in's own fault, whatever it is
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigError(
+            f"{kind.key}: {name} cannot be loaded ({reason}; {frame.filename}, line {frame.lineno})"
+        ) from error
+    ConfigStore.instance().store(group=kind.key, name=name, node=node)
+
+
+def _listed(override: str) -> list[str]:
+    """Return the paths of a `hydra.searchpath`; none where it is not understood: Hydra will say."""
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except Exception:  # Hydra raises many kinds
+        return []
+    return [str(one) for one in value] if isinstance(value, list) else []
+
+
+def _path(text: str) -> Path:
+    return Path(text.removeprefix("file://"))
 
 
 def _folders() -> list[Path]:
     """Return the folders `conf` of plug-ins on the Python path."""
-    places = [Path(entry or ".").resolve() for entry in dict.fromkeys(sys.path)]
+    places = dict.fromkeys(Path(entry or ".").resolve() for entry in sys.path)
     return [
         place / "conf"
         for place in places
-        if (place / "conf").is_dir()
-        and place / "conf" != CONF.resolve()
-        and any((place / name).is_dir() for name in PLACES)
+        if (place / "conf").is_dir() and place / "conf" != CONF.resolve() and _has_plugins(place)
     ]
+
+
+def _has_plugins(place: Path) -> bool:
+    """Return whether a folder holds plug-ins: modules, in folders that are no packages."""
+    folders = [place / kind.package.replace(".", "/") for kind in KINDS]
+    return any(any(one.glob("*.py")) and not (one / "__init__.py").exists() for one in folders)
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -74,12 +116,13 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: Hydra refuses them.
     """
+    whole = with_plugins(overrides)
     try:
-        return _plain(_compose(with_plugins(overrides)))
+        return _plain(_compose(whole))
     except ConfigError:
         raise
     except Exception as error:  # Hydra raises many kinds; all of them mean the overrides
-        raise ConfigError(in_one_line(error, overrides)) from error
+        raise ConfigError(in_one_line(error, whole)) from error
 
 
 def check_sites(overrides: Sequence[str]) -> None:
@@ -87,7 +130,9 @@ def check_sites(overrides: Sequence[str]) -> None:
 
     The group is optional, so Hydra, which must have composed before, would say nothing.
     """
-    there = GlobalHydra.instance().config_loader().get_group_options("sites")
+    loader = GlobalHydra.instance().config_loader()
+    search = [one for one in overrides if one.startswith("hydra.searchpath=")]
+    there = loader.get_group_options("sites", config_name="config", overrides=search)
     for override in overrides:
         key, _, name = override.partition("=")
         if key == "sites" and name not in there:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -55,17 +55,6 @@ class Cases(list[Case]):
     def __init__(self, cases: Iterable[Case], notes: Sequence[Note] = ()) -> None:
         super().__init__(cases)
         self.notes = tuple(notes)
-
-
-class AnyCase(Protocol):
-    """What every kind of case has."""
-
-    @property
-    def name(self) -> str:
-        """Its name, unique within the site."""
-
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return all it holds, in a fixed order, for the site's digest."""
 
 
 @dataclass(frozen=True)

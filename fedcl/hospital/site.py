@@ -345,7 +345,7 @@ class Hospital:
             with torch.no_grad():
                 return watch(network, self.job.models[model], inputs)
 
-        return self.cache.get("shown", (self.text, model, site), make)
+        return self.cache.get("shown", (self.text, model, site, self.places[site]), make)
 
     def on_device(self, record: ArrayRecord | None) -> dict[str, Tensor]:
         """Return the arrays of `record` as tensors."""

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from fedcl.files import write_atomically
+from fedcl.server.results import Results
 from fedcl.tasks.base import Picture
 
 # Okabe & Ito's colours can be told apart without colour vision; so can the line styles.
@@ -30,9 +31,7 @@ def title_of(score: str) -> str:
     return SCORES.get(score, score)
 
 
-def draw(
-    results: dict[str, Any], pictures: Sequence[Picture], legend: str, folder: Path
-) -> list[Path]:
+def draw(results: Results, pictures: Sequence[Picture], legend: str, folder: Path) -> list[Path]:
     """Write the figures of a run.
 
     Args:
@@ -53,8 +52,8 @@ def draw(
     }
     if pictures:
         figures["overlays"] = _overlays(pictures, legend)
-    frames = sum(map(len, results["cases"].values()))
-    if results.get("case") == "frame" and frames > 1:
+    frames = sum(map(len, results.cases.values()))
+    if results.case == "frame" and frames > 1:
         figures["frames"] = _frames(results)
     paths = []
     for name, figure in figures.items():
@@ -65,10 +64,10 @@ def draw(
     return paths
 
 
-def _timeline(results: dict[str, Any]) -> Figure:
+def _timeline(results: Results) -> Figure:
     """Who is there, who trains (as high as the share of its cases), who is away, who failed."""
-    sites, rounds = results["sites"], results["rounds_per_stage"]
-    stages = len(results["arrivals"])
+    sites, rounds = results.sites, results.rounds_per_stage
+    stages = len(results.arrivals)
     figure, axes = _figure(2.5 + max(3.5, 0.09 * rounds * stages), 1.9 + 0.35 * len(sites))
     away: dict[str, Any] = {
         "facecolor": "white",
@@ -78,19 +77,19 @@ def _timeline(results: dict[str, Any]) -> Figure:
     }
     lost: dict[str, Any] = {"marker": "x", "linestyle": "", "color": COLOURS[3], "markersize": 5}
     for row, site in enumerate(sites):
-        for stage, share in enumerate(results["presence"][site]):
+        for stage, share in enumerate(results.presence[site]):
             if share is None:
                 continue
             left = stage * rounds + 0.5
             axes.barh(row, rounds, left=left, height=0.8, color=COLOURS[5], alpha=0.25)
-            if site in results["cohorts"][stage]:
+            if site in results.cohorts[stage]:
                 axes.barh(
                     row + 0.4 - 0.4 * share, rounds, left=left, height=0.8 * share,
                     color=COLOURS[0],
                 )  # fmt: skip
-        gone = results["away"].get(site, [])
+        gone = results.away.get(site, [])
         axes.barh([row] * len(gone), 1, left=[r - 0.5 for r in gone], height=0.8, **away)
-        failures = [f for f in results["failures"] if f["site"] == site]
+        failures = [f for f in results.failures if f["site"] == site]
         when = [f["round"] for f in failures if f["what"] == "update"]
         when += [f["round"] + 1 for f in failures if f["what"] == "arrival"]
         axes.plot(when, [row] * len(when), **lost)
@@ -111,17 +110,17 @@ def _timeline(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def _matrix(results: dict[str, Any]) -> Figure:
+def _matrix(results: Results) -> Figure:
     """Heat map of the score of every site after every stage."""
-    sites, rows = results["sites"], results["matrix"]
+    sites, rows = results.sites, results.matrix
     values = np.array([[np.nan if v is None else v for v in row] for row in rows], float)
-    top = 1.0 if results["score"] == "dice" else max(float(np.nanmax(values)), 1e-6)
+    top = 1.0 if results.score == "dice" else max(float(np.nanmax(values)), 1e-6)
     figure, axes = _figure(2.2 + 0.75 * len(sites), 1.6 + 0.55 * len(rows))
     image = axes.imshow(values, vmin=min(0.0, float(np.nanmin(values))), vmax=top, cmap="viridis")
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             dark = value < 0.6 * top
-            trained = sites[column] in results["stages"][row]
+            trained = sites[column] in results.stages[row]
             axes.text(
                 column, row, f"{value:.2f}", ha="center", va="center",
                 color="white" if dark else "black", weight="bold" if trained else "normal",
@@ -129,17 +128,17 @@ def _matrix(results: dict[str, Any]) -> Figure:
     axes.set_xticks(range(len(sites)), sites)
     axes.set_yticks(range(len(rows)), [f"stage {n}" for n in range(1, len(rows) + 1)])
     axes.set_title(f"{_run(results)} (bold: trained)", size=10)
-    figure.colorbar(image, ax=axes, label=title_of(results["score"]))
+    figure.colorbar(image, ax=axes, label=title_of(results.score))
     return figure
 
 
-def _curves(results: dict[str, Any]) -> Figure:
+def _curves(results: Results) -> Figure:
     """Score of each site over the stages, from the one in which it first trained."""
     figure, axes = _figure(6.2, 3.8)
-    stages = range(1, len(results["matrix"]) + 1)
-    for number, site in enumerate(results["sites"]):
-        column = [np.nan if row[number] is None else row[number] for row in results["matrix"]]
-        first = next((t for t, cohort in enumerate(results["stages"]) if site in cohort), None)
+    stages = range(1, len(results.matrix) + 1)
+    for number, site in enumerate(results.sites):
+        column = np.array([row[number] for row in results.matrix], float)  # NaN for None
+        first = next((t for t, cohort in enumerate(results.stages) if site in cohort), None)
         if first is None:
             continue
         style: dict[str, Any] = {
@@ -150,20 +149,20 @@ def _curves(results: dict[str, Any]) -> Figure:
         axes.plot(stages[first:], column[first:], marker="o", label=site, **style)
     axes.set_xticks(stages)
     axes.set_xlabel("stage (faint: before the site arrived)")
-    axes.set_ylabel(title_of(results["score"]))
+    axes.set_ylabel(title_of(results.score))
     axes.set_title(_run(results), size=10)
     axes.grid(alpha=0.3)
     axes.legend(title="site", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _frames(results: dict[str, Any]) -> Figure:
+def _frames(results: Results) -> Figure:
     """PSNR and SSIM of every frame after every stage, frames in order of arrival."""
     figure = Figure(figsize=(9.0, 3.6), dpi=130, layout="constrained")
-    scores = (("PSNR (dB)", results["cases"]), ("SSIM", results["secondary"]["ssim"]["cases"]))
+    scores = (("PSNR (dB)", results.cases), ("SSIM", results.secondary["ssim"].cases))
     for axes, (name, cases) in zip(figure.subplots(1, 2), scores, strict=True):
-        frames = [values for site in results["sites"] for values in cases[site].values()]
-        for stage in range(len(results["matrix"])):
+        frames = [values for site in results.sites for values in cases[site].values()]
+        for stage in range(len(results.matrix)):
             series = [np.nan if f[stage] is None else f[stage] for f in frames]
             style = STYLES[stage % len(STYLES)]
             axes.plot(
@@ -203,9 +202,9 @@ def _overlays(pictures: Sequence[Picture], legend: str) -> Figure:
     return figure
 
 
-def _run(results: dict[str, Any]) -> str:
+def _run(results: Results) -> str:
     """Return which run it is."""
-    return f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
+    return f"{results.strategy} on {results.scenario}, seed {results.seed}"
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -21,7 +21,7 @@ from fedcl.reporting.mlflow_client import SQLITE, asking, connect, spelt
 from fedcl.reporting.spool import Entry, Spool
 from fedcl.server.events import Round, Watcher
 from fedcl.server.metrics import forgetting_by_site
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
 from fedcl.server.state import State
 from fedcl.settings import flat
 from fedcl.wire.answers import Hello
@@ -88,17 +88,17 @@ class Tracker(Watcher):
 
     def stage_done(self, config: Config, state: State) -> None:
         """Write scores, forgetting and the figures of the run so far, and the weights."""
-        now = results(config, state)
-        scores = zip(now["sites"], now["matrix"][-1], strict=True)
+        now = outcome(config, state)
+        scores = zip(now.sites, now.matrix[-1], strict=True)
         values = {f"score/{site}": value for site, value in scores if value is not None}
-        lost = forgetting_by_site(now["matrix"], now["stages"], now["sites"])
+        lost = forgetting_by_site(now.matrix, now.stages, now.sites)
         values |= {f"forgetting/{site}": value for site, value in lost.items()}
-        values |= {name: value for name, value in now["metrics"].items() if value is not None}
-        for name, one in now["architectures"].items():
-            if "matrix" in one:
-                scores = zip(now["sites"], one["matrix"][-1], strict=True)
+        values |= {name: value for name, value in now.metrics.items() if value is not None}
+        for name, one in now.architectures.items():
+            if one.matrix is not None:
+                scores = zip(now.sites, one.matrix[-1], strict=True)
                 values |= {f"score/{name}/{site}": v for site, v in scores if v is not None}
-                values |= {f"avg/{name}": v for v in [one["metrics"]["avg"]] if v is not None}
+                values |= {f"avg/{name}": v for v in [one.metrics["avg"]] if v is not None}
         self._write("stage", state.stage, values, state.round)
         self._keep(f"checkpoint/stage-{state.stage}.safetensors", "weights")
 

@@ -1,7 +1,6 @@
 """What a person at a terminal sees: progress while it runs, a table at the end."""
 
 from statistics import fmean
-from typing import Any
 
 from rich.console import Group
 from rich.markup import escape
@@ -9,36 +8,36 @@ from rich.table import Table
 from rich.text import Text
 
 from fedcl.reporting.figures import title_of
-from fedcl.tasks.field import extremes
+from fedcl.server.results import Results
 
 MOST = 12
 """How many sites a table in a terminal has room for side by side."""
 
 
-def report(results: dict[str, Any]) -> Group:
+def report(results: Results) -> Group:
     """Return the stage-by-site matrix and the figures of a run."""
-    table = _matrix(results) if len(results["sites"]) <= MOST else _ends(results)
+    table = _matrix(results) if len(results.sites) <= MOST else _ends(results)
     title = (
-        f"{title_of(results['score'])} after each stage (* trained in it): "
-        f"{results['strategy']} on {results['scenario']}, seed {results['seed']}"
+        f"{title_of(results.score)} after each stage (* trained in it): "
+        f"{results.strategy} on {results.scenario}, seed {results.seed}"
     )
-    lines = [_figures(results["metrics"], results)]
-    if results.get("case") == "frame":
+    lines = [_figures(results.metrics, results)]
+    if results.case == "frame":
         ends = extremes(results)
         lines += [
             f"{word} frame {number_(psnr)} dB, SSIM {number_(ssim)} ({frame})"
             for word, (frame, psnr, ssim) in ends.items()
             if word == "first" or len(set(ends.values())) > 1
         ]
-    for name, one in results["architectures"].items():
-        if "matrix" in one:
-            seconds = fmean(one["seconds_per_case"].values())
+    for name, one in results.architectures.items():
+        if one.matrix is not None:
+            seconds = fmean(one.seconds_per_case.values())
             lines.append(
-                f"{name} ({', '.join(one['sites']) or 'teacher only'}): "
-                f"{one['parameters']:,} parameters, {1000 * seconds:.1f} ms per case, "
-                f"AVG at all sites {number_(one['metrics']['avg'])}"
+                f"{name} ({', '.join(one.sites) or 'teacher only'}): "
+                f"{one.parameters:,} parameters, {1000 * seconds:.1f} ms per case, "
+                f"AVG at all sites {number_(one.metrics['avg'])}"
             )
-    guarantee = results.get("privacy", {})
+    guarantee = results.privacy
     if "epsilon" in guarantee:
         worst = max(guarantee["epsilon"].values())
         lines.append(
@@ -48,14 +47,36 @@ def report(results: dict[str, Any]) -> Group:
     return Group(escape(title), table, *map(escape, lines))
 
 
-def _matrix(results: dict[str, Any]) -> Table:
+def extremes(results: Results) -> dict[str, tuple[str, float, float | None]]:
+    """Return how well the first, the last and the worst frame are kept at the end of a run.
+
+    Args:
+        results: of a run that has finished a stage, as in results.json.
+
+    Returns:
+        Per word the frame, "SITE/FRAME", its PSNR and its SSIM; empty if none has a signal.
+    """
+    ssims = results.secondary["ssim"].cases
+    frames = [
+        (f"{site}/{name}", values[-1], ssims[site][name][-1])
+        for site in results.sites
+        for name, values in results.cases[site].items()
+        if values[-1] is not None
+    ]
+    if not frames:
+        return {}
+    worst = min(frames, key=lambda frame: frame[1])
+    return {"first": frames[0], "last": frames[-1], "worst": worst}
+
+
+def _matrix(results: Results) -> Table:
     """Return the score of every site after every stage."""
-    sites = results["sites"]
+    sites = results.sites
     table = Table()
     table.add_column("after stage")
     for site in sites:
         table.add_column(escape(site), justify="right")
-    for stage, trained in enumerate(results["stages"]):
+    for stage, trained in enumerate(results.stages):
         cells = [_cell(results, stage, column) for column in range(len(sites))]
         table.add_row(
             str(stage + 1),
@@ -67,32 +88,30 @@ def _matrix(results: dict[str, Any]) -> Table:
     return table
 
 
-def _ends(results: dict[str, Any]) -> Table:
+def _ends(results: Results) -> Table:
     """Return, for more sites than fit a terminal, a row each: when last trained, and at the end."""
     table = Table("site", "last trained in", "score then*", "at the end")
-    last = len(results["matrix"]) - 1
-    for column, site in enumerate(results["sites"]):
-        stages = [t for t, trained in enumerate(results["stages"]) if site in trained]
+    last = len(results.matrix) - 1
+    for column, site in enumerate(results.sites):
+        stages = [t for t, trained in enumerate(results.stages) if site in trained]
         then = (str(stages[-1] + 1), _cell(results, stages[-1], column)) if stages else ("-", "-")
         table.add_row(escape(site), *then, _cell(results, last, column))
     return table
 
 
-def _cell(results: dict[str, Any], stage: int, column: int) -> str:
+def _cell(results: Results, stage: int, column: int) -> str:
     """Return a site's score after a stage: by which runs are judged, or else the one it has."""
-    value = results["matrix"][stage][column]
+    value = results.matrix[stage][column]
     if value is None:
-        for score, other in results["secondary"].items():
-            if other["matrix"][stage][column] is not None:
-                return f"{title_of(score)} {number_(other['matrix'][stage][column])}"
+        for score, other in results.secondary.items():
+            if other.matrix[stage][column] is not None:
+                return f"{title_of(score)} {number_(other.matrix[stage][column])}"
     return number_(value)
 
 
-def _figures(metrics: dict[str, float | None], results: dict[str, Any]) -> str:
+def _figures(metrics: dict[str, float | None], results: Results) -> str:
     final = [
-        (v, s)
-        for s, v in zip(results["sites"], results["matrix"][-1], strict=True)
-        if v is not None
+        (v, s) for s, v in zip(results.sites, results.matrix[-1], strict=True) if v is not None
     ]
     worst = f" ({min(final)[1]})" if final else ""
     return (

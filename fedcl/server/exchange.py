@@ -96,8 +96,9 @@ class Exchange(Retries):
         A site that keeps what it was sent once is sent the digest of it.
         """
         training = {s: one for s, one in requests.items() if isinstance(one, TrainRequest)}
-        used = {id(record) for one in training.values() for record in one.records.values()}
-        self._digests = {mark: known for mark, known in self._digests.items() if mark in used}
+        if training:
+            used = {id(record) for one in training.values() for record in one.records.values()}
+            self._digests = {mark: one for mark, one in self._digests.items() if mark in used}
         self._whole = {}
         messages = []
         for site, request in requests.items():
@@ -151,7 +152,8 @@ class Exchange(Retries):
                 return sent
             attempt = int(str(values["attempt"])) + 1
             return RecordDict({**sent, "request": ConfigRecord({**values, "attempt": attempt})})
-        if node not in self._whole or Missing.of(reply.content) is None:
+        trains = message.metadata.message_type == TrainRequest.TYPE
+        if not trains or node not in self._whole or Missing.of(reply.content) is None:
             return None
         log.info("%s has lost what it was sent before; it is sent again", site)
         self.state.holds[site] = []

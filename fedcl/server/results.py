@@ -1,219 +1,155 @@
-"""What a run leaves in results.json: pure functions of its configuration and state."""
+"""What a run leaves in results.json, as it is written and read."""
 
-import hashlib
-import json
-import platform
-from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fedcl import arrays
-from fedcl.config.schema import Config
-from fedcl.data.source import Source
+from pydantic import Field, TypeAdapter, ValidationError
+
 from fedcl.errors import ConfigError
-from fedcl.registry import name_of
-from fedcl.server.metrics import summary
-from fedcl.server.state import Scores, State
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Matrix = list[list[Number | None]]
+"""A score per stage and site; None where it was not evaluated."""
+Cases = dict[str, dict[str, list[Number | None]]]
+"""Per site and case, a score after every stage."""
+Figures = dict[str, Number | None]
+"""The figures of `fedcl.server.metrics.summary`."""
+FILE = "results.json"
+Text = bytes
+"""Of a file: in the class below `bytes` are those sent."""
 
 
-def results(config: Config, state: State, status: str = "completed") -> dict[str, Any]:
-    """Return the contents of results.json; the matrices and figures of what is finished."""
-    sites, scores = config.timeline.sites, config.job.scenario.task.scores
-    first = scores[0]
-    matrices = {score: matrix(state.rows, sites, score) for score in scores}
-    initial = matrix([state.initial or {}], sites, first)[0]
-    trained = state.trained[: state.stage]
-    task, teaching = config.job.scenario.task, config.job.strategy.teaching
-    seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
-    return {
-        "scenario": name_of(config.job.scenario),
-        "strategy": name_of(config.job.strategy),
-        "model": "+".join(config.job.models),
-        "seed": config.job.seed,
-        "engine": config.engine.name,
-        "status": status,
-        "arrivals": [list(stage) for stage in config.timeline.stages],
-        "stages": trained,
-        "sites": sites,
-        "presence": presence(config),
-        "cohorts": cohorts(config),
-        "away": away(config),
-        "rounds_per_stage": config.timeline.rounds,
-        "score": first,
-        "case": task.case,
-        "matrix": matrices[first],
-        "cases": cases(state.rows, sites, first),
-        "metrics": summary(matrices[first], trained, sites, initial, seen) if state.rows else {},
-        "rounds": state.round,
-        "weights_sha256": _digest(state, sites),
-        "seconds": {name: round(value, 3) for name, value in state.ledger.seconds.items()},
-        "cpu_seconds": {name: round(value, 3) for name, value in state.ledger.cpu.items()},
-        "peak_memory": state.ledger.memory,
-        "bytes": state.ledger.bytes,
-        "bytes_by_stage": _by_stage(state),
-        "stored": state.stored,
-        "centralised": config.timeline.centralised,
-        "aggregation": name_of(config.aggregation),
-        "tracking": {"experiment": state.tracking_experiment, "run": state.tracking_run},
-        "failures": state.ledger.failures,
-        "reputation": state.ledger.reputation,
-        "versions": versions(),
-        "initial": initial,
-        "secondary": {
-            score: {"matrix": matrices[score], "cases": cases(state.rows, sites, score)}
-            for score in scores[1:]
-        },
-        "architectures": {name: _architecture(config, state, name) for name in config.job.models},
-        "data_sha256": state.digests,
-        "notes": {site: notes for site, notes in state.notes.items() if notes},
-        "left_out": state.left_out,
-        "source": {site: _source(numbers) for site, numbers in state.sources.items()},
-        "teacher_sha256": arrays.digest(state.teacher) if teaching and teaching.file else None,
-        "privacy": {
-            "name": name_of(config.privacy),
-            "leaves": task.leaves,
-            **config.privacy.spent(_rounds(config, state)),
-        },
-    }
+@dataclass(frozen=True)
+class ScoreResults:
+    """One of the scores that runs are not judged by."""
+
+    matrix: Matrix
+    cases: Cases
 
 
-def _source(numbers: Sequence[float]) -> dict[str, Any]:
-    """Return where a site's field values come from, in words."""
-    source = Source.of(numbers)
-    assert source is not None
-    return {
-        "affine": source.affine.tolist(),
-        "axes": source.axes,
-        "seconds_per_frame": source.seconds or None,
-        "scale": [source.low, source.high],
-    }
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureResults:
+    """What an architecture costs and, where there are several, its scores at all sites.
+
+    Attributes:
+        model: the model that it is one of.
+        sites: that train it.
+        parameters, macs: of the network; multiply-accumulates are per sample.
+        seconds_per_case: that predicting took, by site.
+        matrix, cases, metrics, secondary: as those of a run; None where there is one architecture.
+    """
+
+    model: str
+    sites: list[str]
+    parameters: int = 0
+    macs: int = 0
+    seconds_per_case: dict[str, Number] = field(default_factory=dict)
+    matrix: Matrix | None = None
+    cases: Cases = field(default_factory=dict)
+    metrics: Figures = field(default_factory=dict)
+    secondary: dict[str, ScoreResults] = field(default_factory=dict)
 
 
-def _architecture(config: Config, state: State, name: str) -> dict[str, Any]:
-    """Return what an architecture costs and, where there are several, its scores at all sites."""
-    sites, scores = config.timeline.sites, config.job.scenario.task.scores
-    own = [site for site in sites if config.job.roles[site].model == name]
-    known = {
-        "model": name_of(config.job.models[name]),
-        "sites": own,
-        **state.costs.get(name, {}),
-        "seconds_per_case": {s: round(v, 6) for s, v in state.predicting.get(name, {}).items()},
-    }
-    if len(config.job.models) == 1:
-        return known
-    rows: list[Scores] = [
-        {site: row[site] for site in own if site in row} | elsewhere.get(name, {})
-        for row, elsewhere in zip(state.rows, state.elsewhere, strict=True)
-    ]
-    first = scores[0]
-    grid = matrix(rows, sites, first)
-    seen = config.timeline.seen(state.stage - 1)
-    trained = [[site for site in stage if site in own] for stage in state.trained[: state.stage]]
-    return known | {
-        "matrix": grid,
-        "cases": cases(rows, sites, first),
-        "metrics": summary(grid, trained, sites, None, seen) if rows else {},
-        "secondary": {
-            score: {"matrix": matrix(rows, sites, score), "cases": cases(rows, sites, score)}
-            for score in scores[1:]
-        },
-    }
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The contents of results.json; `docs/reference/results.md` says what each means.
+
+    What an earlier version did not write has a default.
+    """
+
+    scenario: str = ""
+    strategy: str
+    model: str = ""
+    seed: int
+    engine: str = ""
+    status: str = "completed"
+    reason: str | None = None
+    arrivals: list[list[str]] = field(default_factory=list)
+    stages: list[list[str]] = field(default_factory=list)
+    sites: list[str]
+    presence: dict[str, list[Number | None]] = field(default_factory=dict)
+    cohorts: list[list[str]] = field(default_factory=list)
+    away: dict[str, list[int]] = field(default_factory=dict)
+    rounds_per_stage: int = 0
+    score: str = "dice"
+    case: str = "patient"
+    matrix: Matrix
+    cases: Cases
+    metrics: Figures
+    rounds: int = 0
+    weights_sha256: str = ""
+    seconds: dict[str, Number]
+    cpu_seconds: dict[str, Number] = field(default_factory=dict)
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int]
+    bytes_by_stage: list[dict[str, int]] = field(default_factory=list)
+    stored: dict[str, int] = field(default_factory=dict)
+    centralised: bool = False
+    aggregation: str = "fedavg"
+    tracking: dict[str, str | None] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    reputation: dict[str, dict[str, int]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    initial: list[Number | None] = field(default_factory=list)
+    secondary: dict[str, ScoreResults] = field(default_factory=dict)
+    architectures: dict[str, ArchitectureResults] = field(default_factory=dict)
+    data_sha256: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    source: dict[str, dict[str, Any]] = field(default_factory=dict)
+    teacher_sha256: str | None = None
+    privacy: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, text: Text) -> "Results":
+        """Read the contents of results.json.
+
+        Raises:
+            ValueError: a value is missing, of another type, or not finite; in one line.
+        """
+        try:
+            return _ADAPTER.validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Results | None":
+        """Return what a run left in its folder, or None where it left nothing yet.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        path = folder / FILE
+        try:
+            return cls.of(path.read_bytes()) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read ({error}); remove it to go on") from None
+
+    @property
+    def avg(self) -> float:
+        """AVG, of a run that has one."""
+        value = self.metrics["avg"]
+        assert value is not None, "runs without AVG are left out of comparisons"
+        return value
+
+    @property
+    def completed(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.status == "completed"
+
+    def values(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        values = asdict(self)
+        if self.reason is None:
+            del values["reason"]
+        for name, one in self.architectures.items():
+            if one.matrix is None:  # that of the run
+                for key in ("matrix", "cases", "metrics", "secondary"):
+                    del values["architectures"][name][key]
+        return values
 
 
-def _by_stage(state: State) -> list[dict[str, int]]:
-    """Return the bytes of each finished stage; what came before the first counts as its."""
-    before = [dict.fromkeys(state.ledger.bytes, 0), *state.sent]
-    pairs = zip(before, state.sent, strict=False)
-    return [{kind: new[kind] - old[kind] for kind in new} for old, new in pairs]
-
-
-def _rounds(config: Config, state: State) -> dict[str, int]:
-    """Return how often each site was asked to train."""
-    known = state.ledger.reputation
-    answers = ("delivered", "lost", "refused")
-    return {
-        site: sum(known.get(site, {}).get(what, 0) for what in answers)
-        for site in config.timeline.sites
-    }
-
-
-def _trainers(config: Config, round_: int) -> list[str]:
-    timeline = config.timeline
-    stage = (round_ - 1) // timeline.rounds
-    return timeline.trainers(config.job.strategy.plan(timeline, stage).cohort)
-
-
-def presence(config: Config) -> dict[str, list[float | None]]:
-    """Return, per site and stage, the share of its training cases; None where it is not there."""
-    timeline = config.timeline
-    stages = range(len(timeline.stages))
-    return {
-        site: [timeline.share(site, t) if site in timeline.present(t) else None for t in stages]
-        for site in timeline.sites
-    }
-
-
-def cohorts(config: Config) -> list[list[str]]:
-    """Return the sites that are to train in each stage."""
-    stages = range(len(config.timeline.stages))
-    return [config.job.strategy.plan(config.timeline, stage).cohort for stage in stages]
-
-
-def away(config: Config) -> dict[str, list[int]]:
-    """Return the rounds in which a site of the cohort is away, for sites that ever are."""
-    timeline, found = config.timeline, dict[str, list[int]]()
-    for round_ in range(1, len(timeline.stages) * timeline.rounds + 1):
-        trainers = _trainers(config, round_)
-        for site in set(trainers) - set(config.asked(trainers, round_)):
-            found.setdefault(site, []).append(round_)
-    return found
-
-
-def matrix(rows: Sequence[Scores], sites: Sequence[str], score: str) -> list[list[float | None]]:
-    """Return the mean over cases of `score`, one row per stage, one column per site."""
-
-    def mean(values: dict[str, float]) -> float:
-        return sum(values.values()) / len(values)
-
-    return [
-        [mean(row[s][score]) if score in row.get(s, {}) else None for s in sites] for row in rows
-    ]
-
-
-def cases(
-    rows: Sequence[Scores], sites: Sequence[str], score: str
-) -> dict[str, dict[str, list[float | None]]]:
-    """Return, per site and case, its `score` after every stage."""
-    names = {
-        s: list(dict.fromkeys(c for row in rows for c in row.get(s, {}).get(score, {})))
-        for s in sites
-    }
-    return {
-        s: {c: [row.get(s, {}).get(score, {}).get(c) for row in rows] for c in names[s]}
-        for s in sites
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what the numbers depend on."""
-    packages = ("flwr", "torch", "monai", "ray", "numpy", "mlflow", "hydra-core")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _digest(state: State, sites: Sequence[str]) -> str:
-    """Return the digest of the global model and, in site order, of what the sites kept."""
-    everything = arrays.digest(state.weights)
-    if not state.kept:
-        return everything
-    parts = [everything, *(state.kept.get(site, "") for site in sites)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def read_results(folder: Path) -> dict[str, Any] | None:
-    """Return the results a run left in `folder`, or None where it left none yet."""
-    path = folder / "results.json"
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else None
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); remove it to go on") from None
+_ADAPTER = TypeAdapter(Results)

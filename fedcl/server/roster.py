@@ -50,7 +50,7 @@ class Roster:
         self._silent: set[Start] = set()
         self._silent_before: set[Start] = set()
         self._refused: dict[str, tuple[Start, FedclError]] = {}
-        self._starts: dict[int, Start] = {}
+        self._since: dict[str, Start] = {}
         self._gone: set[str] = set()
 
     def meet(self, sites: Iterable[str] = ()) -> dict[str, Hello]:
@@ -77,7 +77,8 @@ class Roster:
                 try:
                     self.admit(site, met[site])
                 except FedclError as error:
-                    self._refused[site] = self._starts[self.nodes.pop(site)], error
+                    self._refused[site] = self._since[site], error
+                    self.nodes.pop(site)
         return {site: met[site] for site in self.job.roles if site in met and site in self.nodes}
 
     @property
@@ -129,7 +130,6 @@ class Roster:
         self._asked |= new.keys()
         self._silent = self._silent - new.keys() | silent - self._silent_before
         self._silent_before |= silent
-        self._starts = {start[0]: start for start in starts}
         met: dict[str, Hello] = {}
         for start, name in new.items():
             if start not in silent:
@@ -156,6 +156,7 @@ class Roster:
             answer = DataError(f"site {site}: two hospitals answer to that name")
         if isinstance(answer, Hello):
             self.nodes[site], self.samples[site] = node, answer.samples
+            self._since[site] = start
             self._refused.pop(site, None)
             return {site: answer}
         if other == node and site and (name == site or not named):

@@ -17,7 +17,7 @@ from fedcl.server.checkpoint import Checkpoint, Keeper
 from fedcl.server.evaluation import Closing
 from fedcl.server.events import Round, Watcher
 from fedcl.server.exchange import Exchange
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
 from fedcl.server.rounds import Stage
 from fedcl.server.state import State
 from fedcl.wire.answers import Hello
@@ -274,7 +274,7 @@ class _Log(Watcher):
 
     def stage_done(self, config: Config, state: State) -> None:
         """Write the figures of the run so far."""
-        log.info("stage %d done: %s", state.stage, _in_words(results(config, state)["metrics"]))
+        log.info("stage %d done: %s", state.stage, _in_words(outcome(config, state).metrics))
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -247,28 +247,6 @@ class Field(Task):
     def local(self, network: nn.Module) -> set[str]:
         """Return the arrays about one volume alone, where sites do not share theirs."""
         return set() if self.shared else OWN & set(network.state_dict())
-
-
-def extremes(results: Mapping[str, Any]) -> dict[str, tuple[str, float, float]]:
-    """Return how well the first, the last and the worst frame are kept at the end of a run.
-
-    Args:
-        results: of a run that has finished a stage, as in results.json.
-
-    Returns:
-        Per word the frame, "SITE/FRAME", its PSNR and its SSIM; empty if none has a signal.
-    """
-    ssims = results["secondary"]["ssim"]["cases"]
-    frames = [
-        (f"{site}/{name}", values[-1], ssims[site][name][-1])
-        for site in results["sites"]
-        for name, values in results["cases"][site].items()
-        if values[-1] is not None
-    ]
-    if not frames:
-        return {}
-    worst = min(frames, key=lambda frame: frame[1])
-    return {"first": frames[0], "last": frames[-1], "worst": worst}
 
 
 def psnr(values: Tensor, truth: Tensor) -> float:

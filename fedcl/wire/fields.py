@@ -30,9 +30,16 @@ def checked(unpack: Callable[[type[T], RecordDict], T]) -> Callable[[type[T], Re
 
 def whole(value: Any) -> int:
     """Return a whole number."""
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{value!r} is not a whole number")
     return value
+
+
+def count(value: Any) -> int:
+    """Return a whole number from 0 on that can be meant for one."""
+    if not 0 <= whole(value) <= 2**31:
+        raise ValueError(f"{value} is none")
+    return int(value)
 
 
 def number(value: Any) -> float:

@@ -1,4 +1,4 @@
-"""Flower's Grid without Flower's network: in this process, or on Ray.
+"""Flower's Grid without Flower's network; here in this process, see `ray_grid` for Ray.
 
 Nothing above this module knows which grid it talks to. Flower's own SuperLink grid is the
 third one.
@@ -57,7 +57,7 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
 
 
 class LocalGrid(Grid):
-    """What the grids of this module share: nodes, contexts and message ids.
+    """What grids without a network share: nodes, contexts and message ids.
 
     Args:
         app: the ClientApp, or a function that makes it, as "module:attribute".

@@ -5,7 +5,7 @@ import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -130,9 +130,26 @@ class RayGrid(LocalGrid):
             self._hire = lambda: kind.remote(app, threads)
             # Nobody waits for them here: while they import what they need, so can the server.
             self._seats = [self._start(_Seat(self._hire())) for _ in range(count)]
+            self._starting = list(self._running)
         except BaseException:
             self.close()
             raise
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """See `LocalGrid`; the time that workers take to start is not the hospitals'.
+
+        Raises:
+            RunError: a worker cannot start.
+        """
+        starting, self._starting = self._starting, []
+        try:
+            self.ray.get(starting)
+        except self.ray.exceptions.RayError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[-1]
+            raise RunError(f"engine: a worker cannot start ({one_line(reason)})") from error
+        return super().send_and_receive(messages, timeout=timeout)
 
     def _start(self, seat: _Seat) -> _Seat:
         """Note that a worker is busy until it is ready."""
@@ -227,7 +244,8 @@ class RayGrid(LocalGrid):
                 replies = self.ray.get(ref)
             except self.ray.exceptions.RayError as error:
                 if not calls:
-                    raise RunError(f"a worker does not start again ({error})") from error
+                    reason = one_line(str(error).strip().splitlines()[-1])
+                    raise RunError(f"a worker does not start again ({reason})") from error
                 self._replace(seat)
                 self._pace = math.inf  # if they are sent again, then one by one
                 reason = f"its worker died ({type(error).__name__})"

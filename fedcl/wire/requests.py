@@ -97,7 +97,7 @@ class Request:
             "arrays": content.array_records["arrays"],
             "run": run,
             "arrivals": [[next(left) for _ in range(size)] for size in sizes],
-            "state": fields.whole(values["state"]),
+            "state": fields.count(values["state"]),
         }
 
 
@@ -163,7 +163,7 @@ class TrainRequest(Request):
         values = content.config_records["request"]
         pairs = zip(CACHED, fields.names(values["digests"]), strict=True)
         numbers = {
-            name: fields.whole(values[name]) for name in ("stage", "round", "rounds", "attempt")
+            name: fields.count(values[name]) for name in ("stage", "round", "rounds", "attempt")
         }
         if numbers["rounds"] < 1:
             raise ValueError("stages without rounds")

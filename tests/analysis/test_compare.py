@@ -34,6 +34,7 @@ from fedcl.analysis.statistics import (
 )
 from fedcl.app.cli import main
 from fedcl.errors import ConfigError
+from fedcl.server.results import Results
 from tests.conftest import TINY, read
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
@@ -64,7 +65,7 @@ def run(
         "bytes": {"down": 3, "up": 1},
         "seconds": {"train": 2.0},
     }
-    return Run("somewhere", results, {"strategy.name": strategy, **config})
+    return Run("somewhere", Results(**results), {"strategy.name": strategy, **config})
 
 
 def test_ravg_is_the_mean_of_the_ratios_to_joint():
@@ -91,7 +92,7 @@ def test_pairs_share_seed_order_and_case():
 
 def test_runs_on_other_data_are_not_paired():
     one = Group("one", [run(last=(0.1, 0.2))])
-    one.runs[0].results["data_sha256"] = {"A": "x"}
+    one.runs[0].results.data_sha256["A"] = "x"
     assert paired(one, Group("other", [run()])) == {}
 
 
@@ -272,7 +273,7 @@ def test_linked_folders_of_runs_are_found_once(tmp_path: Path):
 
 def test_within_a_stage_there_is_no_order():
     one, other = run(), run()
-    one.results["arrivals"], other.results["arrivals"] = [["A", "B"]], [["B", "A"]]
+    one.results.arrivals[:], other.results.arrivals[:] = [["A", "B"]], [["B", "A"]]
     assert one.order == other.order == "A+B"
 
 

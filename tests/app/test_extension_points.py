@@ -69,3 +69,40 @@ def test_a_setting_of_a_plugin_without_a_yaml_is_checked(folder: Path):
     done = run(folder, "simulate", "scenario=squares", "scenario.patients=2", *QUICK)
     assert done.returncode == 2 and "scenario.patients: must be at least 3" in done.stderr
     assert not [path for path in (folder / "empty").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("place", ["first", "last", "alone"])
+def test_a_sweep_finds_plugins_wherever_its_flag_stands(folder: Path, place: str):
+    (folder / "conf" / "strategy").mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / "strategy" / "cautious.yaml").write_text("name: cautious\nweight: 2.0\n")
+    overrides = ["strategy=cautious", "timeline.rounds=0"]  # refused once all is understood
+    said = {"first": ["-m", *overrides], "last": [*overrides, "-m"], "alone": overrides}
+    done = run(folder, "simulate", *said[place], *([] if place == "last" else QUICK[:2]))
+    assert "timeline.rounds: must be at least 1" in done.stderr
+
+
+def test_a_folder_that_happens_to_be_called_so_holds_no_plugins(tmp_path: Path):
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "conf" / "strategy").mkdir(parents=True)
+    (tmp_path / "conf" / "strategy" / "stray.yaml").write_text("name: lwf\n")
+    done = run(tmp_path, "simulate", "strategy=stray", *QUICK)
+    assert done.returncode == 2 and "strategy/stray" in done.stderr
+
+
+def test_a_path_with_a_quote_is_searched(tmp_path: Path):
+    my = tmp_path / "o'brien, [x]"
+    (my / "strategies").mkdir(parents=True)
+    (my / "conf" / "strategy").mkdir(parents=True)
+    (my / "strategies" / "same.py").write_text(EXAMPLE.findall(PAGE.read_text())[0][1])
+    (my / "conf" / "strategy" / "same.yaml").write_text("name: same\nweight: -1\n")
+    done = run(my, "simulate", "strategy=same", *QUICK)
+    assert "strategy.weight: must be at least 0" in done.stderr
+
+
+def test_a_plugin_that_cannot_be_loaded_is_named_with_its_line(tmp_path: Path):
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies" / "broken.py").write_text("import nosuchthing\n")
+    done = run(tmp_path, "simulate", "strategy=broken", *QUICK)
+    assert done.returncode == 2
+    assert "strategy: broken cannot be loaded (ModuleNotFoundError" in done.stderr
+    assert "broken.py, line 1" in done.stderr

@@ -13,7 +13,7 @@ from fedcl.config.schema import Config
 from fedcl.registry import AGGREGATION, STRATEGY
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Round, Watcher
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.wire.local_grid import InProcessGrid, LocalGrid
@@ -38,8 +38,8 @@ def run(config: Config, grid: LocalGrid, folder: Path, stop: int | None = None) 
     server = Server(grid, config, checkpoint, checkpoint.load(), watchers=[Interrupt(stop)])
     server.run(server.meet(), started=0.0)
     keys = ("weights_sha256", "cases", "stages", "bytes", "stored", "rounds")
-    outcome = results(config, server.state)
-    return {key: outcome[key] for key in keys}
+    found = outcome(config, server.state).values()
+    return {key: found[key] for key in keys}
 
 
 @pytest.fixture(scope="module")

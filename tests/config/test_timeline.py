@@ -12,7 +12,7 @@ from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.config.timeline import arrivals_of, inlined, timeline_of
 from fedcl.errors import ConfigError
-from fedcl.server.results import away, presence
+from fedcl.server.outcome import away, presence
 from fedcl.timeline import Timeline
 from tests.conftest import TINY, read
 

@@ -17,7 +17,7 @@ from fedcl.hospital import store
 from fedcl.hospital.cache import Cache
 from fedcl.hospital.store import Received
 from fedcl.server.checkpoint import Checkpoint
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.wire.local_grid import InProcessGrid
 from fedcl.wire.records import digest
@@ -104,7 +104,7 @@ def test_a_site_that_lost_it_gets_it_in_the_same_round(tmp_path: Path, strategy:
         grid = Forgetful(nodes, folder / "checkpoint" / "received", when)
         server = Server(grid, config, Checkpoint(folder / "checkpoint"))
         server.run(server.meet(), 0.0)
-        done[when] = results(config, server.state)
+        done[when] = outcome(config, server.state).values()
         kind = "teacher" if strategy == "ted" else "memory"
         done[when]["sent"] = done[when]["bytes_by_stage"][1][kind]
     assert done[6]["weights_sha256"] == done[0]["weights_sha256"]

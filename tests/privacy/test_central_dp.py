@@ -114,15 +114,15 @@ def test_what_cannot_be_protected_is_refused_and_leaves_nothing(
 def test_a_run_tells_what_every_site_is_guaranteed(tmp_path: Path):
     settings = ["strategy=finetune", "privacy=central_dp", "privacy.noise=2", "privacy.seed=0"]
     results = simulate(compose([*TINY, *settings]), tmp_path / "run")
-    rounds = results["rounds"] // len(results["stages"])
+    rounds = results.rounds // len(results.stages)
     told = json.loads((tmp_path / "run" / "results.json").read_text())["privacy"]
     assert told["name"] == "central_dp" and told["delta"] == 1e-5
-    expected = dict.fromkeys(results["sites"], pytest.approx(epsilon(2.0, rounds, 1e-5)))
+    expected = dict.fromkeys(results.sites, pytest.approx(epsilon(2.0, rounds, 1e-5)))
     assert told["epsilon"] == expected
     again = simulate(compose([*TINY, *settings]), tmp_path / "again")
-    assert again["weights_sha256"] == results["weights_sha256"]
+    assert again.weights_sha256 == results.weights_sha256
     other = simulate(compose([*TINY, *settings, "privacy.seed=1"]), tmp_path / "other")
-    assert other["weights_sha256"] != results["weights_sha256"]
+    assert other.weights_sha256 != results.weights_sha256
 
 
 def test_hardly_anything_is_learned_where_updates_are_clipped_to_hardly_anything(tmp_path: Path):

@@ -21,7 +21,7 @@ from fedcl.config.job import Job
 from fedcl.config.schema import Config
 from fedcl.data.cases import SiteData
 from fedcl.errors import ConfigError
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
 from fedcl.wire import records
 from sites.phantom import Phantom
 from tests.conftest import MIXED, TINY, TINY_FIELD, read
@@ -100,7 +100,7 @@ def test_nobody_is_taught_by_a_model_that_nobody_has_trained(
 def test_an_architecture_that_nobody_delivers_stays_as_it_was(tmp_path: Path, caplog: Any):
     settings = Config.parse(compose([*TINY, *MIXED, "strategy=finetune", "aggregation=fedavgm"]))
     clean, spoilt = (serve(tmp_path / name, settings, name) for name in ("", "nan"))
-    (failure,) = results(settings, spoilt.state)["failures"]
+    (failure,) = outcome(settings, spoilt.state).values()["failures"]
     assert failure["site"] == "D" and failure["round"] == 3
     one, two = (arrays.under("large/", server.state.weights) for server in (clean, spoilt))
     assert arrays.digest(one) == arrays.digest(two), "the others' failure is not the large one's"

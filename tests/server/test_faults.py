@@ -9,7 +9,7 @@ import pytest
 from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, RunError
 from fedcl.server.checkpoint import Checkpoint
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.wire.local_grid import InProcessGrid
@@ -29,17 +29,20 @@ SPOILT = {
 def test_a_spoilt_update_costs_that_round_of_that_site(tmp_path: Path, spoil: str, said: str):
     settings = config("strategy=finetune")
     state = serve(tmp_path, settings, spoil).state
-    (failure,) = results(settings, state)["failures"]
+    (failure,) = outcome(settings, state).values()["failures"]
     assert (failure["site"], failure["stage"], failure["round"]) == ("D", 2, 3)
     assert said in failure["reason"] and "\n" not in failure["reason"]
-    known = results(settings, state)["reputation"]["D"]
+    known = outcome(settings, state).values()["reputation"]["D"]
     assert (known.get("refused"), known.get("lost")) == (
         (None, 1) if spoil == "loss" else (1, None)
     )
     assert all(np.isfinite(array).all() for array in state.weights.values())
     assert state.trained == [["A", "B"], ["C", "D"], ["E", "F"]], "D trained in the next round"
     clean = serve(tmp_path / "clean", settings, None).state
-    assert results(settings, clean)["weights_sha256"] != results(settings, state)["weights_sha256"]
+    assert (
+        outcome(settings, clean).values()["weights_sha256"]
+        != outcome(settings, state).values()["weights_sha256"]
+    )
 
 
 @pytest.mark.parametrize("quorum", ["2", "1.0"])
@@ -51,7 +54,7 @@ def test_below_the_quorum_the_run_stops_and_can_be_resumed(tmp_path: Path, quoru
     assert (state.round, state.stage) == (2, 1), "the round below the quorum left no trace"
     resumed = serve(tmp_path, settings, None, state).state
     never_failed = serve(tmp_path / "clean", settings, None).state
-    one, two = (results(settings, s) for s in (resumed, never_failed))
+    one, two = (outcome(settings, s).values() for s in (resumed, never_failed))
     assert one["weights_sha256"] == two["weights_sha256"]
     assert one["matrix"] == two["matrix"]
 
@@ -97,7 +100,7 @@ def remembered(folder: Path, settings: Config, **spoilt: str) -> State:
 def test_a_spoilt_report_costs_its_site_and_nothing_else(tmp_path: Path, strategy: str, spoil: str):
     settings = config(f"strategy={strategy}")
     state = remembered(tmp_path, settings, A=spoil)
-    failures = results(settings, state)["failures"]
+    failures = outcome(settings, state).values()["failures"]
     assert {(failure["site"], failure["what"]) for failure in failures} == {("A", "report")}
     assert REPORTS[spoil] in failures[0]["reason"]
     assert all(np.isfinite(array).all() for array in state.memory.values())
@@ -123,7 +126,7 @@ def test_a_site_that_kept_nothing_is_not_asked_to_rehearse(tmp_path: Path):
         InProcessGrid("tests.apps:rogue", nodes), settings, Checkpoint(lost / "checkpoint")
     )
     server.run(server.meet(), 0.0)
-    failures = results(settings, server.state)["failures"]
+    failures = outcome(settings, server.state).values()["failures"]
     assert [(f["site"], f["round"]) for f in failures] == [("A", 1)]
     assert set(server.state.stored) == set("BCDEF")
 

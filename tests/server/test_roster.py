@@ -15,7 +15,7 @@ from fedcl.config.schema import Config
 from fedcl.errors import DataError, FedclError, RunError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Watcher
-from fedcl.server.results import results
+from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.wire.answers import Hello
 from fedcl.wire.codes import GONE
@@ -92,7 +92,7 @@ def deployed(folder: Path, grid: Grid, *overrides: str, name: str = "") -> Serve
 def run(server: Server) -> dict[str, Any]:
     """Run to the end; return the results."""
     server.run(server.meet(), 0.0)
-    return results(server.config, server.state)
+    return outcome(server.config, server.state).values()
 
 
 def rounds(sent: list[tuple[str, str]]) -> list[str]:
@@ -185,7 +185,7 @@ def test_who_was_started_again_says_anew_what_it_holds(tmp_path: Path):
     about = server.meet()
     server.state.digests["B"] = "of other data"
     server.run(about, 0.0)
-    found = results(server.config, server.state)
+    found = outcome(server.config, server.state).values()
     assert grid.sent.count(("query.hello", "B")) == 2
     reasons = {one["reason"] for one in found["failures"] if one["site"] == "B"}
     assert "site B: its data have changed since the run began" in reasons
@@ -365,7 +365,7 @@ def test_who_may_not_speak_for_a_hospital_does_it_no_harm(tmp_path: Path):
     grid.site = lambda node: "ABC?"[node - 1]  # what it is here; it says otherwise
     grid.contexts[4].node_config["site"] = "A"
     server.run(about, 0.0)
-    found = results(server.config, server.state)
+    found = outcome(server.config, server.state).values()
     assert (
         list(server.exchange.roster.refused) == ["node 4"] and "A" in server.exchange.roster.nodes
     )

@@ -1,6 +1,7 @@
 """Neural fields: definitions, initial weights, growth, loss, and whole runs."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Rehearsal, Step
 from fedcl.learning.strategy import RoundSummary, Strategy
 from fedcl.registry import MODEL, STRATEGY
+from fedcl.reporting.terminal import extremes
 from fedcl.seeding import seeded
+from fedcl.server.results import Results, ScoreResults
 from fedcl.tasks.base import Labeller
-from fedcl.tasks.field import Frame, extremes, psnr, ssim
+from fedcl.tasks.field import Frame, psnr, ssim
 from fedcl.wire import records
 from fedcl.wire.requests import TrainRequest
 from tests.conftest import TINY_FIELD
@@ -263,13 +266,16 @@ def test_a_picture_has_truth_field_and_error_and_masks_where_they_belong():
 def test_the_first_the_last_and_the_worst_frame_are_told():
     cases = {"A": {"f0": [50.0, 40.0], "f1": [51.0, 30.0]}, "mask": {}, "B": {"f2": [None, 45.0]}}
     ssims = {"A": {"f0": [1.0, 0.9], "f1": [1.0, 0.8]}, "mask": {}, "B": {"f2": [None, 0.95]}}
-    results = {"sites": list(cases), "cases": cases, "secondary": {"ssim": {"cases": ssims}}}
+    results = Results(
+        strategy="finetune", seed=0, sites=list(cases), matrix=[], cases=cases, metrics={},
+        seconds={}, bytes={}, secondary={"ssim": ScoreResults([], ssims)},
+    )  # fmt: skip
     assert extremes(results) == {
         "first": ("A/f0", 40.0, 0.9),
         "last": ("B/f2", 45.0, 0.95),
         "worst": ("A/f1", 30.0, 0.8),
     }
-    assert extremes(results | {"cases": {"A": {}, "mask": {}, "B": {}}}) == {}
+    assert extremes(replace(results, cases={"A": {}, "mask": {}, "B": {}})) == {}
 
 
 # --- distillation ----------------------------------------------------------------------------
