@@ -131,3 +131,17 @@ def test_an_arrow_back_is_found(tmp_path: Path, file: str, line: str, said: str)
     place = tmp_path / file
     place.write_text(f"{place.read_text()}\n{line}\n")
     assert any(one.startswith(said) for one in wrong(tmp_path))
+
+
+def test_every_file_reads_in_one_sitting():
+    folders = ("fedcl", *PLUGINS, "tests", "benchmarks", "examples", "docs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lengths = {path: len(path.read_text().splitlines()) for path in files}
+    assert {path: count for path, count in lengths.items() if count > 400} == {}
+
+
+def test_a_strategy_has_twelve_hooks():
+    contract = ast.parse((ROOT / "fedcl" / "learning" / "strategy.py").read_text())
+    (strategy,) = (n for n in contract.body if isinstance(n, ast.ClassDef) and n.name == "Strategy")
+    hooks = [node.name for node in strategy.body if isinstance(node, ast.FunctionDef)]
+    assert len(hooks) == 12

@@ -1,7 +1,5 @@
 """The folder layout: what is read, and what is refused with which message."""
 
-import gzip
-import io
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,59 +11,22 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fedcl.errors import ConfigError, DataError, FedclError
+from fedcl.errors import ConfigError, DataError
 from fedcl.settings import parse
 from sites.folder import Folder
 from tests.conftest import ROOT
+from tests.layouts import IMAGE, MASK, RNG, folder, pair, refusal, write
 
 REPO = ROOT
+
+
 DATA = REPO.parent / "shared" / "data"
-RNG = np.random.default_rng(0)
-IMAGE = RNG.integers(0, 200, (16, 16), dtype=np.uint8)
-MASK = np.where(IMAGE > 100, 255, 0).astype(np.uint8)
-
-
-def folder(**values: Any) -> Folder:
-    """Return a scenario with small slices."""
-    return parse(Folder, {"size": 16, "normalise": "minmax", **values}, "scenario")
-
-
-def write(file: Path, content: Any, affine: Any = None, **options: Any) -> Path:
-    """Write bytes as they are, and an array (row, column[, slice]) by the file's extension."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    elif ".nii" in file.name:
-        stored = np.swapaxes(content, 0, 1)  # a file stores (column, row[, slice])
-        nib.save(nib.Nifti1Image(stored, np.eye(4) if affine is None else affine), file)
-    else:
-        picture = content if isinstance(content, Image.Image) else Image.fromarray(content)
-        picture.save(file, **options)
-    return file
-
-
-def pair(
-    site: Path, image: Any = IMAGE, mask: Any = MASK, name: str = "p1-IM-1.png", **options: Any
-) -> None:
-    """Write an image and its mask of the same name."""
-    write(site / "images" / name, image, **options)
-    write(site / "masks" / name, mask, **options)
 
 
 def scaled(image: np.ndarray) -> torch.Tensor:
     """Return what `minmax` makes of one slice."""
     image = image.astype(np.float64)
     return torch.tensor((image - image.min()) / np.ptp(image), dtype=torch.float32)
-
-
-def refusal(site: Path, *parts: str, kind: type[FedclError] = DataError, **values: Any) -> None:
-    """Check that reading fails with one line that has the site's name and `parts`."""
-    with pytest.raises(kind) as caught:
-        folder(**values).cases(site.name, site)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in (f"site {site.name}", *parts):
-        assert part in message
 
 
 @pytest.mark.parametrize("extension", ["png", "tif", "TIFF", "ppm", "nii", "nii.gz"])
@@ -268,91 +229,7 @@ def test_mask_values_outside_the_classes(tmp_path: Path, value: float) -> None:
     refusal(tmp_path, "masks/p1-IM-1.nii", f"values {value:g} are", "scenario.labels [0, 255]")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 1e300])
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
-def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
-    image = IMAGE.astype(np.float64)
-    image[3, 4] = value
-    write(tmp_path / "images" / "p1-IM-1.nii.gz", image)
-    write(tmp_path / "masks" / "p1-IM-1.png", MASK)
-    refusal(tmp_path, "images/p1-IM-1.nii.gz", "finite", size=8)
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@pytest.mark.parametrize("kind", ["images", "masks"])
-@pytest.mark.parametrize(
-    ("name", "options", "tail"),
-    [
-        ("a.png", {}, 4),  # checksum of nothing
-        ("a.tif", {}, 0),
-        ("a.tif", {"compression": "tiff_lzw"}, 4),  # address of the next picture
-        ("a.jpg", {"quality": 100}, 2),  # end mark
-        ("a.jpg", {"progressive": True}, 2),
-        ("a.ppm", {}, 0),
-        ("a.nii", {}, 0),
-        ("a.nii.gz", {}, 0),
-    ],
-)
-def test_truncated_files(
-    tmp_path: Path, kind: str, name: str, options: dict[str, Any], tail: int
-) -> None:
-    """Cut a file anywhere before its `tail`, the bytes that add nothing to the values."""
-    site = tmp_path / "A"
-    for part, picture in (("images", IMAGE), ("masks", MASK)):
-        write(site / part / (name if part == kind else "a.png"), picture, **options)
-    whole = (site / kind / name).read_bytes()
-    end = len(whole) - tail
-    for size in (0, 1, 10, end // 3, end // 2, end - 40, end - 9, end - 1):
-        (site / kind / name).write_bytes(whole[:size])
-        refusal(site, f"{kind}/{name}", "cannot be read", patient="a")
-
-
-def test_damaged_files(tmp_path: Path) -> None:
-    pair(tmp_path, np.tile(IMAGE, (8, 8)), np.tile(MASK, (8, 8)))
-    file = tmp_path / "images" / "p1-IM-1.png"
-    damaged = bytearray(file.read_bytes())
-    damaged[len(damaged) // 2] ^= 255
-    file.write_bytes(damaged)
-    refusal(tmp_path, "images/p1-IM-1.png", "cannot be read")
-    file.write_text("not a picture")
-    refusal(tmp_path, "images/p1-IM-1.png", "cannot be read")
-    file.unlink()
-    file.mkdir()
-    refusal(tmp_path, "images/p1-IM-1.png", "cannot be read")
-
-
-def test_compressed_volume_without_its_checksum(tmp_path: Path) -> None:
-    volume = RNG.integers(0, 999, (64, 64, 30)).astype(np.int16)  # larger than read buffers
-    pair(tmp_path, volume, np.zeros_like(volume), name="p1-IM-1.nii.gz")
-    file = tmp_path / "images" / "p1-IM-1.nii.gz"
-    whole = file.read_bytes()
-    for damaged in (whole[:-1], whole[:-9], whole[:-8] + bytes(8)):
-        file.write_bytes(damaged)
-        refusal(tmp_path, "images/p1-IM-1.nii.gz", "cannot be read")
-
-
-def test_files_that_hold_something_else(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(IMAGE).save(buffer, "PCX")
-    pages = io.BytesIO()
-    page = Image.fromarray(IMAGE)
-    page.save(pages, "TIFF", save_all=True, append_images=[page])
-    flat = bytearray(nib.Nifti1Image(IMAGE, np.eye(4)).to_bytes())
-    flat[280:296] = bytes(16)  # the first row of the affine matrix
-    colours = IMAGE.repeat(3).view([("R", "u1"), ("G", "u1"), ("B", "u1")]).reshape(16, 16)
-    for name, content, reason in (
-        ("a.png", buffer.getvalue(), "cannot identify"),
-        ("a.tif", pages.getvalue(), "several pictures"),
-        ("a.nii", nib.Nifti1Image(np.zeros((4, 4, 4, 2)), np.eye(4)).to_bytes(), "(4, 4, 4, 2)"),
-        ("a.nii", nib.Nifti1Image(np.zeros(4), np.eye(4)).to_bytes(), "(4,)"),
-        ("a.nii", nib.Nifti1Image(colours, np.eye(4)).to_bytes(), "numbers"),
-        ("a.nii", bytes(flat), "spacing"),
-        ("a.nii.gz", gzip.compress(b"x" * 500), "cannot be read"),
-    ):
-        site = tmp_path / f"{name}-{reason[:3].strip('(')}"
-        write(site / "images" / name, content)
-        write(site / "masks" / "a.png", MASK)
-        refusal(site, f"images/{name}", "cannot be read", reason, patient="a")
+# --- sites and settings ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../A", "a/b", "a\\b", "/etc", "a\0"])
