@@ -156,7 +156,9 @@ def _check(results: Results) -> None:
         if one.matrix is not None:
             _check_scores(one.matrix, one.cases, sites, stages)
             _check_scores(one.secondary["iou"].matrix, one.secondary["iou"].cases, sites, stages)
-            if one.metrics["avg"] is None or not (one.seconds_per_case and one.parameters):
+            if one.metrics["avg"] is None or not (
+                one.seconds_per_case and one.parameters and one.macs
+            ):
                 raise ValueError(f"architecture {name} has no AVG, no times or no size")
 
 

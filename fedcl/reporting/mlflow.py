@@ -22,6 +22,7 @@ from fedcl.reporting.spool import Entry, Spool
 from fedcl.server.events import Round, Watcher
 from fedcl.server.metrics import forgetting_by_site
 from fedcl.server.outcome import outcome
+from fedcl.server.results import FILE
 from fedcl.server.state import State
 from fedcl.settings import flat
 from fedcl.wire.answers import Hello
@@ -108,7 +109,7 @@ class Tracker(Watcher):
         Args:
             status: "FINISHED", "FAILED" or "KILLED".
         """
-        for name in ("config.yaml", "results.json"):
+        for name in ("config.yaml", FILE):
             self._keep(name)
         for file in sorted((self.folder / "figures").glob("*")):
             self._keep(f"figures/{file.name}", "figures")

@@ -35,7 +35,8 @@ class ArchitectureResults:
     Attributes:
         model: the model that it is one of.
         sites: that train it.
-        parameters, macs: of the network; multiply-accumulates are per sample.
+        parameters, macs: of the network; multiply-accumulates are per sample; 0 where no
+            hospital has said yet what a sample is.
         seconds_per_case: that predicting took, by site.
         matrix, cases, metrics, secondary: as those of a run; None where there is one architecture.
     """
@@ -146,9 +147,10 @@ class Results:
         if self.reason is None:
             del values["reason"]
         for name, one in self.architectures.items():
-            if one.matrix is None:  # that of the run
-                for key in ("matrix", "cases", "metrics", "secondary"):
-                    del values["architectures"][name][key]
+            absent = ["matrix", "cases", "metrics", "secondary"] if one.matrix is None else []
+            absent += [] if one.parameters else ["parameters", "macs"]
+            for key in absent:  # those of the run; and what is not known is not written as 0
+                del values["architectures"][name][key]
         return values
 
 
