@@ -18,4 +18,9 @@ class BuildWithConf(build_py):
             shutil.copytree("conf", target, dirs_exist_ok=True)
 
 
-setup(cmdclass={"build_py": BuildWithConf})
+setup(
+    cmdclass={"build_py": BuildWithConf},
+    # An editable installation puts this folder on Python's path. By setuptools' default, a finder,
+    # a folder `fedcl` on PYTHONPATH that holds somebody's models would hide the whole package.
+    options={"editable_wheel": {"mode": "compat"}},
+)

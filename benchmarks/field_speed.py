@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.running import markdown, write_section
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Stacked
 from fedcl.data.space import Part, Space
 from fedcl.learning import loop
 from fedcl.learning.learner import Learner
@@ -34,7 +34,7 @@ def measure(models: Sequence[str], repeats: int) -> None:
     for name in models:
         model: FieldModel = MODEL.make({"name": name})
         inputs = task.space.coordinates(new.positions(task.space))
-        samples = Samples(inputs, torch.rand(len(inputs), 1))
+        samples = Stacked(inputs, torch.rand(len(inputs), 1))
         past = task.past([(lambda at: torch.rand(len(at), 1), ["old"])], torch.device("cpu"))
         taught = Rehearsal(past, aligned=False, ratio=1.0)
         times: dict[str, list[float]] = {}
@@ -73,7 +73,7 @@ def measure(models: Sequence[str], repeats: int) -> None:
 
 
 def ours(
-    task: Field, model: FieldModel, network: nn.Module, samples: Samples, past: Rehearsal | None
+    task: Field, model: FieldModel, network: nn.Module, samples: Stacked, past: Rehearsal | None
 ) -> None:
     """Train as a hospital does."""
     teacher = nn.Identity() if past is not None else None
@@ -88,7 +88,7 @@ def ours(
 
 
 def plain(
-    task: Field, model: FieldModel, network: nn.Module, samples: Samples, past: Rehearsal | None
+    task: Field, model: FieldModel, network: nn.Module, samples: Stacked, past: Rehearsal | None
 ) -> None:
     """Do the same, and nothing else."""
     table = [p for name, p in network.named_parameters() if name == "table"]

@@ -3,10 +3,7 @@
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
-
-from settings_page import page
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fedcl import __version__
 
@@ -20,6 +17,3 @@ html_theme = "furo"
 html_title = f"fedcl {__version__}"
 exclude_patterns = ["_build"]
 nitpicky = True
-
-# Written anew at every build, from the dataclasses that check the settings.
-(HERE / "reference" / "settings.md").write_text(page())

@@ -1,18 +1,24 @@
-"""The page of all settings, from the dataclasses that check them."""
+"""The page of all settings, from the dataclasses that check them.
+
+`python docs/settings_page.py` writes it anew, `docs/reference/settings.md`.
+"""
 
 import dataclasses
 import inspect
 import re
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from fedcl.config.groups import Groups
 from fedcl.config.timeline import Arrivals
 from fedcl.registry import KINDS
 
+FILE = Path(__file__).parent / "reference" / "settings.md"
 HEAD = """# Settings
 
 Every value can be given on the command line as `group.key=value`; `conf/config.yaml` and the files
-in `conf/` hold the defaults of a run. This page is made from the dataclasses that check them.
+in `conf/` hold the defaults of a run. This page is made from the dataclasses that check them, by
+`python docs/settings_page.py`.
 """
 WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
@@ -70,7 +76,7 @@ def spelt(value: Any) -> str:
     """Return a value as the command line takes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return str(value).replace("|", r"\|").replace("'", "")
+    return str(value).replace("|", r"\|").replace("'", "") if value != "" else "''"
 
 
 def values(kind: Any, bounds: Any) -> str:
@@ -78,7 +84,9 @@ def values(kind: Any, bounds: Any) -> str:
     if bounds.get("choices"):
         return ", ".join(f"`{choice}`" for choice in bounds["choices"])
     options = [one for one in (get_args(kind) or (kind,)) if one is not type(None)]
-    word = WORDS.get(options[0], "list" if get_origin(kind) is list else "")
+    word = WORDS.get(options[0], "")
+    if get_origin(kind) is list:
+        word = f"list of {word}s" if options[0] in (int, float) else "list"
     if get_origin(kind) is dict:
         word = "group"
     for name, sign in (("low", "at least"), ("above", "above"), ("high", "at most")):
@@ -99,3 +107,7 @@ def attributes(cls: type) -> dict[str, str]:
                 words = " ".join(meaning.split()).replace("|", r"\|")
                 found |= dict.fromkeys(names.split(", "), words)
     return found
+
+
+if __name__ == "__main__":
+    FILE.write_text(page())

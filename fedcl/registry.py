@@ -8,15 +8,20 @@ code of its own.
 
 import importlib
 import inspect
+import logging
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
-from fedcl.errors import ConfigError
+from fedcl.contracts import broken, where
+from fedcl.errors import ConfigError, FedclError
 from fedcl.settings import closest, parse, travelling
+
+log = logging.getLogger("fedcl")
 
 
 @dataclass(frozen=True)
@@ -35,57 +40,93 @@ class Kind:
     contract: str
     ours: str
 
-    @property
-    def installed(self) -> dict[str, EntryPoint]:
-        """The entry points that other distributions declare, by name."""
-        return {one.name: one for one in entry_points(group=f"fedcl.{self.key}")}
+    def installed(self, name: str | None = None) -> list[EntryPoint]:
+        """Return the entry points that other distributions declare, of one name or all."""
+        found = entry_points(group=f"fedcl.{self.key}")
+        return [one for one in found if name in (None, one.name)]
+
+    def folders(self) -> list[Path]:
+        """Return where the modules of the package lie, fedcl's own first.
+
+        Raises:
+            ConfigError: another module of this name hides fedcl's package.
+        """
+        try:
+            package = importlib.import_module(self.package)
+            places = [Path(place) for place in package.__path__]
+        except Exception as error:  # somebody else's, whatever it does
+            raise ConfigError(
+                f"{self.key}: the module {self.package!r} on the path is not fedcl's and hides it "
+                f"({where(error)}); rename it, or put fedcl's folder before it on PYTHONPATH"
+            ) from error
+        if not any((place / f"{self.ours}.py").is_file() for place in places):
+            raise ConfigError(
+                f"{self.key}: the package {self.package!r} at {', '.join(map(str, places))} is not "
+                "fedcl's and hides it; uninstall it, or put fedcl's folder before it on PYTHONPATH"
+            )
+        return sorted(places, key=lambda place: not (place / f"{self.ours}.py").is_file())
 
     def modules(self) -> list[str]:
         """Return the names of the modules there are.
 
         Raises:
-            ConfigError: another package of this name hides fedcl's.
+            ConfigError: see `folders`.
         """
-        path = importlib.import_module(self.package).__path__
-        found = sorted(
-            m.name for m in pkgutil.iter_modules(path) if not m.ispkg and m.name != "base"
-        )
-        if self.ours not in found:
-            raise ConfigError(
-                f"{self.key}: the package {self.package!r} at {', '.join(path)} is not fedcl's and "
-                "hides it; uninstall it, or put fedcl's folder before it on PYTHONPATH"
-            )
-        return found
+        found = pkgutil.iter_modules(map(str, self.folders()))
+        return sorted({m.name for m in found if not m.ispkg and m.name != "base"})
 
     def available(self) -> list[str]:
         """Return the names there are."""
-        return sorted({*self.modules(), *self.installed})
+        return sorted({*self.modules(), *(one.name for one in self.installed())})
+
+    def fitting(self, fits: Callable[[type], bool]) -> list[str]:
+        """Return the names of those that fit; what cannot be loaded is passed over."""
+        found = []
+        for name in self.available():
+            try:
+                if fits(self.find(name)):
+                    found.append(name)
+            except ConfigError as error:
+                log.debug("%s", error)
+        return found
 
     def find(self, name: str) -> type:
         """Return the class that goes by `name`.
 
         Raises:
-            ConfigError: there is no such name, in which case those there are are listed, or it
-                stands for no such class.
+            ConfigError: there is no such name, in which case those there are are listed, or there
+                are two; it cannot be loaded, or stands for no such class.
         """
+        places = [str(one / f"{name}.py") for one in self.folders() if _holds(one, name)]
+        installed = self.installed(name)
+        places += [f"{one.value} ({_distribution(one)})" for one in installed]
+        if len(places) > 1:
+            raise ConfigError(
+                f"{self.key}: {name} is the name of several: {', '.join(places)}; rename all but "
+                "one, or take them off the path"
+            )
         place, _, title = self.contract.partition(":")
         contract = getattr(importlib.import_module(place), title)
-        if name in self.modules():
-            return self._defined(name, contract)
-        if name in self.installed:
-            found = self.installed[name].load()
-            if not inspect.isclass(found) or not issubclass(found, contract):
-                where = self.installed[name].value
-                raise ConfigError(
-                    f"{self.key}: {name} is installed as {where}, which is no {title}"
-                )
-            return found
-        options = self.available()
-        raise ConfigError(
-            f"{self.key}: there is no {name!r}{closest(str(name), options)}; "
-            f"there are: {', '.join(options)} (one of your own must lie in a folder "
-            f"{self.package.replace('.', '/')} on PYTHONPATH)"
-        )
+        if not places:
+            options = self.available()
+            raise ConfigError(
+                f"{self.key}: there is no {name!r}{closest(str(name), options)}; "
+                f"there are: {', '.join(options)} (one of your own must lie in a folder "
+                f"{self.package.replace('.', '/')} on PYTHONPATH)"
+            )
+        try:
+            if not installed:
+                return self._defined(name, contract)
+            found = installed[0].load()
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:  # the plug-in's own fault, whatever it is
+            raise ConfigError(f"{self.key}: {name} cannot be loaded: {where(error)}") from error
+        if not inspect.isclass(found) or not issubclass(found, contract):
+            raise ConfigError(
+                f"{self.key}: {name} is installed as {places[0]}, which is no {title}"
+            )
+        return self._kept(found, contract)
 
     def _defined(self, name: str, contract: type) -> type:
         """Return the one class of a module that implements the contract."""
@@ -97,10 +138,21 @@ class Kind:
         ]
         if len(found) != 1:
             raise ConfigError(
-                f"{self.key}: {module.__name__} must define exactly one {contract.__name__}, "
-                f"it defines {len(found)}"
+                f"{self.key}: {module.__name__} must define exactly one class that inherits from "
+                f"{contract.__name__} ({contract.__module__}), it defines {len(found)}"
             )
-        return found[0]
+        return self._kept(found[0], contract)
+
+    def _kept(self, plugin: type, contract: type) -> type:
+        """Return a plug-in.
+
+        Raises:
+            ConfigError: it breaks its contract.
+        """
+        problem = broken(plugin, contract)
+        if problem is not None:
+            raise ConfigError(f"{self.key}: {plugin.__module__}: {problem}")
+        return plugin
 
     def make(self, values: Mapping[str, Any], key: str | None = None) -> Any:
         """Build the plug-in that `values` describes: its `name` and its settings.
@@ -118,10 +170,29 @@ class Kind:
         settings = dict(values)
         if "name" not in settings:
             raise ConfigError(f"{key}.name: missing; give one of {self.available()}")
+        name = str(settings.pop("name"))
         try:
-            return parse(self.find(str(settings.pop("name"))), settings, key)
+            made: Any = parse(self.find(name), settings, key)
         except ConfigError as error:  # a plug-in names its settings by where they usually stand
             raise ConfigError(re.sub(rf"^{self.key}\b", key, str(error))) from None
+        except FedclError:
+            raise
+        except Exception as error:  # settings that cannot be, or a fault in what checks them
+            raise ConfigError(f"{key}: {name} cannot be made: {where(error)}") from error
+        vars(made)[CALLED] = name
+        return made
+
+
+CALLED = "_called"
+"""The attribute of a plug-in that has the name by which it was asked for."""
+
+
+def _holds(folder: Path, name: str) -> bool:
+    return name.isidentifier() and name != "base" and (folder / f"{name}.py").is_file()
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "unknown distribution"
 
 
 SCENARIO = Kind("scenario", "sites", "fedcl.learning.scenario:Scenario", "phantom")
@@ -131,16 +202,13 @@ AGGREGATION = Kind(
     "aggregation", "fedcl.aggregations", "fedcl.aggregations.base:Aggregation", "fedavg"
 )
 PRIVACY = Kind("privacy", "fedcl.privacy", "fedcl.privacy.base:Privacy", "none")
-KINDS = (SCENARIO, STRATEGY, MODEL, AGGREGATION, PRIVACY)
+AUGMENT = Kind("augment", "fedcl.augment", "fedcl.augment.base:Augmentation", "light")
+KINDS = (SCENARIO, STRATEGY, MODEL, AGGREGATION, PRIVACY, AUGMENT)
 
 
 def name_of(plugin: object) -> str:
-    """Return the name by which `plugin` is found."""
-    package, _, name = type(plugin).__module__.rpartition(".")
-    if any(package == kind.package for kind in KINDS):
-        return name
-    installed = (one for kind in KINDS for one in kind.installed.values())
-    return next((one.name for one in installed if one.load() is type(plugin)), name)
+    """Return the name by which `plugin` was asked for."""
+    return vars(plugin).get(CALLED) or type(plugin).__module__.rpartition(".")[2]
 
 
 def describe(plugin: object) -> dict[str, Any]:

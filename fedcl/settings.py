@@ -30,6 +30,7 @@ def setting(
     high: float | None = None,
     choices: tuple[Any, ...] | None = None,
     travels: bool = True,
+    effect: bool = True,
 ) -> Any:
     """Declare a dataclass field with bounds.
 
@@ -41,8 +42,16 @@ def setting(
         high: greatest value.
         choices: the values allowed.
         travels: False for what stays on this machine (paths): never sent to a hospital.
+        effect: False for what says how a run computes and not what it learns: it may change when a
+            run is resumed, and a real hospital chooses for itself.
+
+    Raises:
+        TypeError: the default is mutable.
     """
-    metadata = dict(low=low, above=above, high=high, choices=choices, travels=travels)
+    if isinstance(default, list | dict | set):
+        raise TypeError(f"setting({default!r}): write setting(factory=lambda: {default!r})")
+    metadata = dict(low=low, above=above, high=high, choices=choices)
+    metadata |= dict(travels=travels, effect=effect)
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -67,13 +76,30 @@ def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     except ConfigKeyError as error:
         raise ConfigError(_unknown(cls, error.full_key or "", key)) from None
     except OmegaConfBaseException as error:
-        where = ".".join(part for part in (key, error.full_key) if part)
+        at = error.full_key or _refused(cls, values, key)
+        where = ".".join(part for part in (key, at) if part)
         reason = str(error.msg).splitlines()[0]
         if "is not a ListConfig" in reason:
             reason = "must be a list, such as [0,4]"
         raise ConfigError(f"{where}: {reason}") from None
     _check(result, key)
     return result  # type: ignore[return-value]
+
+
+def _refused(cls: type, values: Mapping[str, Any], key: str) -> str:
+    """Return which single value OmegaConf refuses without saying so; empty if none alone."""
+    for name, value in values.items():
+        try:
+            OmegaConf.merge(OmegaConf.structured(cls), _plain({name: value}, cls, key))
+        except OmegaConfBaseException:
+            return str(name)
+    return ""
+
+
+def without_effect(settings: Any) -> list[str]:
+    """Return the names of the settings that change nothing of what is learned; see `setting`."""
+    fields = dataclasses.fields(settings)
+    return [field.name for field in fields if not field.metadata.get("effect", True)]
 
 
 def travelling(settings: Any) -> dict[str, Any]:

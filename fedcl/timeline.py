@@ -11,6 +11,8 @@ from fedcl.settings import closest, setting
 
 NAME = r"[^/\\\[\]\x00-\x1f\x7f]{1,100}"
 """What a site may be called: its state lies in a folder of that name."""
+LAST = 10_000
+"""The last stage that a timeline can have."""
 POOL = "centre"
 """The pooled site's name."""
 
@@ -27,9 +29,9 @@ class Stay:
             share holds, a larger one holds as well.
     """
 
-    join: int | None = setting(None, low=1)
-    leave: int | None = setting(None, low=2)
-    rejoin: int | None = setting(None, low=3)
+    join: int | None = setting(None, low=1, high=LAST)
+    leave: int | None = setting(None, low=2, high=LAST)
+    rejoin: int | None = setting(None, low=3, high=LAST)
     ramp: int = setting(1, low=1, high=1000)
 
 

@@ -10,7 +10,7 @@ from fedcl.data.grid import Grid, cut_of, resized
 from fedcl.data.labels import Labels
 from fedcl.data.nifti import LIMIT, frame_time
 from fedcl.data.notes import Notes
-from fedcl.data.reading import check_same, read_image, read_mask
+from fedcl.data.reading import Reader, read_along, read_frames
 from fedcl.data.resampling import reduced, scaled
 from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError
@@ -94,7 +94,7 @@ class ACDC(FieldScenario):
         if len(found) != 1:
             raise DataError(f"site {site}: {path} holds {len(found)} files *_4d.nii.gz, one needed")
         notes, (file,) = Notes(), found
-        stored, grid = read_image(site, file, (4,), notes)
+        stored, grid = read_frames(site, file, notes)
         cut = cut_of(grid)
         window = slice(*(self.window or (0, stored.shape[3])))
         if window.stop > stored.shape[3]:
@@ -132,7 +132,7 @@ class ACDC(FieldScenario):
         if not seconds:
             notes.add("the time between frames is not given")
         along, down, across = cut.spacing
-        flat = scaled(signal.reshape(-1, *before), size).numpy()
+        flat = scaled(signal, (signal.shape[1], *size)).numpy()
         return Volume(
             flat.reshape(*signal.shape[:2], *size),
             {name: self._resized(mask) for name, mask in masks.items()},
@@ -193,6 +193,7 @@ class ACDC(FieldScenario):
             DataError: one is missing, lies elsewhere or lacks a label.
         """
         cut, masks = cut_of(grid), dict[str, Array]()
+        reader = Reader(site, VALUES, same_origin=self.same_origin)
         begin = self.window[0] if self.window else 0
         for frame in self._marked(site, path):
             if not self.window and frame >= frames:
@@ -204,9 +205,7 @@ class ACDC(FieldScenario):
                 continue
             head, _, tail = file.name.rpartition("_4d")
             mark = file.with_name(f"{head}_frame{frame + 1:02d}_gt{tail}")
-            stored, mask_grid = read_mask(site, mark, VALUES, notes)
-            check_same(site, mark, grid, mask_grid, notes, self.same_origin)
-            labels = cut(stored)
+            labels = cut(read_along(mark, grid, reader, notes))
             for name in self.masks:
                 there = labels == LABELS[name]
                 if not there.any():
@@ -237,9 +236,9 @@ class ACDC(FieldScenario):
 
     def _resized(self, mask: Array) -> Array:
         """Return every slice of a mask in `size` x `size` pixels."""
-        size = (self.size, self.size)
-        new = np.full((*mask.shape[:2], *size), np.nan, np.float32)
+        size = (mask.shape[1], self.size, self.size)
+        new = np.full((len(mask), *size), np.nan, np.float32)
         for number, frame in enumerate(mask):
             if not np.isnan(frame).any():
-                new[number] = reduced(frame.astype(np.uint8), 2, size).numpy()
+                new[number] = reduced(frame.astype(np.uint8), size).numpy()
         return new

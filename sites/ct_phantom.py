@@ -84,6 +84,7 @@ class CTPhantom(PhantomScenario):
     """Four hospitals; slices lie evenly over 100 mm, from top to bottom.
 
     Attributes:
+        slices: how many per patient.
         strength: how far the hospitals lie apart: at 0 all are like A, at 1 as in `HOSPITALS`.
         level, width: of the window, in HU: what lies in it becomes -1 to 1.
     """
@@ -91,6 +92,7 @@ class CTPhantom(PhantomScenario):
     hospitals: ClassVar[Mapping[str, Any]] = HOSPITALS
 
     stages: list[list[str]] = setting(factory=lambda: [["A", "C"], ["B", "D"]])
+    slices: int = setting(4, low=1)
     strength: float = setting(1.0, low=0, high=1)
     level: float = 60.0
     width: float = setting(400.0, above=0)
@@ -104,10 +106,10 @@ class CTPhantom(PhantomScenario):
         tissues = draw_anatomy(scanner, self.size, self.slices, rng)
         image = window(scan(tissues, scanner, pixel, rng), self.level, self.width)
         labels = (tissues == Tissue.SPLEEN).mean(axis=1) > 0.5
-        return Case(
-            name=f"{site}{number:03d}",
-            images=torch.from_numpy(image[:, None].astype(np.float32)),
-            labels=torch.from_numpy(labels.astype(np.uint8)),
+        return Case.of(
+            f"{site}{number:03d}",
+            torch.from_numpy(image[None].astype(np.float32)),
+            torch.from_numpy(labels.astype(np.uint8)),
             spacing=(SPAN / self.slices, pixel, pixel),
         )
 

@@ -1,7 +1,8 @@
 """Hospitals as folders of files: `<root>/<SITE>/{images,masks}/<name>.<extension>`.
 
 An image and its mask share their name; the extension may differ. Read are PNG, TIFF, JPEG, BMP,
-GIF and PPM pictures (one slice each) and NIfTI files (a slice, or a volume of several).
+GIF and PPM pictures (one slice each) and NIfTI, MetaImage and NRRD files (a slice, or a volume of
+several).
 """
 
 import re
@@ -9,31 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai import transforms as mt
-
-from fedcl.data.cases import Case, Cases
 from fedcl.data.files import bad, composed, folder_of, hidden, listed, natural, paired
 from fedcl.data.notes import Notes
+from fedcl.data.reading import Files
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
-from sites.parts.images import ImageScenario, from_minimum
+from sites.parts.images import ImageScenario, Patient
 
 LAYOUT = "give the folder that holds one folder per site, each with images/ and masks/"
 
 
 @dataclass
 class Folder(ImageScenario):
-    """Sites read from image and mask files, resized and normalised slice by slice.
+    """Sites read from image and mask files of one name.
 
     Attributes:
         patient: regular expression searched in a file name without its extension; its
             first group, or without one the whole match, is the patient.
-        normalise: `zscore` (mean 0, standard deviation 1) or `minmax` (0 to 1), per slice.
     """
 
     patient: str = setting("^(.+?)-IM-")
     labels: list[Any] = setting(factory=lambda: [0, 255])
-    normalise: str = setting("zscore", choices=("zscore", "minmax"))
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for a bad regular expression or labels that name no classes."""
@@ -94,34 +91,20 @@ class Folder(ImageScenario):
         same = (path for path in self._inside() if composed(path.name) == composed(site))
         return next(same, root / site)
 
-    def cases(self, site: str, path: Path | None) -> Cases:
-        """Read all patients, and the slices of each, in the order of their file names.
-
-        Args:
-            site: name of the site.
-            path: folder that holds `images` and `masks`.
-
-        Returns:
-            One case per patient, D slices of (size, size). Spacing is 1 for pictures.
+    def patients(self, site: str, path: Path, notes: Notes) -> list[Patient]:
+        """Return the files of all patients, in the order of their names.
 
         Raises:
-            DataError: files missing, unreadable or at odds; names the site and the file.
+            DataError: files missing or at odds; names the site and the file.
             ConfigError: `patient` fits no file name at all.
         """
         _check_name(site)
-        if path is None:
-            raise DataError(f"site {site}: no folder of its own is given and scenario.root unset")
-        notes = Notes()
-        images, masks = (listed(site, Path(path) / kind, notes) for kind in ("images", "masks"))
+        images, masks = (listed(site, path / kind, notes) for kind in ("images", "masks"))
         files = paired(site, images, masks)
-        normalise = mt.NormalizeIntensity if self.normalise == "zscore" else mt.ScaleIntensity
-        intensities = mt.Compose([normalise(channel_wise=True), mt.ToTensor(track_meta=False)])
-        cases: list[Case] = []
-        for name, stems in self._patients(site, images).items():
-            pairs = self.pairs(site, [files[stem] for stem in stems], notes)
-            if pairs:
-                cases.append(self.case(name, [from_minimum(one) for one in pairs], intensities))
-        return Cases(cases, self.notes(site, notes, cases))
+        return [
+            Patient(name, [Files((files[stem][0],), files[stem][1]) for stem in stems])
+            for name, stems in self._patients(site, images).items()
+        ]
 
     def _patients(self, site: str, images: dict[str, Path]) -> dict[str, list[str]]:
         """Return the file names of each patient, in order."""

@@ -42,7 +42,7 @@ class FolderSignal(FieldScenario):
     def source(self) -> Folder:
         """The folder's own scenario."""
         return Folder(
-            root=self.root, patient=self.pattern, size=self.size, labels=self.labels,
+            root=self.root, patient=self.pattern, resize=self.size, labels=self.labels,
             normalise="minmax",
         )  # fmt: skip
 
@@ -76,7 +76,8 @@ class FolderSignal(FieldScenario):
             )
         signal = case.images[chosen, 0].numpy()[None, None]
         mask = (case.labels[chosen] > 0).numpy().astype(np.float32)[None, None]
-        along, down, across = case.spacing
-        rows, columns = (old / self.size for old in case.truth[0].shape[1:])
+        first = case.scans[0]
+        along, down, across = first.spacing
+        rows, columns = (old / self.size for old in first.own[1:])
         spacing = (along, down * rows, across * columns)
         return Volume(signal, {self.masks[0]: mask}, spacing, notes=read.notes)

@@ -117,6 +117,7 @@ class Phantom(PhantomScenario):
     """Six hospitals; slices go from the base of the prostate to its apex.
 
     Attributes:
+        slices: how many per patient.
         strength: how far the hospitals lie apart: at 0 all are like A, at 1 as in
             `HOSPITALS`, above 1 further. The default costs fine-tuning about a quarter of
             what it has learned, which leaves room below and above it.
@@ -125,6 +126,7 @@ class Phantom(PhantomScenario):
     hospitals: ClassVar[Mapping[str, Any]] = HOSPITALS
 
     stages: list[list[str]] = setting(factory=lambda: [["A", "B"], ["C", "D"], ["E", "F"]])
+    slices: int = setting(4, low=1)
     strength: float = setting(0.8, low=0, high=2)
 
     def make(self, site: str, number: int) -> Case:
@@ -134,18 +136,20 @@ class Phantom(PhantomScenario):
         rng = numpy_rng("phantom", self.seed, site, number)
         tissues, distance = draw_anatomy(hospital, self.size, self.slices, rng)
         images = scan(tissues, distance, hospital, rng)
-        return Case(
-            name=f"{site}{number:03d}",
-            images=torch.from_numpy(images[:, None].astype(np.float32)),
-            labels=torch.from_numpy((tissues >= Tissue.PERIPHERAL).astype(np.uint8)),
+        images -= images.mean((1, 2), keepdims=True)
+        images /= images.std((1, 2), keepdims=True)
+        return Case.of(
+            f"{site}{number:03d}",
+            torch.from_numpy(images[None].astype(np.float32)),
+            torch.from_numpy((tissues >= Tissue.PERIPHERAL).astype(np.uint8)),
             spacing=(GLAND / self.slices, pixel, pixel),
         )
 
 
 def draw_anatomy(
-    hospital: Hospital, size: int, slices: int, rng: np.random.Generator
+    hospital: Hospital, size: int, slices: int, rng: np.random.Generator, reach: float = 1.0
 ) -> tuple[NDArray[np.uint8], Array]:
-    """Draw one patient, from base to apex.
+    """Draw one patient, from base to apex or, with a `reach` of up to 1.3, from above to below.
 
     Lengths are fractions of the field of view at zoom 1; x points to the right of the
     picture, y down (to the patient's back). The prostate is an ellipsoid cut short of both
@@ -155,7 +159,7 @@ def draw_anatomy(
         The `Tissue` of every pixel, shape (D, size, size), and its distance from the centre
         of the rectum as a fraction of the field of view, same shape.
     """
-    z = ((np.arange(slices) + 0.5) / slices * 2 - 1)[:, None, None]
+    z = reach * ((np.arange(slices) + 0.5) / slices * 2 - 1)[:, None, None]
     offset, drift = rng.normal(0, 0.012, 2), rng.normal(0, 0.008, 2)
     tilt = rng.normal(0, 0.06)
     axis = (np.arange(size) + 0.5) / size - 0.5
@@ -166,7 +170,10 @@ def draw_anatomy(
     tissues = np.full(x.shape, Tissue.GAS, np.uint8)
 
     def paint(tissue: Tissue, cx: Any, cy: Any, rx: Any, ry: Any, rim: Any = 1.0) -> None:
-        tissues[((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < rim**2] = tissue
+        inside = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < rim**2
+        if tissue >= Tissue.PERIPHERAL:
+            inside &= abs(z) <= 1
+        tissues[inside] = tissue
 
     # What is painted later covers what came before; the prostate, last, is never covered.
     body, head, side = rng.normal(1, 0.04, 3)
@@ -210,7 +217,7 @@ def draw_anatomy(
 def scan(
     tissues: NDArray[np.uint8], distance: Array, hospital: Hospital, rng: np.random.Generator
 ) -> Array:
-    """Return what `hospital` makes of a patient, shape (D, H, W), each slice z-scored.
+    """Return what `hospital` makes of a patient, intensities of shape (D, H, W).
 
     Args:
         tissues: the patient, as from `draw_anatomy`.
@@ -233,9 +240,8 @@ def scan(
     blur = hospital.blur * size / 64
     image = gaussian_filter(image, (0, blur, blur))
     real, imaginary = hospital.noise * rng.standard_normal((2, *image.shape))
-    image = np.hypot(image + real, imaginary) ** hospital.gamma
-    image -= image.mean((1, 2), keepdims=True)
-    return image / image.std((1, 2), keepdims=True)
+    brightness: Array = np.hypot(image + real, imaginary) ** hospital.gamma
+    return brightness
 
 
 def signals(hospital: Hospital, tr: float, te: float, jitter: ArrayLike = 1.0) -> Array:

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.arrays import Arrays
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Samples
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Form, Reporting
 from fedcl.settings import setting
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
 WIDTH = 32  # channels of the random network
+AT_ONCE = 16  # images whose spectra are summed at a time
 
 
 @dataclass
@@ -60,49 +61,57 @@ class CauAug(Archiving):
 
     def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
         """See `Strategy.reporting`."""
-        channels, height, width = shape
+        channels, *lengths, width = shape
         forms = {
-            "spectrum": Form((channels, height, width // 2 + 1), low=0.0, high=1e9),
+            "spectrum": Form((channels, *lengths, width // 2 + 1), low=0.0, high=1e9),
             "mean": Form((channels,)),
             "std": Form((channels,), low=0.0),
         }
         return Reporting(forms, self.style)
 
     def style(self, network: nn.Module, samples: Samples) -> Arrays:
-        """Return the mean magnitude (C, H, W // 2 + 1), mean (C,) and deviation (C,)."""
-        images = samples.inputs
-        record = {
-            "spectrum": torch.fft.rfft2(images).abs().mean(dim=0),
-            "mean": images.mean(dim=(0, 2, 3)),
-            "std": images.std(dim=(0, 2, 3), correction=0),
-        }
-        return {name: value.cpu().numpy() for name, value in record.items()}
+        """Return the mean magnitude (C, ..., W // 2 + 1), mean (C,) and deviation (C,)."""
+        spectrum, first, second = (torch.zeros(()) for _ in range(3))
+        for part in samples.parts(AT_ONCE):
+            images, space = part.inputs, tuple(range(2, part.inputs.ndim))
+            spectrum = spectrum + torch.fft.rfftn(images, dim=space).abs().sum(dim=0).cpu()
+            values = images.double()
+            first = first + values.mean(dim=space).sum(dim=0).cpu()
+            second = second + values.square().mean(dim=space).sum(dim=0).cpu()
+        count = len(samples)
+        mean = first / count
+        std = (second / count - mean.square()).clamp_min(0).sqrt()
+        record = {"spectrum": spectrum / count, "mean": mean, "std": std}
+        return {name: value.float().numpy() for name, value in record.items()}
 
 
 def analytic(images: Tensor, rng: torch.Generator) -> Tensor:
     """Return A(x): 3x3, 1x1, 3x3 and 1x1 convolutions with U(0, 1) weights, leaky ReLUs."""
-    channels = images.shape[1]
-    low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
+    channels, space = images.shape[1], tuple(range(2, images.ndim))
+    low, high = images.amin(dim=space, keepdim=True), images.amax(dim=space, keepdim=True)
+    convolve = F.conv2d if len(space) == 2 else F.conv3d
     answer = (images - low) / (high - low).clamp_min(1e-6)
     for inputs, outputs, size in (
         (channels, WIDTH, 3), (WIDTH, WIDTH, 1), (WIDTH, WIDTH, 3), (WIDTH, channels, 1),
     ):  # fmt: skip
-        weight = torch.rand(outputs, inputs, size, size, generator=rng).to(images.device)
+        weight = torch.rand(outputs, inputs, *(size,) * len(space), generator=rng).to(images.device)
         bias = torch.rand(outputs, generator=rng).to(images.device)
-        answer = F.leaky_relu(F.conv2d(answer, weight, bias, padding=size // 2))
-    std, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+        answer = F.leaky_relu(convolve(answer, weight, bias, padding=size // 2))
+    std, mean = torch.std_mean(images, dim=space, keepdim=True)
     return standard(answer) * std + mean
 
 
 def restyle(images: Tensor, archive: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
     """Return F(x): every image in the style of a hospital drawn from `archive`."""
     old = drawn(archive, len(images), rng)
-    phase = torch.fft.rfft2(images).angle()
-    answer = torch.fft.irfft2(torch.polar(old["spectrum"], phase), s=images.shape[-2:])
-    return standard(answer) * old["std"][..., None, None] + old["mean"][..., None, None]
+    space = tuple(range(2, images.ndim))
+    phase = torch.fft.rfftn(images, dim=space).angle()
+    answer = torch.fft.irfftn(torch.polar(old["spectrum"], phase), images.shape[2:], dim=space)
+    std, mean = (old[name].view(*old[name].shape, *(1,) * len(space)) for name in ("std", "mean"))
+    return standard(answer) * std + mean
 
 
 def standard(images: Tensor) -> Tensor:
     """Return every channel of every image with mean 0 and standard deviation 1."""
-    std, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+    std, mean = torch.std_mean(images, dim=tuple(range(2, images.ndim)), keepdim=True)
     return (images - mean) / std.clamp_min(1e-6)

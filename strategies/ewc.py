@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.arrays import Arrays, weighted_mean
-from fedcl.data.cases import Samples
 from fedcl.data.labels import IGNORED
+from fedcl.data.samples import Samples
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Form, Reporting, Requirements, StageSummary, Strategy, Teaching
 from fedcl.settings import setting
@@ -60,11 +60,12 @@ class EWC(Strategy):
         return Reporting({name: Form(one.shape, low=0.0) for name, one in named}, self.importance)
 
     def importance(self, network: nn.Module, samples: Samples) -> Arrays:
-        """Return the importance of every parameter: the mean over slices."""
+        """Return the importance of every parameter: the mean over samples."""
         named = dict(network.named_parameters())
         sums = {name: torch.zeros_like(value) for name, value in named.items()}
-        for image, label in zip(samples.inputs.split(1), samples.targets.split(1), strict=True):
-            value = self.sensitivity(network(image), label)
+        for number in range(len(samples)):
+            one = samples[torch.tensor([number])]
+            value = self.sensitivity(network(one.inputs), one.targets)
             gradients = torch.autograd.grad(value, list(named.values()), materialize_grads=True)
             for name, gradient in zip(named, gradients, strict=True):
                 sums[name] += self.magnitude(gradient)
@@ -78,11 +79,11 @@ class EWC(Strategy):
         return {key: value + summary.memory.get(key, 0) for key, value in new.items()}
 
     def sensitivity(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the number whose gradient tells importance, for one slice."""
+        """Return the number whose gradient tells importance, for one sample."""
         if not (label != IGNORED).any():
             return 0 * logits.sum()
         return F.cross_entropy(logits, label.squeeze(1), ignore_index=IGNORED)
 
     def magnitude(self, gradient: Tensor) -> Tensor:
-        """Return the importance that one slice's gradient gives."""
+        """Return the importance that one sample's gradient gives."""
         return gradient.square()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fedcl.arrays import Arrays, into_network, of_network
-from fedcl.data.cases import Samples
+from fedcl.data.samples import joined
 from fedcl.errors import ConfigError
 from fedcl.learning import loop
 from fedcl.learning.learner import Learner
@@ -72,6 +72,6 @@ class FieldServerDistillation(Strategy):
             steps=self.steps, batch_size=self.batch_size, lr=self.lr, decay=0.1, amp=False
         )
         lesson = Lesson(task=task, student=network.requires_grad_(True), model=summary.model)
-        samples, rate = Samples.joined(parts), partial(settings.rate, 0)
-        loop.train(lesson, samples, settings, Strategy(), rate, summary.rng)
+        samples, rate = joined(parts), partial(settings.rate, 0)
+        loop.train(lesson, samples, settings, Strategy(), rate, summary.keys)
         return of_network(network)

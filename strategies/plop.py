@@ -1,7 +1,8 @@
 """PLOP: pooled features stay where they were, and sure old answers fill the background."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Step
+from fedcl.learning.strategy import Requirements
 from fedcl.settings import setting
 from strategies.parts.distillation import Distilling
 
@@ -19,7 +21,7 @@ class PLOP(Distilling):
 
     - L_pod ("local POD"), mean over the model's scales: the squared distance between the
       student's and the teacher's embedding of a feature map; the embedding joins, for every
-      number s of windows, the map averaged over s column windows and over s row windows, and
+      number s of windows, the map averaged over s windows along each axis by itself, and
       is scaled to length 1.
     - Pseudo-labels: background pixels take the teacher's class where the entropy of its
       answer is at most `entropy`. They are meant for classes that the new site does not
@@ -40,6 +42,11 @@ class PLOP(Distilling):
         if not self.windows:
             raise ConfigError("strategy.windows: at least one number of windows needed, got []")
 
+    @property
+    def requirements(self) -> Requirements:
+        """Features, which are compared."""
+        return replace(super().requirements, features=True)
+
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return L_seg on pseudo-labels and L_pod."""
         if step.teacher is None:
@@ -59,11 +66,12 @@ class PLOP(Distilling):
         return torch.where(sure & (step.targets == 0), q.argmax(dim=1, keepdim=True), step.targets)
 
     def embed(self, feature: Tensor) -> Tensor:
-        """Return the embedding of a feature map (B, F, h, w), shape (B, P)."""
-        height, width = feature.shape[-2:]
+        """Return the embedding of a feature map (B, F, ...), shape (B, P)."""
+        shape = feature.shape[2:]
+        pool: Any = F.adaptive_avg_pool2d if len(shape) == 2 else F.adaptive_avg_pool3d
         parts = []
         for count in self.windows:
-            columns = F.adaptive_avg_pool2d(feature, (height, min(count, width)))
-            rows = F.adaptive_avg_pool2d(feature, (min(count, height), width))
-            parts += [columns.flatten(1), rows.flatten(1)]
+            for axis in reversed(range(len(shape))):
+                size = [min(count, n) if a == axis else n for a, n in enumerate(shape)]
+                parts.append(pool(feature, tuple(size)).flatten(1))
         return F.normalize(torch.cat(parts, dim=1), dim=1)

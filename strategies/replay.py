@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Samples, Stacked
 from fedcl.learning.strategy import Plan, Strategy
 from fedcl.settings import setting
 from fedcl.timeline import Timeline
@@ -30,6 +30,6 @@ class Replay(Strategy):
         earlier = frozenset(there) - frozenset(timeline.new(stage))
         return replace(super().plan(timeline, stage), cohort=there, rehearsing=earlier)
 
-    def buffer(self, samples: Samples, rng: torch.Generator) -> Samples:
+    def buffer(self, samples: Samples, rng: torch.Generator) -> Stacked:
         """Return the slices to keep."""
         return samples[torch.randperm(len(samples), generator=rng)[: self.slices].sort().values]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedcl.arrays import Arrays
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Samples
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Form, Reporting
@@ -17,7 +17,7 @@ from fedcl.tasks.segmentation import Segmentation
 from strategies.parts.anatomy import REGIONS, levels, places, quantiles, regions, reshape
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
-QUANTILES = 9  # from 0 to 1, per region
+QUANTILES, AT_ONCE = 9, 16  # from 0 to 1, per region; images that are looked at at a time
 
 
 @dataclass
@@ -26,20 +26,19 @@ class Souvenir(Archiving):
 
     L = L_seg(p(x), y) + seg * L_seg(p(R(x)), R(y)) + kd * CE(q(R(x)), p(R(x)))
 
-    A hospital leaves some 200 numbers: for every region around the labelled organ (4 sectors
-    times 5 rings, from its core to far away) nine quantiles of the intensity, averaged over
-    slices, and their deviation between slices; and the mean and deviation of the organ's
-    centre and extent. R draws an earlier hospital for every image, moves and scales image
-    and label so that the organ lies as one of that hospital's might, and gives every region
-    its quantiles. The label stays exact, so old appearances are learned with true labels,
-    without any old image.
+    A hospital leaves some 200 numbers: for every region around the labelled organ (4 sectors times
+    5 rings, from its core to far away) nine quantiles of the intensity, averaged over images, and
+    their deviation between images; and mean and deviation of the organ's centre and extent. R draws
+    an earlier hospital for every image, moves and scales image and label so that the organ lies as
+    one of that hospital's might, and gives every region its quantiles. The label stays exact, so
+    old appearances are learned with true labels, without any old image.
 
     Attributes:
         seg: weight of the segmentation of restaged images.
         kd: weight of the teacher's answers on them.
         shape: whether the organ is moved and scaled.
         look: whether the regions' intensities are changed.
-        vary: how much of the deviation between slices is drawn anew for every region.
+        vary: how much of the deviation between images is drawn anew for every region.
     """
 
     seg: float = setting(1.0, low=0)
@@ -49,17 +48,16 @@ class Souvenir(Archiving):
     vary: float = setting(0.5, low=0)
 
     def check(self, task: Segmentation, model: Model) -> None:
-        """Raise `ConfigError` where pixels may have no class: regions are told by them."""
+        """Raise `ConfigError` where voxels may have no class: regions are told by them."""
         if task.ignores:
-            raise ConfigError("scenario.ignore: souvenir needs the class of every pixel; take []")
+            raise ConfigError("scenario.ignore: souvenir needs the class of every voxel; take []")
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return both terms on restaged images."""
         images, labels = step.inputs, step.targets
         old = drawn(step.memory, len(images), step.rng)
         if self.shape:
-            known = old["organ"][:, 0] > 0
-            images, labels = reshape(images, labels, old["place"], known, step.rng)
+            images, labels = reshape(images, labels, old["place"], old["organ"][:, 0] > 0, step.rng)
         if self.look:
             images = repaint(images, labels, old, self.vary, step.rng)
         logits = step.probe(images)
@@ -71,20 +69,23 @@ class Souvenir(Archiving):
     def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
         """See `Strategy.reporting`."""
         whole = {"quantiles": (shape[0], REGIONS, QUANTILES), "between": (shape[0], REGIONS)}
-        whole |= {"seen": (REGIONS,), "organ": (1,), "place": (2, 4)}
+        whole |= {"seen": (REGIONS,), "organ": (1,), "place": (2, 2 * (len(shape) - 1))}
         return Reporting({name: Form(size) for name, size in whole.items()}, self.look_around)
+
+    def seen(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return quantiles and voxels of every region, places, and whether there is an organ."""
+        organ = (labels > 0).flatten(1).any(dim=1)
+        return *quantiles(images, regions(labels), QUANTILES), places(labels), organ
 
     def look_around(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return what is left behind.
 
-        "quantiles" (C, REGIONS, K), their mean over slices; "between" (C, REGIONS), the
-        deviation between slices; "seen" (REGIONS), the share of slices that have the
-        region; "organ" (1,), the share that shows it; "place" (2, 4), deviation and mean of
-        `places`.
+        "quantiles" (C, REGIONS, K), their mean over images; "between" (C, REGIONS), the deviation
+        between them; "seen" (REGIONS), the share of images that have the region; "organ" (1,), the
+        share that shows it; "place" (2, 2 * axes), deviation and mean of `places`.
         """
-        organ = (samples.targets > 0).flatten(1).any(dim=1)
-        marked = samples.targets[organ] if organ.any() else samples.targets
-        values, pixels = quantiles(samples.inputs, regions(samples.targets), QUANTILES)
+        parts = [self.seen(part.inputs, part.targets) for part in samples.parts(AT_ONCE)]
+        values, pixels, spots, organ = (torch.cat(one) for one in zip(*parts, strict=True))
         there = (pixels > 0).float()
         share = (there / there.sum(dim=0).clamp_min(1))[:, None, :]
         mean = (values * share[..., None]).sum(dim=0)
@@ -94,7 +95,7 @@ class Souvenir(Archiving):
             "between": (apart * share).sum(dim=0).sqrt(),
             "seen": there.mean(dim=0),
             "organ": organ.float().mean(dim=0, keepdim=True),
-            "place": torch.stack(torch.std_mean(places(marked), dim=0, correction=0)),
+            "place": torch.stack(torch.std_mean(spots[organ | ~organ.any()], dim=0, correction=0)),
         }
         return {name: value.float().cpu().numpy() for name, value in record.items()}
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fedcl.arrays import Arrays
 from fedcl.learning.step import Activations, Step
-from fedcl.learning.strategy import StageSummary
+from fedcl.learning.strategy import Requirements, StageSummary
 from fedcl.settings import setting
 from strategies.lwf import LwF
 from strategies.parts.decoder import Decoder
@@ -43,6 +43,11 @@ class TKRL(LwF):
     masked: float = setting(0.1, above=0, high=0.9)
     probes: Probes = setting(factory=Probes)
 
+    @property
+    def requirements(self) -> Requirements:
+        """Features, where the image is rebuilt from them."""
+        return replace(super().requirements, features=self.vma > 0)
+
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return L_kd and the term whose turn it is."""
         terms = super().distil(step)
@@ -65,19 +70,19 @@ class TKRL(LwF):
         """Return L_vma."""
         assert isinstance(step.auxiliary, Decoder)
         mask = self.mask(
-            step.activations.features, step.teacher_activations.features, step.inputs.shape[-2:]
+            step.activations.features, step.teacher_activations.features, step.inputs.shape[2:]
         )
         hidden = torch.where(mask, step.auxiliary.token, step.inputs)
         return F.mse_loss(step.auxiliary(step.probe_features(hidden), step.inputs), step.inputs)
 
     def mask(self, student: list[Tensor], teacher: list[Tensor], size: Sequence[int]) -> Tensor:
-        """Return where they differ with most variance, boolean, shape (B, 1, H, W)."""
+        """Return where they differ with most variance, boolean, shape (B, 1, ...)."""
         union = torch.zeros(len(student[0]), 1, *size, dtype=torch.bool, device=student[0].device)
         for one, other in zip(student, teacher, strict=True):
             variance = (one.detach() - other).float().var(dim=1, correction=0).flatten(1)
             most = variance.topk(math.ceil(self.masked * variance.shape[1]), dim=1)
             chosen = torch.zeros_like(variance).scatter_(1, most.indices, (most.values > 0).float())
-            union |= F.interpolate(chosen.view(len(one), 1, *one.shape[-2:]), size=tuple(size)) > 0
+            union |= F.interpolate(chosen.view(len(one), 1, *one.shape[2:]), size=tuple(size)) > 0
         return union
 
     def auxiliary(
@@ -85,7 +90,7 @@ class TKRL(LwF):
     ) -> nn.Module | None:
         """Make VMA's decoder."""
         widths = [feature.shape[1] for feature in student.features]
-        return Decoder(widths, inputs.shape[1]) if self.vma else None
+        return Decoder(widths, inputs.shape[1], inputs.ndim - 2) if self.vma else None
 
     def remember(self, summary: StageSummary) -> Arrays:
         """Return the probes of every foreground class, "CLASS"."""

@@ -22,7 +22,7 @@ RAS = np.diag([1.5, 2.0, 4.0, 1.0])
 
 
 def folder(**values: Any) -> Folder:
-    defaults = {"size": 16, "normalise": "minmax", "patient": "^(.+)$", "labels": [0, 1]}
+    defaults = {"resize": 16, "normalise": "minmax", "patient": "^(.+)$", "labels": [0, 1]}
     return parse(Folder, defaults | values, "scenario")
 
 

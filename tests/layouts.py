@@ -23,7 +23,7 @@ MASK = np.where(IMAGE > 100, 255, 0).astype(np.uint8)
 
 def folder(**values: Any) -> Folder:
     """Return a scenario with small slices."""
-    return parse(Folder, {"size": 16, "normalise": "minmax", **values}, "scenario")
+    return parse(Folder, {"resize": 16, "normalise": "minmax", **values}, "scenario")
 
 
 def write(file: Path, content: Any, affine: Any = None, **options: Any) -> Path:

@@ -1,4 +1,4 @@
-"""The documentation site: built without a warning, and opened in a browser."""
+"""The documentation: what it copies is up to date; the site is built and opened in a browser."""
 
 import subprocess
 import sys
@@ -10,7 +10,23 @@ from selenium.webdriver.common.by import By
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow  # the site is built
+RENEW = "python docs/settings_page.py"
+
+
+def test_the_page_of_settings_is_up_to_date():
+    command = [sys.executable, "-c", "from settings_page import page; print(page(), end='')"]
+    # A process of its own: plug-ins that other tests have found are none of fedcl's.
+    done = subprocess.run(command, cwd=ROOT / "docs", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    assert page == done.stdout, f"docs/reference/settings.md is out of date: run {RENEW}"
+
+
+@pytest.mark.parametrize("name", ["rings", "by_patient"])
+def test_the_page_on_layouts_has_the_files_of_the_examples(name: str):
+    page = (ROOT / "docs" / "howto" / "own_layout.md").read_text()
+    file = ROOT / "examples" / "plugins" / "sites" / f"{name}.py"
+    assert f"```python\n{file.read_text()}```" in page
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_settings_are_those_of_the_dataclasses(site: Path):
     text = (site / "reference" / "settings.html").read_text()
     for key in ("learner.batch_size", "strategy.weight.akt", "scenario.site_labels", "sites.SITE"):
@@ -30,6 +47,7 @@ def test_settings_are_those_of_the_dataclasses(site: Path):
     assert "weights sent back" in text, "what a docstring says of a setting"
 
 
+@pytest.mark.slow
 def test_a_reader_finds_the_way(site: Path, browser: webdriver.Chrome):
     browser.get((site / "index.html").as_uri())
     browser.find_element(By.LINK_TEXT, "tutorial").click()

@@ -119,9 +119,12 @@ def _one(folder: Path, act: Callable[[], Results]) -> int:
         return 1
     try:
         _tell(folder, outcome)
-    except Exception:  # the run is complete all the same
-        Console(stderr=True).print_exception()
-        return 1
+    except (OSError, UnicodeError, SystemExit) as error:  # rich ends by the last where a pipe does
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        said = f"fedcl: the run is complete; its figures could not be printed ({reason}), they are"
+        print(f"{said} in {folder / 'results.json'}", file=sys.stderr)
+        # What is still to be written cannot be either, and Python would fail over it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 

@@ -89,7 +89,7 @@ def conduct(
 def _draw(server: Server, folder: Path, pictures: Callable[[], Sequence[Picture]]) -> None:
     """Draw a run's figures; one that cannot be drawn or written takes nothing from the run."""
     try:
-        found, task = outcome(server.config, server.state), server.config.job.scenario.task
+        found, task = outcome(server.config, server.state), server.config.job.task
         legend = task.drawing.legend if task.drawing is not None else ""
         draw(found, pictures(), legend, folder / "figures")
     except Exception as error:  # a full disk, data that are gone, sites too many for a picture

@@ -219,7 +219,7 @@ def fitted(run: Path, stage: int | None = None) -> Fitted:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"export: {run / 'config.yaml'} cannot be read ({reason})") from None
-    job, task, stages = config.job, config.job.scenario.task, config.timeline.stages
+    job, task, stages = config.job, config.job.task, config.timeline.stages
     if not isinstance(task, Field):
         raise ConfigError(f"export: {run} is no run of a field (scenario {name_of(job.scenario)})")
     last = len(stages) if stage is None else stage

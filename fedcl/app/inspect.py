@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedcl.config.schema import Config
-from fedcl.data.cases import Samples
 from fedcl.data.files import reading
+from fedcl.data.samples import Samples
 from fedcl.errors import DataError
 from fedcl.registry import name_of
 from fedcl.reporting.terminal import MOST
@@ -24,7 +24,7 @@ def inspect(config: Config, console: Console) -> None:
         FedclError: the data of a site cannot be used, or a model not take them.
     """
     job, timeline = config.job, config.timeline
-    task, several = job.scenario.task, len(job.models) > 1
+    task, several = job.task, len(job.models) > 1
     rows: list[dict[str, str]] = []
     shown: dict[str, tuple[str, Samples]] = {}
     said = job.scenario.left_out()
@@ -59,7 +59,7 @@ def inspect(config: Config, console: Console) -> None:
         problem = task.problem(network, samples)
         if problem is not None:
             raise DataError(f"site {site}: {problem}")
-        parameters, operations = cost(network, samples.inputs[:1])
+        parameters, operations = cost(network, samples[torch.zeros(1, dtype=torch.int64)].inputs)
         console.print(
             f"model {model}: {parameters:,} parameters, {operations:,} multiply-accumulates per "
             "sample",

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from fedcl.config.hydra import compose, in_one_line
 from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
+from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
 
 RESUME = "run.resume"
@@ -51,6 +52,7 @@ def changes(arguments: Sequence[str]) -> Change:
         others = [a for a in arguments if not a.startswith((f"{RESUME}=", "hydra.", "-"))]
         staying = {*_staying(SCENARIO.find(stored["scenario"]["name"]), "scenario")}
         staying |= {*_staying(STRATEGY.find(stored["strategy"]["name"]), "strategy")}
+        staying |= {*_staying(Learner, "learner")}
         for override in _parsed(others):
             key = override.key_or_group
             value = ABSENT if override.is_delete() else override.value()
@@ -102,9 +104,9 @@ def _same(stored: dict[str, Any], key: str, value: Any) -> bool:
 
 
 def _staying(settings: Any, key: str) -> Iterator[str]:
-    """Yield the dotted keys of what never leaves this machine."""
+    """Yield the dotted keys of what never leaves this machine, or changes nothing learned."""
     for field in dataclasses.fields(settings):
-        if not field.metadata.get("travels", True):
+        if not (field.metadata.get("travels", True) and field.metadata.get("effect", True)):
             yield f"{key}.{field.name}"
         elif dataclasses.is_dataclass(field.type):
             yield from _staying(field.type, f"{key}.{field.name}")

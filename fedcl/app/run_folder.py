@@ -1,7 +1,7 @@
 """A run's folder: claimed by one process, and the configuration stored in it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,14 @@ def stored(folder: Path) -> dict[str, Any]:
         hint = f"; a sweep is resumed run by run, here {', '.join(inside)}" if inside else ""
         raise ConfigError(f"run.resume: {folder} holds no run (there is no config.yaml){hint}")
     try:
-        return dict(yaml.safe_load(file.read_text()))
+        values = dict(yaml.safe_load(file.read_text()))
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"run.resume: {file} cannot be read ({reason})") from None
+    for group in ("scenario", "strategy"):
+        if not isinstance(values.get(group), Mapping) or "name" not in values[group]:
+            raise ConfigError(f"run.resume: {file} has no {group} with a name")
+    return values
 
 
 @contextmanager

@@ -38,11 +38,13 @@ log = logging.getLogger("fedcl")
 
 GROUPS = (
     "scenario", "strategy", "model", "models", "sites", "aggregation", "privacy", "timeline",
-    "learner", "seed",
+    "learner", "augment", "seed",
 )  # fmt: skip
 ENGINE = ("engine.quorum", "engine.timeout", "engine.norm_bound")
 RESUME = "run.resume"
-OWN = ("scenario.root", "strategy.teacher.file", "timeline.file")
+OWN = (
+    "scenario.root", "scenario.table", "scenario.splits", "strategy.teacher.file", "timeline.file",
+)  # fmt: skip
 """Paths: of the hospitals or of this machine, never of who starts a run."""
 SIMULATED = ("timeline.dropout", "timeline.stragglers", "timeline.centralised")
 

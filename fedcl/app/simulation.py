@@ -169,7 +169,7 @@ def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> 
 
     Images are read here, by whoever runs the simulation; no message can carry them.
     """
-    text, task, cache = config.job.to_json(), config.job.scenario.task, Cache()
+    text, task, cache = config.job.to_json(), config.job.task, Cache()
     drawing = task.drawing
     if drawing is None:
         return []

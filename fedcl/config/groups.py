@@ -12,7 +12,7 @@ from fedcl.settings import closest, parse, setting
 
 DEPLOYED = "superlink"
 """The engine of a deployed run."""
-PLUGINS = ("scenario", "strategy", "model", "models", "aggregation", "privacy")
+PLUGINS = ("scenario", "strategy", "model", "models", "aggregation", "privacy", "augment")
 """The groups whose settings are those of plug-ins."""
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from fedcl.contracts import where
 from fedcl.errors import ConfigError
 from fedcl.registry import KINDS, Kind
 from fedcl.settings import closest
@@ -68,16 +68,13 @@ def _store(kind: Kind, name: str, folders: Sequence[Path]) -> None:
     known = any((folder / kind.key / f"{name}.yaml").is_file() for folder in (CONF, *folders))
     if known or name not in kind.available():
         return
+    found = kind.find(name)
     try:
-        node = {"name": name, **dataclasses.asdict(kind.find(name)())}
+        node = {"name": name, **dataclasses.asdict(found())}
     except ConfigError:
         raise
-    except Exception as error:  # the plug-in's own fault, whatever it is
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ConfigError(
-            f"{kind.key}: {name} cannot be loaded ({reason}; {frame.filename}, line {frame.lineno})"
-        ) from error
+    except Exception as error:  # a fault in what checks its settings
+        raise ConfigError(f"{kind.key}: {name} cannot be made: {where(error)}") from error
     ConfigStore.instance().store(group=kind.key, name=name, node=node)
 
 
@@ -160,7 +157,10 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         keys = _keys(_compose([]))
     if override[1] in keys:
         return f"{override[1]}: one of its entries is new; add it by +{override[1]}.NAME=VALUE"
-    return f"{override[1]}: no such key{closest(override[1], keys)}"
+    group = override[1].partition(".")[0]
+    new = f"; a setting that the YAML of a plug-in leaves out is given as +{override[1]}=VALUE"
+    own = new * (group in {kind.key for kind in KINDS})
+    return f"{override[1]}: no such key{closest(override[1], keys)}{own}"
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -3,17 +3,20 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
 
+from fedcl.augment.base import Augmentation
 from fedcl.config.groups import checked_seed
+from fedcl.data.samples import Change
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.learning.scenario import Scenario
 from fedcl.learning.strategy import Strategy
 from fedcl.models.base import Model
-from fedcl.registry import MODEL, SCENARIO, STRATEGY, Kind, describe, name_of
+from fedcl.registry import AUGMENT, MODEL, SCENARIO, STRATEGY, Kind, describe, name_of
 from fedcl.seeding import seeded
 from fedcl.settings import parse, setting, travelling
 from fedcl.tasks.base import Task
@@ -39,6 +42,9 @@ class Role:
         return list(dict.fromkeys([self.model] + ([self.teacher] if self.teacher else [])))
 
 
+PARTS = ("scenario", "strategy", "learner", "augment", "seed")
+
+
 @dataclass(frozen=True)
 class Job:
     """A run as its hospitals know it.
@@ -48,6 +54,7 @@ class Job:
         models: the architectures, by name.
         roles: what each site is to do, by its name.
         learner: the budget of a round.
+        augment: how training images are varied.
         seed: of everything random.
     """
 
@@ -56,6 +63,7 @@ class Job:
     models: Mapping[str, Model]
     roles: Mapping[str, Role]
     learner: Learner
+    augment: Augmentation
     seed: int
 
     def __post_init__(self) -> None:
@@ -67,7 +75,7 @@ class Job:
         for site, role in self.roles.items():
             if not set(role.models) <= self.models.keys():
                 raise ConfigError(f"roles.{site}: of {role.models} some are not among the models")
-        task: Task = self.scenario.task
+        task = self.task
         for model in self.models.values():
             check_model(model, self.scenario)
         _check_kind(
@@ -76,19 +84,46 @@ class Job:
             lambda one: isinstance(task, one().requirements.task),
             self.scenario,
         )
+        needs = self.strategy.requirements
         for model in self.models.values():
+            if needs.features and type(model).watched is Model.watched:
+                raise ConfigError(
+                    f"{MODEL.key}: {name_of(model)} names no layers (`watched`), and strategy "
+                    f"{name_of(self.strategy)} compares what they give"
+                )
             self.strategy.check(task, model)
+        if type(self.strategy).distil is not Strategy.distil and self.strategy.teaching is None:
+            raise ConfigError(
+                f"{STRATEGY.key}: {name_of(self.strategy)} has `distil`, which is asked for only "
+                "where a model teaches, and no `teaching`: inherit from Distilling "
+                "(strategies.parts.distillation), or say which model teaches"
+            )
         if self.learner.keep == "best" and not task.held_out:
             raise ConfigError(
                 f"learner.keep: {task.words} has no cases to validate on but those it is trained "
                 "on; take learner.keep=last"
             )
-        least = self.strategy.requirements.batch
+        if name_of(self.augment) != "none" and not task.varied:
+            raise ConfigError(
+                f"augment: {task.words} are not varied; take augment=none, not "
+                f"{name_of(self.augment)}"
+            )
+        least = needs.batch
         if self.learner.batch_size < least:
             raise ConfigError(
                 f"learner.batch_size: {name_of(self.strategy)} compares the samples of a batch and "
                 f"needs at least {least}, got {self.learner.batch_size}"
             )
+
+    @cached_property
+    def task(self) -> Task:
+        """What is learned, in samples that all the models can take."""
+        return self.scenario.task.fitted(list(self.models.values()))
+
+    @cached_property
+    def change(self) -> Change | None:
+        """What is made of every training sample; None where they stay as they are."""
+        return self.augment.change(self.task.dims)
 
     def network(self, model: str, sites: Sequence[str]) -> nn.Module:
         """Make an architecture's network, with the initial weights that `seed` gives everywhere.
@@ -98,7 +133,7 @@ class Job:
             sites: those that have arrived: with them what it has to know may grow.
         """
         with seeded("model", self.seed):
-            return self.scenario.task.build(self.models[model], sites)
+            return self.task.build(self.models[model], sites)
 
     def prefix(self, model: str) -> str:
         """Return how the names of an architecture's arrays begin where there are several."""
@@ -107,7 +142,7 @@ class Job:
     def local(self, network: nn.Module) -> frozenset[str]:
         """Return the weight arrays of `network` that stay at the hospital, never averaged."""
         kept = self.strategy.partition(network, 0).local
-        return kept | self.scenario.task.local(network)
+        return kept | self.task.local(network)
 
     def to_json(self) -> str:
         """Return names and numbers alone, as JSON."""
@@ -118,6 +153,7 @@ class Job:
                 "models": {name: describe(model) for name, model in self.models.items()},
                 "roles": {site: asdict(role) for site, role in self.roles.items()},
                 "learner": travelling(self.learner),
+                "augment": describe(self.augment),
                 "seed": self.seed,
             }
         )
@@ -131,7 +167,7 @@ class Job:
         """
         try:
             values: dict[str, Any] = json.loads(text)
-            parts = {key: values[key] for key in ("scenario", "strategy", "learner", "seed")}
+            parts = {key: values[key] for key in PARTS}
             models, roles = dict(values["models"]), dict(values["roles"])
         except (ValueError, TypeError, LookupError) as error:
             raise ConfigError(f"job: not one of this version of fedcl ({error!r})") from None
@@ -141,6 +177,7 @@ class Job:
             models={name: MODEL.make(one) for name, one in models.items()},
             roles={site: parse(Role, one, f"roles.{site}") for site, one in roles.items()},
             learner=parse(Learner, parts["learner"], "learner"),
+            augment=AUGMENT.make(parts["augment"]),
             seed=checked_seed(parts["seed"]),
         )
 
@@ -154,7 +191,7 @@ def _check_kind(
     kind: Kind, plugin: object, fits: Callable[[Any], bool], scenario: Scenario
 ) -> None:
     if not fits(type(plugin)):
-        there = [name for name in kind.available() if fits(kind.find(name))]
+        there = kind.fitting(fits)
         raise ConfigError(
             f"{kind.key}: {name_of(plugin)} is not for {scenario.task.words}, which scenario "
             f"{name_of(scenario)} holds; there are: {', '.join(there)}"

@@ -14,8 +14,8 @@ from fedcl.config.roles import Roles
 from fedcl.config.timeline import timeline_of
 from fedcl.errors import ConfigError
 from fedcl.privacy.base import Privacy
-from fedcl.registry import AGGREGATION, PRIVACY, SCENARIO, STRATEGY, describe, name_of
-from fedcl.settings import closest, flat
+from fedcl.registry import AGGREGATION, AUGMENT, PRIVACY, SCENARIO, STRATEGY, describe, name_of
+from fedcl.settings import closest, flat, without_effect
 from fedcl.timeline import Timeline
 
 
@@ -67,6 +67,7 @@ class Config:
                 models=models,
                 roles=roles,
                 learner=groups.learner,
+                augment=AUGMENT.make(values.get("augment") or {"name": "none"}),
                 seed=groups.seed,
             ),
             timeline=timeline,
@@ -91,8 +92,9 @@ class Config:
     def fingerprint(self) -> dict[str, Any]:
         """Return, by dotted keys, all that what is learned depends on, as JSON has it."""
         values = json.loads(self.job.to_json())
-        for key in ("threads", "device", "compile"):
-            del values["learner"][key]
+        for group, settings in (("learner", self.job.learner), ("scenario", self.job.scenario)):
+            for name in without_effect(settings):
+                del values[group][name]
         parts = {"timeline": asdict(self.timeline), "faults": asdict(self.faults)}
         parts["timeline"]["stragglers"] = self.stragglers
         parts |= {"aggregation": describe(self.aggregation), "privacy": describe(self.privacy)}
@@ -125,7 +127,7 @@ def _somebody_is_taught(config: Config) -> None:
 
 
 def _somebody_is_scored(config: Config) -> None:
-    task, sites = config.job.scenario.task, config.timeline.sites
+    task, sites = config.job.task, config.timeline.sites
     if not any(task.scores[0] in task.scored(site) for site in sites):
         raise ConfigError(
             f"timeline.stages: none of {', '.join(sites)} can be scored by "
@@ -150,7 +152,7 @@ def _faults_can_happen(config: Config) -> None:
 
 
 def _cases_can_come_in(config: Config) -> None:
-    task = config.job.scenario.task
+    task = config.job.task
     for site, stay in config.timeline.stays.items():
         if stay.ramp > 1 and not task.held_out:
             raise ConfigError(

@@ -1,14 +1,14 @@
-"""The cases of one site, and what is drawn from them in training."""
+"""The cases of one site, and how they are split."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from fedcl.data.notes import Note
+from fedcl.data.scans import Scan
 from fedcl.errors import DataError
 from fedcl.seeding import Key, numpy_rng
 
@@ -18,35 +18,50 @@ if TYPE_CHECKING:  # nibabel comes with it
 
 @dataclass(frozen=True)
 class Case:
-    """One patient: a stack of 2-D slices with their label maps.
+    """One patient.
 
     Attributes:
         name: patient id, unique within the site.
-        images: float32, shape (D, C, H, W), intensities normalised.
-        labels: uint8, shape (D, H, W), values 0 (background) .. classes - 1, or `IGNORED`.
-        spacing: distance between voxels (slice, row, column) of the images as they came, in mm
-            or, where the files do not say, in pixels.
-        own: the label maps as they came, one per file, uint8, shape (d, rows, columns), the d
-            adding up to D. Scores are taken on them, file by file: single pictures of a patient
-            are no volume. Empty where `labels` are one volume as it came.
-        plane: of the slices, for a person who checks it.
+        scans: the images. Scores are taken one by one and averaged: single pictures of a patient
+            are no volume.
+        part: "train", "val" or "test", where the data say so; empty, and it is drawn.
     """
 
     name: str
-    images: torch.Tensor
-    labels: torch.Tensor
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    own: tuple[torch.Tensor, ...] = ()
-    plane: str = ""
+    scans: tuple[Scan, ...]
+    part: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        image: torch.Tensor,
+        labels: torch.Tensor,
+        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> "Case":
+        """Return a patient of one image that is in memory; arguments as of `Scan.of`.
+
+        Raises:
+            DataError: see `Scan.of`; names the case.
+        """
+        try:
+            return cls(name, (Scan.of(image, labels, spacing),))
+        except DataError as error:
+            raise DataError(f"case {name}: {error}") from None
 
     @property
-    def truth(self) -> tuple[torch.Tensor, ...]:
-        """The label maps that scores are taken on."""
-        return self.own or (self.labels,)
+    def images(self) -> torch.Tensor:
+        """All slices of all scans, float32, shape (D, C, H, W); they must be of one size."""
+        return torch.cat([scan.content.image().movedim(1, 0) for scan in self.scans])
 
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return images, labels and the label maps as they came."""
-        return self.images, self.labels, *self.own
+    @property
+    def labels(self) -> torch.Tensor:
+        """The labels of `images`, uint8, shape (D, H, W)."""
+        return torch.cat([scan.content.labels() for scan in self.scans])
+
+    def digests(self) -> Iterable[str]:
+        """Return what tells it from others: its name and the digests of its arrays."""
+        return self.name, *(scan.digest for scan in self.scans)
 
 
 class Cases(list[Case]):
@@ -55,35 +70,6 @@ class Cases(list[Case]):
     def __init__(self, cases: Iterable[Case], notes: Sequence[Note] = ()) -> None:
         super().__init__(cases)
         self.notes = tuple(notes)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What can be drawn in training, stacked and on one device; see the scenario's task.
-
-    Attributes:
-        inputs: what a network is shown, shape (N, ...).
-        targets: what it should answer, shape (N, ...).
-    """
-
-    inputs: torch.Tensor
-    targets: torch.Tensor
-
-    @classmethod
-    def joined(cls, parts: Sequence["Samples"]) -> "Samples":
-        """Join `parts` in order."""
-        if len(parts) == 1:
-            return parts[0]
-        inputs, targets = zip(*((part.inputs, part.targets) for part in parts), strict=True)
-        return cls(torch.cat(inputs), torch.cat(targets))
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.inputs)
-
-    def __getitem__(self, index: torch.Tensor) -> "Samples":
-        """Return the samples of these indices."""
-        return Samples(self.inputs[index], self.targets[index])
 
 
 @dataclass(frozen=True)
@@ -114,13 +100,12 @@ class SiteData:
         return replace(self, train=tuple(self.train[i] for i in sorted(order[:count])))
 
     def digest(self) -> str:
-        """Return the SHA-256 of every name and tensor, split by split."""
+        """Return the SHA-256 of what tells its cases from others, split by split."""
         sha = hashlib.sha256()
         for split in (self.train, self.val, self.test):
             for case in split:
-                sha.update(case.name.encode())
-                for tensor in case.tensors():
-                    sha.update(np.ascontiguousarray(tensor.numpy()).data)
+                for part in case.digests():
+                    sha.update(part.encode())
         return sha.hexdigest()
 
 
@@ -131,12 +116,11 @@ def vanished(cases: Sequence[Case], classes: int) -> list[Note]:
         lost = tuple(
             case.name
             for case in cases
-            if case.own
-            and any((label == number).any() for label in case.own)
-            and not (case.labels == number).any()
+            if any(scan.counts[number] for scan in case.scans)
+            and not any(scan.kept[number] for scan in case.scans)
         )
         if lost:
-            what = f"class {number} is lost at scenario.size in cases that have it"
+            what = f"class {number} is lost by resampling in cases that have it"
             notes.append(Note(what, lost))
     return notes
 
@@ -145,11 +129,14 @@ def split(cases: Sequence[Case], site: str, val: float, test: float, seed: int) 
     """Split patients at random into train, validation and test.
 
     Each part keeps the order of `cases` and gets at least one patient; `val` and `test`
-    are shares of all patients, rounded.
+    are shares of all patients, rounded. Patients whose part is given stay in it, and those drawn
+    for validation or testing are then drawn from "train", where the data name none.
 
     Raises:
         DataError: no patient would be left for training.
     """
+    if any(case.part for case in cases):
+        return _official(cases, site, val, test, seed)
     total = len(cases)
     n_val, n_test = max(1, round(val * total)), max(1, round(test * total))
     if total - n_val - n_test < 1:
@@ -161,3 +148,26 @@ def split(cases: Sequence[Case], site: str, val: float, test: float, seed: int) 
     parts = (order[n_val + n_test :], order[:n_val], order[n_val : n_val + n_test])
     train, validation, testing = (tuple(cases[i] for i in sorted(part)) for part in parts)
     return SiteData(train, validation, testing)
+
+
+def _official(cases: Sequence[Case], site: str, val: float, test: float, seed: int) -> SiteData:
+    """Return the parts that the data name; one that they do not is drawn from "train"."""
+    parts = {
+        part: [case for case in cases if (case.part or "train") == part]
+        for part in ("train", "val", "test")
+    }
+    for name, share in (("test", test), ("val", val)):
+        if not parts[name] and len(parts["train"]) > 1:
+            order = numpy_rng("split", name, seed, site).permutation(len(parts["train"]))
+            count = min(max(1, round(share * len(cases))), len(parts["train"]) - 1)
+            drawn = {int(number) for number in order[:count]}
+            every = list(enumerate(parts["train"]))
+            parts[name] = [case for number, case in every if number in drawn]
+            parts["train"] = [case for number, case in every if number not in drawn]
+    empty = [name for name, part in parts.items() if not part]
+    if empty:
+        raise DataError(
+            f"site {site}: by the given split there is no patient for {', '.join(empty)}, and "
+            f"{len(cases)} in all are too few to draw one"
+        )
+    return SiteData(tuple(parts["train"]), tuple(parts["val"]), tuple(parts["test"]))

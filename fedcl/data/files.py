@@ -15,7 +15,10 @@ NIFTI = (".nii", ".nii.gz")
 PICTURES = (
     ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pnm",
 )  # fmt: skip
-EXTENSIONS = (*PICTURES, *NIFTI)
+VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr")
+HEADER = 65536
+"""Bytes within which a header names the file of its values."""
+EXTENSIONS = (*PICTURES, *NIFTI, *VOLUMES)
 
 
 def bad(site: str, file: Path, what: str) -> DataError:
@@ -66,6 +69,34 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_nifti(file: Path) -> bool:
+    """Return whether a file is NIfTI, by its name."""
+    return file.name.lower().endswith(NIFTI)
+
+
+def is_volume(file: Path) -> bool:
+    """Return whether a file, or a folder of DICOM slices, may hold a volume."""
+    return file.name.lower().endswith((*NIFTI, *VOLUMES)) or file.is_dir()
+
+
+def data_beside(file: Path) -> list[Path]:
+    """Return the files in which the values of a MetaImage or NRRD lie whose header names them.
+
+    Whether they are there or not. Of one file alone, or of other formats, there are none.
+    """
+    if not file.name.lower().endswith((".mhd", ".nhdr")):
+        return []
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(HEADER).decode(errors="replace")
+    except OSError:  # reading it will say
+        return []
+    named = re.search(r"^(?:ElementDataFile\s*=|data\s*file\s*:)\s*(\S.*?)\s*$", head, re.M | re.I)
+    if named is None or named[1].upper().startswith(("LOCAL", "LIST")):
+        return []
+    return [file.parent / named[1]]
+
+
 def hidden(path: Path) -> bool:
     """Return whether a file or folder is none of the user's: dotfiles, AppleDouble (`._x`)."""
     return path.name.startswith(".") or path.name == "__MACOSX"
@@ -112,6 +143,8 @@ def listed(site: str, folder: Path, notes: Notes) -> dict[str, Path]:
             raise bad(site, path, f"same name as {files[stem].name}; keep one")
         else:
             files[stem] = path
+    beside = {raw for path in files.values() for raw in data_beside(path)}
+    others = [path for path in others if path not in beside]
     for path in others:
         what = "folders are not searched" if path.is_dir() else "files of a kind not read"
         notes.add(f"{folder.name}/: {what}", path.name)

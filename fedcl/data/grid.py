@@ -61,11 +61,31 @@ class Cut:
         return np.moveaxis(turned, self.axis, 2).T
 
 
-def cut_of(grid: Grid) -> Cut:
+def along(array: Array, grid: Grid, other: Grid) -> tuple[Array, Grid]:
+    """Return an array and its grid, with axes turned and exchanged to run as those of `other`.
+
+    They stay as they are where one of the two has no orientation.
+    """
+    if grid.affine is None or other.affine is None or grid.axes == other.axes:
+        return array, grid
+    if np.allclose(_directions(grid.affine), _directions(other.affine), atol=DIRECTION):
+        return array, grid  # between two axes, rounding decides what they are called
+    ours, theirs = (nib.io_orientation(one.affine) for one in (grid, other))
+    turn = nib.orientations.ornt_transform(ours, theirs)
+    moved = nib.orientations.apply_orientation(array, turn)
+    affine = grid.affine @ nib.orientations.inv_ornt_aff(turn, grid.shape)
+    source = np.argsort(turn[:, 0])  # which axis comes first, second, third
+    i, j, k = (int(n) for n in source)
+    spacing = grid.spacing and (grid.spacing[i], grid.spacing[j], grid.spacing[k])
+    return moved, Grid((moved.shape[0], moved.shape[1], moved.shape[2]), spacing, affine)
+
+
+def cut_of(grid: Grid, dims: int = 2) -> Cut:
     """Return how an array on `grid` is cut into slices.
 
-    Across an axis of length 1, or else the coarsest one; where it is as fine as others, the one
-    that lies nearest to the patient's long axis (or, without orientation, the last one).
+    Volumes (3 `dims`) are indexed alike, whatever their planes: across the patient's long axis.
+    Slices are cut across an axis of length 1, or else the coarsest one; where it is as fine as
+    others, the one that lies nearest to the long axis (or, without orientation, the last one).
     """
     known = grid.affine is not None
     turn = nib.io_orientation(np.eye(4) if grid.affine is None else grid.affine)
@@ -76,6 +96,8 @@ def cut_of(grid: Grid) -> Cut:
     axis = 2 if spacing[2] * (1 + SPACING) >= max(spacing) else int(np.argmax(spacing))
     if len(single) == 1:
         axis = single[0]
+    if dims == 3:
+        axis = 2
     order = [*(i for i in range(3) if i != axis), axis]
     affine = None
     if grid.affine is not None:

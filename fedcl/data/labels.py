@@ -89,11 +89,9 @@ class Labels:
             raise ValueError(f"mask {kind} {shown} are not in {self.key} {listed}")
         return encoded
 
-    def absent(self, encoded: Sequence[Array]) -> list[str]:
-        """Return the classes but the first that no label map has a voxel of, by their values."""
-        there = {int(value) for one in encoded for value in np.unique(one)}
-        missing = [n for n in range(1, self.classes) if n not in there]
-        return [" or ".join(map(self._shown, self.values[n])) for n in missing]
+    def written(self, number: int) -> str:
+        """Return the values that mean a class."""
+        return " or ".join(map(self._shown, self.values[number]))
 
     def _shown(self, value: float) -> str:
         return f"#{int(value):06x}" if self.colours else f"{value:g}"

@@ -81,13 +81,13 @@ def _grid(image: Any, file: Path, shape: tuple[int, int, int], notes: Notes) -> 
         # Of an axis that has no second voxel any distance will do.
         across, down, along = (zoom if 0 < zoom < LIMIT else 1.0 for zoom in zooms)
         return Grid(shape, (across, down, along))
-    affine, sizes = _placed(image.affine, unit, shape)
+    affine, sizes = placed(image.affine, unit, shape)
     if shear(affine) > SHEAR:
         what = "axes that are not at right angles; slices are taken as if they were"
         notes.add(what, f"{file.name} {shear(affine):.2g} degrees")
     if int(raw["sform_code"]):
         if int(raw["qform_code"]):
-            other, _ = _placed(image.header.get_qform(), unit, shape)
+            other, _ = placed(image.header.get_qform(), unit, shape)
             if displacement(affine, other, shape) > 0.5:
                 notes.add("sform and qform of the header differ, the sform is taken", file.name)
         pairs = [(sizes[axis], zooms[axis]) for axis in told]
@@ -96,7 +96,7 @@ def _grid(image: Any, file: Path, shape: tuple[int, int, int], notes: Notes) -> 
     return Grid(shape, sizes, affine)
 
 
-def _placed(
+def placed(
     affine: Array, unit: float, shape: tuple[int, int, int]
 ) -> tuple[Array, tuple[float, float, float]]:
     """Return an affine matrix in mm, and the distances along its axes.

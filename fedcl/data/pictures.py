@@ -1,4 +1,4 @@
-"""Reading pictures (PNG, TIFF, JPEG, ...): one channel, the right way up, nothing guessed."""
+"""Reading pictures (PNG, TIFF, JPEG, ...): the right way up, nothing guessed."""
 
 import re
 from dataclasses import dataclass
@@ -90,15 +90,11 @@ def _numbers(value: Any) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def grey(picture: Image.Image) -> tuple[Array, bool]:
-    """Return the values (rows, columns) of an image, and whether colours were given up.
-
-    Of channels that differ, what is left is the luminance (ITU-R 601).
-    """
-    if picture.mode in GREY:
-        return np.asarray(picture), False
-    channels = np.asarray(picture.convert("RGB"))
-    return np.asarray(picture.convert("L")), bool((channels != channels[..., :1]).any())
+def channels(picture: Image.Image) -> Array:
+    """Return the channels of an image: three colours, or one of numbers of over 8 bits."""
+    if picture.mode in GREY[1:]:
+        return np.asarray(picture)[None]
+    return np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
 
 
 def marks(picture: Image.Image, colours: bool) -> Array:

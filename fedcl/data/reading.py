@@ -1,18 +1,61 @@
 """Reading image and mask files of any kind, and saying which one is at fault."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fedcl.data import nifti, pictures
-from fedcl.data.files import NIFTI, bad
-from fedcl.data.grid import Array, Grid, Spacing, apart, cut_of, offset
-from fedcl.data.labels import Labels
+from fedcl.data import nifti, pictures, volumes
+from fedcl.data.channels import Channels
+from fedcl.data.files import bad, is_nifti, is_volume
+from fedcl.data.grid import Array, Grid, Spacing, along, apart, cut_of, offset
+from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one image.
+
+    Attributes:
+        images: one that has all channels, or one per channel.
+        mask: its labels.
+        region: a mask of what counts: what is 0 in it counts nowhere; None where all does.
+        frame: of a file of several, counted from 0.
+    """
+
+    images: tuple[Path, ...]
+    mask: Path
+    region: Path | None = None
+    frame: int | None = None
+
+    @property
+    def every(self) -> list[Path]:
+        """All of them."""
+        return [*self.images, self.mask, *([self.region] if self.region else [])]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the files of a site are read.
+
+    Attributes:
+        site: whose they are, for messages.
+        labels: which of a mask's values are which class.
+        channels: which channels are taken.
+        dims: 2 for slices, 3 for volumes.
+        same_origin: whether a mask is refused that its header places elsewhere.
+    """
+
+    site: str
+    labels: Labels
+    channels: Channels = field(default_factory=Channels)
+    dims: int = 2
+    same_origin: bool = True
 
 
 @dataclass(frozen=True)
@@ -20,7 +63,7 @@ class Pair:
     """An image and its labels, cut into slices.
 
     Attributes:
-        image: float32, shape (D, rows, columns), or (frames, D, rows, columns).
+        image: float32, shape (C, D, rows, columns).
         labels: classes, uint8, shape (D, rows, columns).
         spacing: distance between voxels (slice, row, column), in mm where a file says so, else 1.
         plane: of the slices, or "as stored".
@@ -34,35 +77,75 @@ class Pair:
     affine: Array | None
 
 
-def read_pair(
-    site: str,
-    image_file: Path,
-    mask_file: Path,
-    labels: Labels,
-    notes: Notes,
-    same_origin: bool = True,
-) -> Pair:
+def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
     """Read an image and its mask, one slice or a volume of several.
 
+    Masks and further channels are brought to the orientation of the first image file, each by its
+    own header.
+
     Args:
-        site: whose files they are.
-        image_file: an image.
-        mask_file: of the same shape, spacing and direction.
-        labels: says which of the mask's values are which class.
+        files: of the same shape, spacing and place.
+        reader: whose, and how they are read.
         notes: gets what was guessed.
-        same_origin: whether a mask that its header places elsewhere is refused.
 
     Raises:
-        DataError: a file is unreadable, or the two are at odds.
+        DataError: a file is unreadable, or two are at odds.
     """
-    image, grid = read_image(site, image_file, (2, 3), notes)
-    mask, mask_grid = read_mask(site, mask_file, labels, notes)
-    check_same(site, mask_file, grid, mask_grid, notes, same_origin)
+    first = files.images[0]
+    image, grid = _channels(files, reader, notes)
+    read = partial(_read_mask, frame=files.frame)
+    mask, mask_grid = _laid_along(files.mask, read, grid, reader, notes)
+    if files.region is not None:
+        region, _ = _laid_along(files.region, _read_region, grid, reader, notes)
+        mask = np.where(region > 0, mask, np.uint8(IGNORED))
     # Where one of the two does not say how it lies, it is taken to lie like the other.
-    cut = cut_of(max((grid, mask_grid), key=_detail))
+    cut = cut_of(max((grid, mask_grid), key=_detail), reader.dims)
     if cut.plane in ("sagittal", "coronal"):
-        notes.add(f"cut into {cut.plane} slices, across the coarsest axis", image_file.name)
-    return Pair(cut(image), cut(mask), cut.spacing, cut.plane, cut.affine)
+        notes.add(f"cut into {cut.plane} slices, across the coarsest axis", first.name)
+    pixels = np.stack([cut(one) for one in image])
+    return Pair(pixels, cut(mask), cut.spacing, cut.plane, cut.affine)
+
+
+def _channels(files: Files, reader: Reader, notes: Notes) -> tuple[Array, Grid]:
+    """Return the channels that are asked for, (C, i, j, k), and where they lie."""
+    first, *others = files.images
+    image, grid = read_image(reader.site, first, notes, files.frame)
+    parts = [image]
+    for file in others:
+        values, its = read_image(reader.site, file, notes, files.frame)
+        turned, its = along(np.moveaxis(values, 0, -1), its, grid)
+        check_same(reader.site, file, grid, its, notes, reader.same_origin)
+        parts.append(np.moveaxis(turned, -1, 0))
+    for file, part in zip(files.images, parts, strict=True):
+        if others and len(part) != 1:
+            raise bad(reader.site, file, f"{len(part)} channels in one of several files")
+    try:
+        return reader.channels.take(np.concatenate(parts)), grid
+    except ValueError as error:
+        raise bad(reader.site, first, str(error)) from None
+
+
+def _laid_along(
+    file: Path,
+    read: Callable[[Path, Reader, Notes], tuple[Array, Grid]],
+    grid: Grid,
+    reader: Reader,
+    notes: Notes,
+) -> tuple[Array, Grid]:
+    """Return a mask as it lies on the grid of its image, and its own grid."""
+    mask, own = read(file, reader, notes)
+    turned, its = along(mask, own, grid)
+    if its is not own:
+        what = "masks stored along other axes than their images, turned by their headers"
+        notes.add(what, f"{file.name} {own.axes}, image {grid.axes}")
+    check_same(reader.site, file, grid, its, notes, reader.same_origin)
+    return turned, its
+
+
+def _read_region(file: Path, reader: Reader, notes: Notes) -> tuple[Array, Grid]:
+    """Return a mask of what counts, (i, j, k), and where it lies."""
+    image, grid = read_image(reader.site, file, notes)
+    return image.max(axis=0), grid
 
 
 def _detail(grid: Grid) -> tuple[bool, bool]:
@@ -103,14 +186,15 @@ def check_same(
         notes.add("orientation given for image or mask alone, taken for both", mask_file.name)
 
 
-def read_image(site: str, file: Path, axes: tuple[int, ...], notes: Notes) -> tuple[Array, Grid]:
-    """Return the values of an image as stored, float32, (i, j, k) or (i, j, k, frames).
+def read_image(site: str, file: Path, notes: Notes, frame: int | None = None) -> tuple[Array, Grid]:
+    """Return the channels of an image as stored, float32, (C, i, j, k).
 
     Args:
         site: whose file it is.
-        file: a picture, indexed (column, row), or NIfTI.
-        axes: how many axes it may have; a single slice gets a third one.
+        file: a picture, indexed (column, row), or a volume; a single slice gets a third axis, and
+            a fourth one is the channels, or frames.
         notes: gets what was given up or guessed.
+        frame: which one of a file of several is taken, as the only channel.
 
     Raises:
         DataError: it cannot be read, or has values that are no intensities.
@@ -120,25 +204,65 @@ def read_image(site: str, file: Path, axes: tuple[int, ...], notes: Notes) -> tu
         image, clear = _opened(file, notes)
         if clear:
             notes.add("transparency of images is not looked at", file.name)
-        values, coloured = pictures.grey(image)
-        if coloured:
-            notes.add("colour images are turned to grey (luminance)", file.name)
-        return values.T
+        return np.moveaxis(pictures.channels(image), 0, -1).swapaxes(0, 1)[:, :, None]
 
-    array, grid = _read(site, file, axes, notes, picture)
+    array, grid = _read(site, file, (2, 3, 4), notes, picture)
+    if array.ndim == 3:
+        array = array[..., None]
+    if frame is not None:
+        if not 0 <= frame < array.shape[3]:
+            raise bad(site, file, f"{array.shape[3]} frames, none of number {frame} from 0")
+        array = array[..., frame : frame + 1]
+    return np.moveaxis(_intensities(site, file, array), -1, 0), grid
+
+
+def read_frames(site: str, file: Path, notes: Notes) -> tuple[Array, Grid]:
+    """Return the frames of a cine volume as stored, float32, (i, j, k, frames).
+
+    Raises:
+        DataError: it cannot be read, has no time axis, or values that are no intensities.
+    """
+
+    def picture() -> Array:
+        raise ValueError("a picture has no time axis")
+
+    array, grid = _read(site, file, (4,), notes, picture)
+    return _intensities(site, file, array), grid
+
+
+def _intensities(site: str, file: Path, array: Array) -> Array:
+    """Return values as float32.
+
+    Raises:
+        DataError: they are no intensities.
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # found and told in the next line
         values = array.astype(np.float32)
     if not (np.abs(values) < LIMIT).all():
         raise bad(site, file, f"pixel values that are not finite, or over {LIMIT:g}")
-    return values, grid
+    return values
 
 
-def read_mask(site: str, file: Path, labels: Labels, notes: Notes) -> tuple[Array, Grid]:
+def read_along(file: Path, grid: Grid, reader: Reader, notes: Notes) -> Array:
+    """Return the classes of a mask as they lie on the grid of its image, uint8, (i, j, k).
+
+    Raises:
+        DataError: it is unreadable, or lies elsewhere.
+    """
+    return _laid_along(file, _read_mask, grid, reader, notes)[0]
+
+
+def _read_mask(
+    file: Path, reader: Reader, notes: Notes, frame: int | None = None
+) -> tuple[Array, Grid]:
     """Return the class of every voxel of a mask as stored, uint8, (i, j, k).
+
+    Of a file with several frames `frame` is taken.
 
     Raises:
         DataError: it cannot be read, or has values that are no class.
     """
+    site, labels = reader.site, reader.labels
 
     def picture() -> Array:
         image, clear = _opened(file, notes)
@@ -147,12 +271,17 @@ def read_mask(site: str, file: Path, labels: Labels, notes: Notes) -> tuple[Arra
                 "transparent in part; whether colour or transparency is the mask cannot be "
                 "known, save it without transparency"
             )
-        return np.swapaxes(pictures.marks(image, labels.colours), 0, 1)
+        return np.swapaxes(pictures.marks(image, labels.colours), 0, 1)[:, :, None]
 
-    array, grid = _read(site, file, (2, 3), notes, picture)
+    axes = (2, 3) if frame is None else (2, 3, 4)
+    array, grid = _read(site, file, axes, notes, picture)
+    if frame is not None and array.ndim == 4:
+        if frame >= array.shape[3]:
+            raise bad(site, file, f"{array.shape[3]} frames, none of number {frame} from 0")
+        array = array[..., frame]
     try:
-        if labels.colours and file.name.lower().endswith(NIFTI):
-            raise ValueError(f"{labels.key} gives colours, NIfTI has none; give values")
+        if labels.colours and is_volume(file):
+            raise ValueError(f"{labels.key} gives colours, volumes have none; give values")
         encoded = labels.encode(array[:, :, 0] if labels.colours else array)
     except ValueError as error:
         own = f"; +scenario.site_labels.{site}=[...] is for this site alone"
@@ -171,16 +300,18 @@ def _opened(file: Path, notes: Notes) -> tuple[Image.Image, bool]:
 def _read(
     site: str, file: Path, axes: tuple[int, ...], notes: Notes, picture: Callable[[], Array]
 ) -> tuple[Array, Grid]:
-    """Return a file's values and where they lie; `picture` reads what is no NIfTI.
+    """Return a file's values and where they lie; `picture` reads what is no volume.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        if not file.name.lower().endswith(NIFTI):
-            array = picture()[:, :, None]
+        if not is_volume(file):
+            array = picture()
             return array, Grid((array.shape[0], array.shape[1], 1))
-        return nifti.read(file, axes, notes)
+        if is_nifti(file):
+            return nifti.read(file, axes, notes)
+        return volumes.read(file, axes, notes)
     except Exception as error:  # damaged files make the decoders raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise bad(site, file, f"cannot be read: {reason}") from error

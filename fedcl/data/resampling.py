@@ -1,4 +1,4 @@
-"""Between an image's own grid and the grid of the network, slice by slice."""
+"""Between an image's own grid and the grid of the network."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedcl.data.labels import IGNORED
+from fedcl.data.scans import Shape
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -18,24 +18,33 @@ EVEN = 1e-4
 """Shares of a pixel that differ by less count as equal."""
 
 
-def scaled(images: Array, size: tuple[int, int]) -> Tensor:
-    """Return slices in another size.
+def scaled(image: Array, size: Shape) -> Tensor:
+    """Return an image in another size.
 
-    Along an axis that gets shorter, every pixel is the mean of what it covers, so that nothing
+    Along an axis that gets shorter, every voxel is the mean of what it covers, so that nothing
     small is passed over; along one that gets longer, it is interpolated linearly.
 
     Args:
-        images: float32, shape (D, H, W).
-        size: height and width.
+        image: float32, shape (C, D, H, W).
+        size: slices, rows and columns.
 
     Returns:
-        float32, shape (D, *size).
+        float32, shape (C, *size).
     """
-    across = [
-        _means(old, new) if new < old else _between(old, new)
-        for old, new in zip(images.shape[1:], size, strict=True)
+    if image.shape[1:] == size:
+        return torch.from_numpy(image.astype(np.float32))
+    across = _weights(image.shape[1:], size, between=True)
+    return torch.stack(
+        [torch.from_numpy(_applied(across, one).astype(np.float32)) for one in image]
+    )
+
+
+def _weights(before: Sequence[int], after: Sequence[int], between: bool) -> list[Any]:
+    """Return the weights along every axis; None where it stays."""
+    return [
+        None if old == new else _between(old, new) if between and new > old else _means(old, new)
+        for old, new in zip(before, after, strict=True)
     ]
-    return torch.from_numpy(_applied(across, images).astype(np.float32))
 
 
 def _means(old: int, new: int) -> "csr_array":
@@ -62,55 +71,71 @@ def _between(old: int, new: int) -> "csr_array":
     return csr_array(weights, shape=(new, old))
 
 
-def _applied(across: Sequence["csr_array"], images: Array) -> Array:
-    """Return the weighted sums along rows and columns, in float64, in the same order anywhere."""
-    down, along = across
-    return np.stack([(along @ (down @ one.astype(np.float64)).T).T for one in images])
+def _applied(across: Sequence["csr_array | None"], volume: Array) -> Array:
+    """Return the weighted sums along slices, rows and columns, in float64, in the same order."""
+    through, down, along = across
+    found = volume.astype(np.float64)
+    if through is not None:
+        slices = through @ found.reshape(len(found), -1)
+        found = slices.reshape(-1, *volume.shape[1:])
+    if down is not None:
+        found = np.stack([down @ one for one in found])
+    if along is not None:
+        found = np.stack([(along @ one.T).T for one in found])
+    return found
 
 
-def reduced(labels: Array, classes: int, size: tuple[int, int]) -> Tensor:
-    """Return label maps in another size: the class that covers most of a pixel.
+def reduced(labels: Array, size: Shape) -> Tensor:
+    """Return a label map in another size: the class that covers most of a voxel.
 
     Of classes with even shares the later one is taken, so that a structure stays rather than
     background.
 
     Args:
         labels: uint8, shape (D, H, W); may hold `IGNORED`.
-        classes: how many there are.
-        size: height and width.
+        size: slices, rows and columns.
 
     Returns:
-        uint8, shape (D, *size).
+        uint8, shape `size`.
     """
-    if labels.shape[1:] == size:
+    if labels.shape == size:
         return torch.from_numpy(labels.copy())
-    across = [_means(old, new) for old, new in zip(labels.shape[1:], size, strict=True)]
-    best = np.zeros((len(labels), *size))
-    found = np.zeros(best.shape, np.uint8)
-    for value in [*range(classes), *([IGNORED] if (labels == IGNORED).any() else [])]:
+    across = _weights(labels.shape, size, between=False)
+    best = np.zeros(size)
+    found = np.zeros(size, np.uint8)
+    for value in np.unique(labels).tolist():
         share = _applied(across, labels == value)
         more = (share > best - EVEN) & (share > EVEN)
         best[more], found[more] = share[more], value
     return torch.from_numpy(found)
 
 
-def restored(answers: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the most probable class of every pixel of an image's own grid.
+def restored(answers: Tensor, size: Shape) -> Tensor:
+    """Return class probabilities on an image's own grid.
 
     Args:
-        answers: class probabilities on the network's grid, shape (D, K, h, w).
-        size: height and width of the own grid; probabilities are brought there bilinearly.
+        answers: on the network's grid, shape (K, D, H, W).
+        size: slices, rows and columns of the own grid; probabilities are brought there linearly
+            (in-plane first), those of several voxels of the network joined where it is coarser.
 
     Returns:
-        Class indices, shape (D, *size).
+        shape (K, *size).
     """
-    if answers.shape[-2:] == size:
-        return answers.max(1).indices
-    return torch.cat(
-        [
-            F.interpolate(one, size, mode="bilinear", align_corners=False, antialias=True)
-            .max(1)
-            .indices
-            for one in answers.split(1)
-        ]
-    )
+    slices, rows, columns = size
+    if answers.shape[2:] != (rows, columns):
+        answers = torch.cat(
+            [_resized(one.movedim(1, 0), (rows, columns)).movedim(0, 1) for one in answers[:, None]]
+        )
+    if answers.shape[1] != slices:
+        flat = answers.flatten(2)[:, None]
+        answers = _resized(flat, (slices, rows * columns))[:, 0].unflatten(2, (rows, columns))
+    return answers
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images (N, 1, H, W) in another size, one by one to spare memory."""
+    done = [
+        F.interpolate(one, size, mode="bilinear", align_corners=False, antialias=True)
+        for one in images.split(1)
+    ]
+    return torch.cat(done)

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fedcl import arrays
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Samples, Stacked
 from fedcl.effort import Clock
 from fedcl.errors import FedclError, RunError
 from fedcl.hospital.cache import Cache
@@ -25,7 +25,7 @@ from fedcl.hospital.site import Hospital, MissingError
 from fedcl.hospital.teacher import teacher
 from fedcl.learning import loop
 from fedcl.learning.step import Lesson
-from fedcl.seeding import seeded, torch_rng
+from fedcl.seeding import seeded
 from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
 from fedcl.wire.codes import RAISED
 from fedcl.wire.requests import AnyRequest, EvaluateRequest, ReportRequest, TrainRequest
@@ -105,7 +105,7 @@ def hello(cache: Cache, message: Message, context: Context) -> Message:
         val=sum(len(data.val) for data in every),
         test=sum(len(data.test) for data in every),
         samples=sum(map(len, samples)),
-        shape=list(samples[0].inputs.shape[1:]),
+        shape=list(samples[0].shape),
         notes=[str(note) if simulated else note.brief for note in notes],
         source=every[0].source.numbers() if every[0].source is not None else [],
     )
@@ -133,8 +133,9 @@ def train(cache: Cache, message: Message, context: Context) -> Message:
             job.learner,
             job.strategy,
             lambda share: job.learner.rate(call.stage, call.done + share / call.rounds),
-            torch_rng("batches", *keys),
+            keys,
             validate=lambda: hospital.validate(student),
+            change=job.change,
         )
     weights = arrays.of_network(student)
     problem = arrays.mismatch(weights, weights)
@@ -171,7 +172,7 @@ def _lesson(
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return Lesson(
-        task=job.scenario.task,
+        task=job.task,
         student=student,
         model=job.models[call.model],
         auxiliary=auxiliary,
@@ -183,7 +184,7 @@ def _lesson(
 
 
 def _staying(
-    local: arrays.Arrays, buffers: dict[str, Samples], auxiliary: nn.Module | None
+    local: arrays.Arrays, buffers: dict[str, Stacked], auxiliary: nn.Module | None
 ) -> arrays.Arrays:
     """Return what the site keeps for its next round, never sent."""
     stays: dict[str, Any] = {f"weights/{key}": value for key, value in local.items()}
@@ -204,7 +205,7 @@ def report(cache: Cache, message: Message, context: Context) -> Message:
     problem = hospital.too_few(network, samples, len(samples))
     if problem is not None:
         raise RunError(problem)
-    reporting = hospital.job.strategy.reporting(network, samples.inputs.shape[1:])
+    reporting = hospital.job.strategy.reporting(network, samples.shape)
     if reporting is None:
         raise RunError(f"site {hospital.site}: this strategy has nothing to report")
     told = reporting.tell(network.eval(), samples)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from fedcl import arrays
 from fedcl.config.job import Job, Role
-from fedcl.data.cases import Samples, SiteData
+from fedcl.data.cases import SiteData
 from fedcl.data.files import reading
+from fedcl.data.samples import Samples, Stacked, joined
 from fedcl.errors import DataError, RunError
 from fedcl.hospital.cache import Cache
 from fedcl.hospital.store import Received, SiteState
@@ -24,6 +25,7 @@ from fedcl.learning import loop
 from fedcl.learning.step import Activations, watch
 from fedcl.registry import describe, name_of
 from fedcl.seeding import seeded, torch_rng
+from fedcl.settings import without_effect
 from fedcl.wire import records
 from fedcl.wire.requests import TrainRequest
 
@@ -55,6 +57,8 @@ class Hospital:
         cache: of the process.
         text: the job, as it was sent.
         run: whose state it is, if `state_path` is for several.
+        own: settings of a scenario that a real hospital chooses for itself; None in a simulation,
+            where the job's are taken.
     """
 
     site: str
@@ -64,6 +68,7 @@ class Hospital:
     cache: Cache
     text: str
     run: str = ""
+    own: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
@@ -72,7 +77,8 @@ class Hospital:
         """Join a node's own configuration with the job it was sent, and the name of the run.
 
         `data-path` is one folder; a pool's `pool` is JSON: {site: folder}. `received-path` is by
-        default a folder in `state-path`; sites of one machine may share it.
+        default a folder in `state-path`; sites of one machine may share it. `cache` is where
+        prepared images are held, "memory" or "disk".
         """
         site = str(node["site"])
         places = json.loads(str(node.get("pool", "null"))) or {site: node.get("data-path")}
@@ -81,12 +87,24 @@ class Hospital:
         received = node.get("received-path", state / "received" if state else None)
         cache = cache or Cache()
         kept = Received(Path(str(received)) if received else None, cache)
-        return cls(site, folders, state, kept, cache, text, run)
+        own = None if node.get("simulated") else {"cache": str(node.get("cache", "memory"))}
+        if own and own["cache"] not in ("memory", "disk"):
+            raise DataError(f"site {site}: cache: give memory or disk, got {own['cache']!r}")
+        return cls(site, folders, state, kept, cache, text, run, own)
 
     @property
     def job(self) -> Job:
         """The job, checked."""
-        return self.cache.get("job", self.text, lambda: Job.from_json(self.text), most=8)
+
+        def read() -> Job:
+            job = Job.from_json(self.text)
+            chosen = {name: one for name, one in (self.own or {}).items() if name in free(job)}
+            return replace(job, scenario=replace(job.scenario, **chosen)) if chosen else job
+
+        def free(job: Job) -> list[str]:
+            return without_effect(job.scenario)
+
+        return self.cache.get("job", (self.text, str(self.own)), read, most=8)
 
     @property
     def role(self) -> Role:
@@ -159,14 +177,14 @@ class Hospital:
 
         def stack() -> Samples:
             cases = [c for name, share in shares.items() for c in self._limited(name, share).train]
-            return self.job.scenario.task.samples(cases, device)
+            return self.job.task.samples(cases, device)
 
         key = self._scenario, places, self.job.seed, device
         return self.cache.get("samples", key, stack)
 
     def select(
         self, learning: Mapping[str, float], rehearsing: Sequence[str], state: arrays.Arrays
-    ) -> tuple[Samples, dict[str, Samples]]:
+    ) -> tuple[Samples, dict[str, Stacked]]:
         """Return the samples to train on in a round, and those to keep for later stages.
 
         Args:
@@ -181,12 +199,12 @@ class Hospital:
         for site in {key.split("/")[1] for key in state if key.startswith("buffer/")}:
             kept = arrays.under(f"buffer/{site}/", state)
             inputs, targets = (torch.from_numpy(kept[k]).to(device) for k in ("inputs", "targets"))
-            buffers[site] = Samples(inputs, targets)
+            buffers[site] = Stacked(inputs, targets)
         missing = [site for site in rehearsing if site not in buffers]
         if missing:
             raise RunError(f"site {self.site}: nothing was kept of {', '.join(missing)}")
         parts = [self.samples(learning)] if learning else []
-        samples = Samples.joined([*parts, *(buffers[site] for site in rehearsing)])
+        samples = joined([*parts, *(buffers[site] for site in rehearsing)])
         for site, share in learning.items():
             rng = torch_rng("buffer", self.job.seed, site)
             buffer = self.job.strategy.buffer(self.samples({site: share}), rng)
@@ -239,7 +257,7 @@ class Hospital:
         Raises:
             DataError: it cannot; names the site.
         """
-        device, task = loop.device_of(self.job.learner), self.job.scenario.task
+        device, task = loop.device_of(self.job.learner), self.job.task
         every = sum(len(self.samples({name: 1.0})) for name in self.places)
         size = self.job.learner.batch_size
         smallest = every % size or min(every, size)
@@ -266,7 +284,7 @@ class Hospital:
 
     def too_few(self, network: nn.Module, samples: Samples, count: int) -> str | None:
         """Return why the strategy's report of `count` such samples must not be sent, or None."""
-        reporting = self.job.strategy.reporting(network, samples.inputs.shape[1:])
+        reporting = self.job.strategy.reporting(network, samples.shape)
         if reporting is None or count >= LEAST:
             return None
         return (
@@ -326,7 +344,7 @@ class Hospital:
         job, role, name = self.job, self.role, next(iter(self.places))
         if role.teacher is None:
             return None
-        inputs = self.samples({name: 1.0}).inputs[:1].cpu()
+        inputs = self.samples({name: 1.0})[torch.zeros(1, dtype=torch.int64)].inputs.cpu()
         student, teacher = (self._shown(one, name, inputs) for one in (role.model, role.teacher))
         with seeded("auxiliary", job.seed):
             module = job.strategy.auxiliary(student, teacher, inputs)
@@ -360,7 +378,7 @@ class Hospital:
 
         One score for "val", all for "test".
         """
-        task, settings = self.job.scenario.task, self.job.learner
+        task, settings = self.job.task, self.job.learner
         device = loop.device_of(settings)
         found, seconds = [], 0.0
         for place in self.places:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fedcl import arrays
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Samples, Stacked
 from fedcl.hospital.site import Hospital
 from fedcl.learning import bank, loop
 from fedcl.learning.step import Activations, Rehearsal, watch
 from fedcl.models.base import Model
-from fedcl.tasks.base import Labeller
+from fedcl.tasks.base import Labeller, Task
 from fedcl.wire.records import from_record
 from fedcl.wire.requests import TrainRequest
 
@@ -36,12 +36,12 @@ def teacher(hospital: Hospital, call: TrainRequest, samples: Samples) -> dict[st
     def make() -> dict[str, Any]:
         network = frozen(hospital, model, call.arrived)
         arrays.into_network(network, from_record(weights))
-        task, kind = job.scenario.task, job.models[model]
+        task, kind = job.task, job.models[model]
         return {
             "teacher": network,
             "teacher_model": kind,
-            "answers": kept(partial(task.answers, network), samples.inputs),
-            "views": kept(partial(view, network, kind, task.chunk), samples.inputs),
+            "answers": kept(partial(task.answers, network), samples),
+            "views": kept(partial(view, network, kind, task), samples),
             "past": rehearsal(hospital, call, network, samples),
         }
 
@@ -60,7 +60,7 @@ def rehearsal(
         network: the teacher.
         samples: the site's own.
     """
-    task, device = hospital.job.scenario.task, samples.inputs.device
+    task, device = hospital.job.task, samples.device
     known = task.known_inputs
     if known is None:
         return None
@@ -77,6 +77,7 @@ def rehearsal(
     past = known.past(labellers, device, list(call.shares))
     if past is None:
         return None
+    assert isinstance(samples, Stacked)  # as where inputs are known without data
     aligned = torch.equal(past.inputs, samples.inputs)
     grows = known.count([*before, *now]) > known.count(before)
     here = None if aligned else known.answered(past, samples.inputs)
@@ -89,28 +90,43 @@ def frozen(hospital: Hospital, model: str, arrived: list[str]) -> nn.Module:
     return network.requires_grad_(False).eval().to(loop.device_of(hospital.job.learner))
 
 
+AT_ONCE = 16
+"""Samples that are loaded at a time where they do not lie ready."""
 LIMIT = 512 * 2**20
 """Bytes of a teacher's answers, and of its layers' outputs, that a process keeps per site."""
+LITTLE = 32 * 2**20
+"""The same where samples do not lie in memory either."""
 
 
-def kept(compute: Callable[[Tensor], T], inputs: Tensor) -> Callable[[Tensor], T] | None:
-    """Return what gives, for indices of `inputs`, what `compute` makes of them.
+def kept(compute: Callable[[Tensor], T], samples: Samples) -> Callable[[Tensor], T] | None:
+    """Return what gives, for numbers of samples, what `compute` makes of their inputs.
 
-    It is computed for all inputs when first asked for; None where it is too much to be kept.
+    It is computed for all of them when first asked for; None where it is too much to be kept, or
+    samples are others every time.
     """
-    if len(inputs) * compute(inputs[:1]).nbytes > LIMIT:
+    first = samples[torch.zeros(1, dtype=torch.int64)].inputs
+    most = LIMIT if isinstance(samples, Stacked) else LITTLE
+    if not samples.fixed or len(samples) * compute(first).nbytes > most:
         return None
     every: list[T] = []
 
     def some(index: Tensor) -> T:
         if not every:
-            every.append(compute(inputs))
+            found = [compute(part.inputs) for part in samples.parts(AT_ONCE)]
+            every.append(found[0] if len(found) == 1 else _joined(found))
         return every[0][index]
 
     return some
 
 
+def _joined(parts: list[T]) -> T:
+    """Return what was computed of several parts as one."""
+    if isinstance(parts[0], Activations):
+        return Activations.joined(parts)
+    return torch.cat(parts)
+
+
 @torch.no_grad()
-def view(network: nn.Module, model: Model, chunk: int, inputs: Tensor) -> Activations:
+def view(network: nn.Module, model: Model, task: Task, inputs: Tensor) -> Activations:
     """Return what a network makes of all inputs, chunk by chunk; see `watch`."""
-    return Activations.joined([watch(network, model, part) for part in inputs.split(chunk)])
+    return Activations.joined([watch(network, model, part) for part in task.chunks(inputs)])

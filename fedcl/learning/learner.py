@@ -24,6 +24,8 @@ class Learner:
         amp: bfloat16 mixed precision, on a GPU only.
         compile: let torch.compile write the network's code: some seconds per process and
             stage, then faster steps for networks of many small operations (SIREN, FINER).
+        loaders: threads that read, cut out and vary samples ahead of training; results are the
+            same with any number.
         threads: torch threads of a training process; one is fastest for small networks
             and keeps results the same from machine to machine.
     """
@@ -35,10 +37,11 @@ class Learner:
     steps: int | None = setting(None, low=1)
     clip: float | None = setting(None, above=0)
     keep: str = setting("last", choices=("last", "best"))
-    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), effect=False)
     amp: bool = True
-    compile: bool = False
-    threads: int = setting(1, low=1, high=1024)
+    compile: bool = setting(False, effect=False)
+    loaders: int = setting(0, low=0, high=64, effect=False)
+    threads: int = setting(1, low=1, high=1024, effect=False)
 
     def __post_init__(self) -> None:
         """Check the learning rates, which may be one number or a list."""

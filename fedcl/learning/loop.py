@@ -5,18 +5,20 @@ import copy
 import math
 import operator
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import islice, tee
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Change, Samples
 from fedcl.errors import RunError
 from fedcl.learning.learner import Learner
-from fedcl.learning.step import Lesson, Step, joined
+from fedcl.learning.step import Lesson, Step, joined, named
 from fedcl.learning.strategy import Strategy
+from fedcl.seeding import Key, torch_rng
 
 
 def device_of(learner: Learner) -> torch.device:
@@ -37,8 +39,9 @@ def train(
     learner: Learner,
     strategy: Strategy,
     lr: Callable[[float], float],
-    rng: torch.Generator,
+    keys: Sequence[Key],
     validate: Callable[[], float] | None = None,
+    change: Change | None = None,
 ) -> dict[str, float]:
     """Train the lesson's student in place on one site's samples, for one round.
 
@@ -48,8 +51,9 @@ def train(
         learner: budget, batch size, clipping and which epoch to keep.
         strategy: gives the loss terms of each step.
         lr: Adam's learning rate, given the share of the round that is done.
-        rng: order of the samples and whatever the strategy draws.
+        keys: what the order of the samples, and whatever is drawn, depends on.
         validate: scores the student as it is; needed to keep the best epoch.
+        change: made to every sample, which student and teacher then both see.
 
     Returns:
         The mean of each loss term over the steps.
@@ -57,12 +61,12 @@ def train(
     Raises:
         RunError: a loss became NaN or infinite; names the terms.
     """
-    device, student, task = samples.inputs.device, lesson.student, lesson.task
+    device, student, task = samples.device, lesson.student, lesson.task
     amp = learner.amp and device.type == "cuda"
     trained = nn.ModuleList([m for m in (student, lesson.auxiliary) if m is not None])
     groups = _groups(lesson)
     optimiser = torch.optim.Adam(groups, lr=lr(0.0), fused=True)
-    rng = task.generator(rng, device)
+    order, rng = (task.generator(torch_rng(what, *keys), device) for what in ("batches", "drawn"))
     per_epoch = math.ceil(len(samples) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
     best = _Best(student, validate) if learner.keep == "best" and validate else None
@@ -71,22 +75,22 @@ def train(
     counts: dict[str, int] = defaultdict(int)
 
     trained.train()
-    for number, index in zip(
-        range(1, total + 1), task.batches(len(samples), learner.batch_size, rng), strict=False
-    ):
+    indices, ahead = tee(islice(task.batches(len(samples), learner.batch_size, order), total))
+    batches = samples.batches(ahead, keys, change, learner.loaders)
+    fixed = samples.fixed and change is None
+    for number, (index, batch) in enumerate(zip(indices, batches, strict=True), start=1):
         for group in optimiser.param_groups:
             group["lr"] = group["factor"] * lr((number - 1) / total)
-        index = index.to(device)
         step = Step(
             **vars(lesson),
-            inputs=samples.inputs[index],
-            targets=samples.targets[index],
-            index=index,
+            inputs=batch.inputs,
+            targets=batch.targets,
+            index=index.to(device) if fixed else None,
             number=number,
             rng=rng,
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
-            terms = joined(strategy.objective(step), step.model_loss())
+            terms = joined(named("objective", strategy.objective(step)), step.model_loss())
         optimiser.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:

@@ -1,10 +1,14 @@
 """What every scenario offers: named sites, and the cases each of them holds."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fedcl.data.cases import Case, SiteData, split, vanished
+from fedcl.data.notes import Note
+from fedcl.errors import DataError
 from fedcl.settings import setting
 from fedcl.tasks.base import Task
 from fedcl.tasks.segmentation import Segmentation
@@ -87,7 +91,7 @@ class PatientScenario(Scenario):
         """
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Segmentation:
         """Segmentation of images of one channel."""
         return Segmentation(1, self.classes)
 
@@ -95,8 +99,58 @@ class PatientScenario(Scenario):
         """Read `site` and split its patients; see `Scenario.load`.
 
         Raises:
-            DataError: too few patients for three non-empty parts, too.
+            DataError: too few patients for three non-empty parts, or one that is no case of this
+                task, too.
         """
-        cases = self.cases(site, path)
-        notes = [*getattr(cases, "notes", ()), *vanished(cases, self.classes)]
+        try:
+            cases = self.cases(site, path)
+        except DataError as error:
+            named = str(error).startswith("site ")
+            raise error if named else DataError(f"site {site}: {error}") from error
+        problem = misfit(cases, self.task)
+        if problem is not None:
+            raise DataError(f"site {site}: {problem}")
+        absent = [
+            Note(f"no mask has {self.called(site, number)}")
+            for number in range(1, self.classes)
+            if not any(scan.counts[number] for case in cases for scan in case.scans)
+        ]
+        notes = [*getattr(cases, "notes", ()), *absent, *vanished(cases, self.classes)]
         return replace(split(cases, site, self.val, self.test, seed), notes=tuple(notes))
+
+    def called(self, site: str, number: int) -> str:
+        """Return how the users at a site call a class."""
+        return f"class {number}"
+
+
+def misfit(cases: Any, task: Segmentation) -> str | None:
+    """Return which of a site's cases is none of the task, and why; None where all are."""
+    names: set[str] = set()
+    if not isinstance(cases, Sequence):
+        return f"`cases` must return a list of cases, it returned {type(cases).__name__}"
+    for case in cases:
+        if not isinstance(case, Case):
+            return f"`cases` must return cases (fedcl.data.cases.Case), not {type(case).__name__}"
+        if not isinstance(case.name, str) or not case.name:
+            return f"a case's name must be text, one is {case.name!r}"
+        if case.name in names:
+            return f"two cases are called {case.name}; a name must be unique within the site"
+        names.add(case.name)
+        for scan in case.scans:
+            if scan.shape[0] != task.channels:
+                return (
+                    f"case {case.name}: {scan.shape[0]} channels, the scenario's task is of "
+                    f"{task.channels}"
+                )
+            if scan.kept.ignored and not task.ignores:
+                return (
+                    f"case {case.name}: label 255 in its mask, which counts nowhere; the "
+                    "scenario's task must say so (Segmentation.ignores)"
+                )
+            beyond = max(len(counts.classes) for counts in (scan.counts, scan.kept))
+            if beyond > task.classes:
+                return (
+                    f"case {case.name}: label {beyond - 1} in its mask; of {task.classes} classes "
+                    f"the labels are 0 to {task.classes - 1}"
+                )
+    return None

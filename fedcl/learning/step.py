@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Stacked
 from fedcl.errors import RunError
 from fedcl.models.base import Model
 from fedcl.tasks.base import Task
@@ -74,7 +74,7 @@ class Rehearsal:
             everywhere.
     """
 
-    samples: Samples
+    samples: Stacked
     aligned: bool
     ratio: float | None
     here: Tensor | None = None
@@ -150,7 +150,11 @@ class Step(Lesson):
         """Return the losses that belong to the model, named; see `Model.terms`."""
         if not self.model.watched(self.student).aside:
             return {}
-        return self.model.terms(self.activations.aside, self.inputs)
+        return self.model.terms(self.activations.aside, self.inputs, self._judged)
+
+    def _judged(self, outputs: Tensor) -> Tensor:
+        """Return the task's loss of other outputs than the network's last."""
+        return self.task.loss(outputs, self.task.reduced(self.targets, outputs))
 
     @cached_property
     def teacher_answers(self) -> Tensor:
@@ -165,15 +169,26 @@ class Step(Lesson):
         """What the teacher makes of the inputs, without gradient."""
         if self.views is not None and self.index is not None:
             return self.views(self.index)
-        assert self.teacher is not None
         with torch.no_grad():
-            return watch(self.teacher, self.teacher_model, self.inputs)
+            return watch(self._taught_by(), self.teacher_model, self.inputs)
 
     @torch.no_grad()
     def ask_teacher(self, inputs: Tensor) -> Tensor:
         """Return the teacher's answers to any `inputs`, without gradient."""
-        assert self.teacher is not None
-        return self.task.answer(self.teacher(inputs))
+        return self.task.answer(self._taught_by()(inputs))
+
+    def _taught_by(self) -> nn.Module:
+        """Return the teacher.
+
+        Raises:
+            RunError: there is none yet, as in the first stage.
+        """
+        if self.teacher is None:
+            raise RunError(
+                "there is no teacher in this step, as in the first stage; ask for its answers in "
+                "`distil`, or only where step.teacher is not None"
+            )
+        return self.teacher
 
     def draw(self, count: int) -> Tensor:
         """Draw as many of `count` things as there are samples in this step, with replacement."""
@@ -204,6 +219,22 @@ class Step(Lesson):
         """Draw Normal(mean, std) noise of the inputs' shape."""
         drawn = torch.randn(self.inputs.shape, generator=self.rng)
         return drawn.mul_(std).add_(mean).to(self.inputs.device)
+
+
+def named(hook: str, terms: Any) -> Mapping[str, Tensor]:
+    """Return the loss terms that a hook gave.
+
+    Raises:
+        RunError: they are no named numbers; names the hook.
+    """
+    wanted = "a dict of named loss terms, each a tensor of one number"
+    if not isinstance(terms, Mapping):
+        raise RunError(f"{hook} must return {wanted}; it returned {type(terms).__name__}")
+    for name, value in terms.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.numel() != 1:
+            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise RunError(f"{hook} must return {wanted}; {name!r} is {what[:60]}")
+    return terms
 
 
 def joined(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """What every model offers: its settings, and the network they describe."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,15 @@ class Model:
         """Return the layers of a network, as `build` made it, that methods may look at."""
         return Layers()
 
-    def terms(self, aside: Sequence[Tensor], inputs: Tensor) -> dict[str, Tensor]:
+    def terms(
+        self, aside: Sequence[Tensor], inputs: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
         """Return named losses that belong to the model, whatever the strategy.
 
         Args:
             aside: the outputs of `Layers.aside`.
             inputs: what the network was shown.
+            loss: the task's own, of any outputs; those of images may be smaller than the image.
         """
         return {}
 
@@ -51,17 +55,39 @@ class Model:
         return 1.0
 
 
+def of_dims(layer: str, dims: int) -> Any:
+    """Return the class of a layer in 2-D or 3-D, such as `nn.Conv3d` of "Conv"."""
+    return getattr(nn, f"{layer}{dims}d")
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Return maps, shape (B, F, ...), in another size, by interpolation that is linear per axis."""
+    mode = "bilinear" if maps.ndim == 4 else "trilinear"
+    return F.interpolate(maps, size=tuple(size), mode=mode)
+
+
 class ImageModel(Model, ABC):
-    """Networks from images to a map of logits; their features have shape (B, F, h, w)."""
+    """Networks from images to a map of logits, both 2-D, (B, C, H, W), or 3-D, (B, C, D, H, W).
+
+    Their features are of as many dimensions.
+    """
 
     @abstractmethod
-    def build(self, channels: int, classes: int) -> nn.Module:
+    def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network, with weights drawn from torch's global generator.
 
         Args:
-            channels: channels of the input, shape (B, channels, H, W).
-            classes: channels of the logits, shape (B, classes, H, W).
+            channels: of the input.
+            classes: channels of the logits.
+            dims: of an image, 2 or 3.
         """
+
+    def multiples(self, dims: int) -> Sequence[int]:
+        """Return of what the size of an image must be a multiple, along each of its axes.
+
+        Images of other sizes are padded before the network sees them.
+        """
+        return (1,) * dims
 
 
 @dataclass
@@ -80,7 +106,9 @@ class MultiTask(ImageModel):
         """Add the decoder that rebuilds the image; a network calls it `rebuild`."""
         return replace(super().watched(network), aside=[network.get_submodule("rebuild")])
 
-    def terms(self, aside: Sequence[Tensor], inputs: Tensor) -> dict[str, Tensor]:
+    def terms(
+        self, aside: Sequence[Tensor], inputs: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
         """Return the weighted reconstruction loss."""
         return {"recon": self.reconstruction * F.mse_loss(aside[0], inputs)}
 

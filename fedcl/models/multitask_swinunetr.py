@@ -19,22 +19,22 @@ class MultiTaskSwinUNETR(MultiTask, SwinUNETR):
         features: channels of the first level, a multiple of 12.
     """
 
-    features: int = setting(48, low=12)
+    features: int = setting(48, low=12, high=768)
 
-    def build(self, channels: int, classes: int) -> nn.Module:
+    def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
-        return TwoWays(self, channels, classes)
+        return TwoWays(self, channels, classes, dims)
 
 
 class TwoWays(MonaiSwinUNETR):
     """The network of `MultiTaskSwinUNETR`."""
 
-    def __init__(self, model: MultiTaskSwinUNETR, channels: int, classes: int) -> None:
-        super().__init__(**model.arguments(channels, classes))
-        self.rebuild = Upward(MonaiSwinUNETR(**model.arguments(channels, channels)))
+    def __init__(self, model: MultiTaskSwinUNETR, channels: int, classes: int, dims: int) -> None:
+        super().__init__(**model.arguments(channels, classes, dims))
+        self.rebuild = Upward(MonaiSwinUNETR(**model.arguments(channels, channels, dims)))
 
     def forward(self, x_in: Tensor) -> Tensor:
-        """Return logits, shape (B, classes, H, W), of images, shape (B, channels, H, W).
+        """Return logits, shape (B, classes, ...), of images, shape (B, channels, ...).
 
         The rebuilt image is for who watches the layer.
         """

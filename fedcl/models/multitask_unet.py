@@ -17,20 +17,20 @@ class MultiTaskUNet(MultiTask, PlainUNet):
         channels, convolutions: as published; 43 million parameters.
     """
 
-    channels: list[int] = setting(factory=lambda: [64, 128, 256, 512, 1024], low=1)
+    channels: list[int] = setting(factory=lambda: [64, 128, 256, 512, 1024], low=1, high=4096)
     convolutions: int = setting(2, low=1, high=8)
 
-    def build(self, channels: int, classes: int) -> nn.Module:
+    def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
-        return TwoWays(self, channels, classes)
+        return TwoWays(self, channels, classes, dims)
 
 
 class TwoWays(Levels):
     """The network of `MultiTaskUNet`."""
 
-    def __init__(self, model: MultiTaskUNet, channels: int, classes: int) -> None:
-        super().__init__(model, channels, classes)
-        self.rebuild = Upward(model, channels)
+    def __init__(self, model: MultiTaskUNet, channels: int, classes: int, dims: int) -> None:
+        super().__init__(model, channels, classes, dims)
+        self.rebuild = Upward(model, channels, dims)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits; see `Levels.forward`. The rebuilt image is for who watches."""

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import ImageModel, Layers
+from fedcl.models.base import ImageModel, Layers, of_dims
 from fedcl.settings import setting
 
 
@@ -22,11 +21,11 @@ class PlainUNet(ImageModel):
     Attributes:
         channels: feature channels per level, at least two levels; each level below the first
             halves the resolution.
-        convolutions: 3 x 3 convolutions per level, each with normalisation and ReLU.
+        convolutions: of width 3 per level, each with normalisation and ReLU.
         norm: "batch", as published, or "instance".
     """
 
-    channels: list[int] = setting(factory=lambda: [16, 32, 64], low=1)
+    channels: list[int] = setting(factory=lambda: [16, 32, 64], low=1, high=4096)
     convolutions: int = setting(1, low=1, high=8)
     norm: str = setting("batch", choices=("batch", "instance"))
 
@@ -35,9 +34,13 @@ class PlainUNet(ImageModel):
         if len(self.channels) < 2:
             raise ConfigError(f"model.channels: at least two levels needed, got {self.channels}")
 
-    def build(self, channels: int, classes: int) -> nn.Module:
+    def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
-        return Levels(self, channels, classes)
+        return Levels(self, channels, classes, dims)
+
+    def multiples(self, dims: int) -> Sequence[int]:
+        """Return it; see `ImageModel.multiples`."""
+        return (2 ** (len(self.channels) - 1),) * dims
 
     def watched(self, network: nn.Module) -> Layers:
         """Return the levels of the way down and of the way up."""
@@ -49,17 +52,15 @@ class PlainUNet(ImageModel):
 class Levels(nn.Module):
     """The network of `PlainUNet`."""
 
-    def __init__(self, model: PlainUNet, channels: int, classes: int) -> None:
+    def __init__(self, model: PlainUNet, channels: int, classes: int, dims: int) -> None:
         super().__init__()
         pairs = zip([channels, *model.channels], model.channels, strict=False)
-        self.down = nn.ModuleList(level(model, before, after) for before, after in pairs)
-        self.segment = Upward(model, classes)
+        self.down = nn.ModuleList(level(model, before, after, dims) for before, after in pairs)
+        self.segment = Upward(model, classes, dims)
+        self._halve = of_dims("MaxPool", dims)(2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits, shape (B, classes, H, W), of images, shape (B, channels, H, W).
-
-        H and W must be multiples of 2 to the number of levels less one.
-        """
+        """Return logits, shape (B, classes, ...), of images, shape (B, channels, ...)."""
         logits: Tensor = self.segment(self.seen(images))
         return logits
 
@@ -67,19 +68,21 @@ class Levels(nn.Module):
         """Return what every level makes of images, fine to coarse."""
         kept = [self.down[0](images)]
         for block in self.down[1:]:
-            kept.append(block(F.max_pool2d(kept[-1], 2)))
+            kept.append(block(self._halve(kept[-1])))
         return kept
 
 
 class Upward(nn.Module):
     """The way back to full size, with what each level has seen, and a head."""
 
-    def __init__(self, model: PlainUNet, outputs: int) -> None:
+    def __init__(self, model: PlainUNet, outputs: int, dims: int) -> None:
         super().__init__()
         steps = list(zip(model.channels[:0:-1], model.channels[-2::-1], strict=True))
-        self.widen = nn.ModuleList(nn.ConvTranspose2d(low, up, 2, 2) for low, up in steps)
-        self.up = nn.ModuleList(level(model, 2 * up, up) for _, up in steps)
-        self.head = nn.Conv2d(model.channels[0], outputs, 1)
+        self.widen = nn.ModuleList(
+            of_dims("ConvTranspose", dims)(low, up, 2, 2) for low, up in steps
+        )
+        self.up = nn.ModuleList(level(model, 2 * up, up, dims) for _, up in steps)
+        self.head = of_dims("Conv", dims)(model.channels[0], outputs, 1)
 
     def forward(self, seen: Sequence[Tensor]) -> Tensor:
         """Return a map of `outputs` channels in the size of the finest level."""
@@ -90,14 +93,14 @@ class Upward(nn.Module):
         return found
 
 
-def level(model: PlainUNet, before: int, after: int) -> nn.Sequential:
+def level(model: PlainUNet, before: int, after: int, dims: int) -> nn.Sequential:
     """Return the convolutions of one level, from `before` channels to `after`."""
-    norm = nn.BatchNorm2d if model.norm == "batch" else nn.InstanceNorm2d
+    norm = of_dims("BatchNorm" if model.norm == "batch" else "InstanceNorm", dims)
     layers: list[nn.Module] = []
     for number in range(model.convolutions):
         # The normalisation takes the mean away: a bias would have no effect.
         layers += [
-            nn.Conv2d(after if number else before, after, 3, padding=1, bias=False),
+            of_dims("Conv", dims)(after if number else before, after, 3, padding=1, bias=False),
             norm(after, affine=True),
             nn.ReLU(inplace=True),
         ]

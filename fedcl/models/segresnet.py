@@ -1,5 +1,6 @@
 """The residual encoder-decoder that won BraTS 2018, from MONAI."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -20,9 +21,9 @@ class SegResNet(ImageModel):
         dropout: probability of dropping a channel.
     """
 
-    filters: int = setting(8, low=8)
-    down: list[int] = setting(factory=lambda: [1, 2, 2, 4], low=1)
-    up: list[int] = setting(factory=lambda: [1, 1, 1], low=1)
+    filters: int = setting(8, low=8, high=1024)
+    down: list[int] = setting(factory=lambda: [1, 2, 2, 4], low=1, high=64)
+    up: list[int] = setting(factory=lambda: [1, 1, 1], low=1, high=64)
     dropout: float = setting(0.0, low=0, high=0.9)
 
     def __post_init__(self) -> None:
@@ -34,12 +35,12 @@ class SegResNet(ImageModel):
                 f"model.up: one entry fewer than model.down needed, got {self.up} and {self.down}"
             )
 
-    def build(self, channels: int, classes: int) -> nn.Module:
+    def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
         from monai.networks.nets import SegResNet as MonaiSegResNet  # takes seconds
 
         return MonaiSegResNet(
-            spatial_dims=2,
+            spatial_dims=dims,
             in_channels=channels,
             out_channels=classes,
             init_filters=self.filters,
@@ -47,6 +48,10 @@ class SegResNet(ImageModel):
             blocks_up=tuple(self.up),
             dropout_prob=self.dropout or None,
         )
+
+    def multiples(self, dims: int) -> Sequence[int]:
+        """Return it; see `ImageModel.multiples`."""
+        return (2 ** (len(self.down) - 1),) * dims
 
     def watched(self, network: nn.Module) -> Layers:
         """Return the levels of the encoder and of the decoder."""

@@ -1,5 +1,6 @@
 """A U-Net whose encoder is a shifted-window transformer, from MONAI."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from fedcl.settings import setting
 
 @dataclass
 class SwinUNETR(ImageModel):
-    """Swin UNETR (Hatamizadeh et al., BrainLes 2021); takes images of 64 pixels and more.
+    """Swin UNETR (Hatamizadeh et al., BrainLes 2021).
 
     Attributes:
         features: channels of the first level, a multiple of 12.
@@ -21,9 +22,9 @@ class SwinUNETR(ImageModel):
         dropout: probability of dropping a unit.
     """
 
-    features: int = setting(12, low=12)
-    depths: list[int] = setting(factory=lambda: [2, 2, 2, 2], low=1)
-    heads: list[int] = setting(factory=lambda: [3, 6, 12, 24], low=1)
+    features: int = setting(12, low=12, high=768)
+    depths: list[int] = setting(factory=lambda: [2, 2, 2, 2], low=1, high=64)
+    heads: list[int] = setting(factory=lambda: [3, 6, 12, 24], low=1, high=64)
     dropout: float = setting(0.0, low=0, high=0.9)
 
     def __post_init__(self) -> None:
@@ -40,16 +41,16 @@ class SwinUNETR(ImageModel):
                     f"channels of level {level + 1}"
                 )
 
-    def build(self, channels: int, classes: int) -> nn.Module:
+    def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
         from monai.networks.nets import SwinUNETR as MonaiSwinUNETR  # takes seconds
 
-        return MonaiSwinUNETR(**self.arguments(channels, classes))
+        return MonaiSwinUNETR(**self.arguments(channels, classes, dims))
 
-    def arguments(self, channels: int, classes: int) -> dict[str, Any]:
+    def arguments(self, channels: int, classes: int, dims: int) -> dict[str, Any]:
         """Return how MONAI is asked for the network; arguments as for `build`."""
         return {
-            "spatial_dims": 2,
+            "spatial_dims": dims,
             "in_channels": channels,
             "out_channels": classes,
             "feature_size": self.features,
@@ -57,6 +58,10 @@ class SwinUNETR(ImageModel):
             "num_heads": self.heads,
             "drop_rate": self.dropout,
         }
+
+    def multiples(self, dims: int) -> Sequence[int]:
+        """Return it; see `ImageModel.multiples`."""
+        return (32,) * dims
 
     def watched(self, network: nn.Module) -> Layers:
         """Return the encoder blocks, one per resolution, and the decoder blocks."""

@@ -1,5 +1,6 @@
-"""The 2-D U-Net of MONAI."""
+"""The U-Net of MONAI, in 2-D and 3-D."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ class UNet(ImageModel):
         dropout: probability of dropping a channel.
     """
 
-    channels: list[int] = setting(factory=lambda: [16, 32, 64, 128], low=1)
-    res_units: int = setting(1, low=0)
+    channels: list[int] = setting(factory=lambda: [16, 32, 64, 128], low=1, high=4096)
+    res_units: int = setting(1, low=0, high=16)
     norm: str = setting("instance", choices=("instance", "batch"))
     dropout: float = setting(0.0, low=0, high=0.9)
 
@@ -32,12 +33,12 @@ class UNet(ImageModel):
         if len(self.channels) < 2:
             raise ConfigError(f"model.channels: at least two levels needed, got {self.channels}")
 
-    def build(self, channels: int, classes: int) -> nn.Module:
+    def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
         from monai.networks.nets import UNet as MonaiUNet  # takes seconds
 
         return MonaiUNet(
-            spatial_dims=2,
+            spatial_dims=dims,
             in_channels=channels,
             out_channels=classes,
             channels=self.channels,
@@ -46,6 +47,10 @@ class UNet(ImageModel):
             norm=self.norm,
             dropout=self.dropout,
         )
+
+    def multiples(self, dims: int) -> Sequence[int]:
+        """Return it; see `ImageModel.multiples`."""
+        return (2 ** (len(self.channels) - 1),) * dims
 
     def watched(self, network: nn.Module) -> Layers:
         """Return the levels of the way down and of the way up."""

@@ -44,7 +44,7 @@ class Closing:
         """
         timeline, job = self.config.timeline, self.config.job
         sites = self._tested(stage)
-        if not job.scenario.task.foresight:
+        if not job.task.foresight:
             sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
         return self._score(stage, {site: job.roles[site].model for site in sites})
 
@@ -66,7 +66,7 @@ class Closing:
 
     def _score(self, stage: int, models: Mapping[str, str]) -> Scores:
         """Score on the test cases of each site, after `stage`, the architecture that is given."""
-        task, sent = self.config.job.scenario.task, {}
+        task, sent = self.config.job.task, {}
         for name in dict.fromkeys(models.values()):
             one = self.architectures[name]
             # Where no site trains it, it has been trained before the run, and teaches.

@@ -20,12 +20,12 @@ def outcome(
     config: Config, state: State, status: str = "completed", reason: str | None = None
 ) -> Results:
     """Return the results of a run; the matrices and figures are of what is finished."""
-    sites, scores = config.timeline.sites, config.job.scenario.task.scores
+    sites, scores = config.timeline.sites, config.job.task.scores
     first = scores[0]
     matrices = {score: matrix(state.rows, sites, score) for score in scores}
     initial = matrix([state.initial or {}], sites, first)[0]
     trained = state.trained[: state.stage]
-    task, teaching = config.job.scenario.task, config.job.strategy.teaching
+    task, teaching = config.job.task, config.job.strategy.teaching
     seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
     return Results(
         scenario=name_of(config.job.scenario),
@@ -94,7 +94,7 @@ def _source(numbers: Sequence[float]) -> dict[str, Any]:
 
 def _architecture(config: Config, state: State, name: str) -> ArchitectureResults:
     """Return what an architecture costs and, where there are several, its scores at all sites."""
-    sites, scores = config.timeline.sites, config.job.scenario.task.scores
+    sites, scores = config.timeline.sites, config.job.task.scores
     own = [site for site in sites if config.job.roles[site].model == name]
     took, cost = state.predicting.get(name, {}), state.costs.get(name, {})
     known = ArchitectureResults(

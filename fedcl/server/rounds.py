@@ -16,7 +16,6 @@ from fedcl.config.schema import Config
 from fedcl.errors import RunError
 from fedcl.learning.strategy import RoundSummary
 from fedcl.registry import name_of
-from fedcl.seeding import torch_rng
 from fedcl.server.architecture import Architecture
 from fedcl.server.events import Round, Watcher
 from fedcl.server.exchange import Exchange, Failure
@@ -274,7 +273,7 @@ class Stage(FlowerStrategy):
         started = time.perf_counter()
         refined = self.strategy.refine(
             RoundSummary(
-                task=config.job.scenario.task,
+                task=config.job.task,
                 network=architecture.network,
                 joined=joined,
                 updates={
@@ -288,7 +287,7 @@ class Stage(FlowerStrategy):
                 before=old,
                 heard=[site for site in heard if site in sites],
                 model=architecture.model,
-                rng=torch_rng("refine", seed, self.number, round_, *several),
+                keys=("refine", seed, self.number, round_, *several),
             )
         )
         self.exchange.ledger.seconds["train"] += time.perf_counter() - started
@@ -320,7 +319,7 @@ class Stage(FlowerStrategy):
         """Keep each site's mean validation score."""
         self.validation = {}
         for site, answer in self.exchange.answers(Scored, self._validating, replies).items():
-            score = self.config.job.scenario.task.scored(site)[0]
+            score = self.config.job.task.scored(site)[0]
             if isinstance(answer, Scored) and score not in answer.scores:
                 answer = Failure(f"it left out {score}")
             if isinstance(answer, Failure):

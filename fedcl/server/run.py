@@ -60,7 +60,7 @@ class Server:
                     f"{', '.join(sorted(one.local)[:3])} to itself, which a pool has no use for; "
                     "change the strategy or scenario.shared"
                 )
-            if not config.job.scenario.task.shared and not one.local:
+            if not config.job.task.shared and not one.local:
                 raise ConfigError(
                     "scenario.shared: false, but nothing of this model stays at a site: patients "
                     "would overwrite one another; take model=diner, model.latent=16 or "
@@ -262,7 +262,7 @@ class _Log(Watcher):
     """Writes rounds and stages into the run's log."""
 
     def __init__(self, config: Config) -> None:
-        self.task = config.job.scenario.task
+        self.task = config.job.task
 
     def round_done(self, done: Round, state: State) -> None:
         """Write the validation scores."""

@@ -4,12 +4,13 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from fedcl.data.cases import Samples, SiteData
+from fedcl.data.cases import SiteData
+from fedcl.data.samples import Samples, Stacked
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class KnownInputs(Protocol):
 
     def past(
         self, labellers: Sequence[Labeller], device: torch.device, own: Sequence[str] = ()
-    ) -> Samples | None:
+    ) -> Stacked | None:
         """Return inputs of other sites with answers, or None where there are none.
 
         Args:
@@ -55,7 +56,7 @@ class KnownInputs(Protocol):
             own: sites whose data are at hand: nothing is asked that these tell.
         """
 
-    def answered(self, past: Samples, inputs: Tensor) -> Tensor | None:
+    def answered(self, past: Stacked, inputs: Tensor) -> Tensor | None:
         """Return which answers of `past` are to some of `inputs`, shape (N, outputs), else NaN.
 
         None where there is none.
@@ -77,7 +78,7 @@ class Drawing(Protocol):
     def drawn(self, cases: Sequence[Any]) -> Sequence[Any]:
         """Return which of a site's test cases are drawn."""
 
-    def picture(self, case: Any, prediction: Tensor) -> Picture:
+    def picture(self, case: Any, prediction: Any) -> Picture:
         """Return how `case` and what `predict` made of it are drawn."""
 
 
@@ -91,6 +92,8 @@ class Task(ABC):
         scores: what a case may be scored by; by the first, runs are judged.
         foresight: whether a site can be evaluated before it arrives.
         shared: whether one model can be right for all sites.
+        varied: whether samples are images that can be augmented.
+        dims: of an image, 2 or 3.
         held_out: whether validation cases are others than those trained on.
         mixed: whether sites may have different architectures.
         chunk: samples per forward pass without gradient.
@@ -104,6 +107,8 @@ class Task(ABC):
     scores: ClassVar[tuple[str, ...]]
     foresight: ClassVar[bool] = True
     shared: bool = True
+    varied: ClassVar[bool] = False
+    dims: int = 2
     held_out: ClassVar[bool] = True
     mixed: ClassVar[bool] = True
     chunk: ClassVar[int]
@@ -119,9 +124,13 @@ class Task(ABC):
             sites: those that have arrived, in order of arrival.
         """
 
+    def fitted(self, models: Sequence[Any]) -> Self:
+        """Return the task with samples of sizes that all of `models` can take."""
+        return self
+
     @abstractmethod
     def samples(self, cases: Sequence[Any], device: torch.device) -> Samples:
-        """Return what is to be learned from `cases`."""
+        """Return what is to be learned from `cases`, where a network on `device` gets it."""
 
     def describe(self, data: SiteData) -> dict[str, str]:
         """Return, for a person who checks it, what a site's data are like, by heading."""
@@ -145,16 +154,20 @@ class Task(ABC):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return what is minimised on a site's own samples."""
 
+    def reduced(self, targets: Tensor, outputs: Tensor) -> Tensor:
+        """Return what outputs should be that a network gives on a coarser grid."""
+        return targets
+
     @abstractmethod
     def answer(self, outputs: Tensor) -> Tensor:
         """Return what outputs say, in the form in which a teacher tells it."""
 
     @abstractmethod
-    def predict(self, network: nn.Module, case: Any, device: torch.device, amp: bool) -> Tensor:
-        """Return what `network` makes of `case`, on the CPU."""
+    def predict(self, network: nn.Module, case: Any, device: torch.device, amp: bool) -> Any:
+        """Return what `network` makes of `case`, on the CPU, as `score` and `Drawing` take it."""
 
     @abstractmethod
-    def score(self, prediction: Tensor, case: Any, names: Sequence[str]) -> dict[str, float]:
+    def score(self, prediction: Any, case: Any, names: Sequence[str]) -> dict[str, float]:
         """Return those of the scores `names` that `case` can have."""
 
     @property
@@ -191,6 +204,8 @@ class Task(ABC):
         network.eval()
         amp = amp and inputs.device.type == "cuda"
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
-            return torch.cat(
-                [self.answer(network(part).float()) for part in inputs.split(self.chunk)]
-            )
+            return torch.cat([self.answer(network(part).float()) for part in self.chunks(inputs)])
+
+    def chunks(self, inputs: Tensor) -> Sequence[Tensor]:
+        """Return inputs in parts that may pass through a network at a time without gradient."""
+        return inputs.split(self.chunk)

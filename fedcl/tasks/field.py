@@ -1,16 +1,19 @@
 """Fitting neural fields: networks from coordinates to the values found there."""
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedcl.data.cases import Samples, SiteData
+from fedcl.data.cases import SiteData
+from fedcl.data.samples import Samples, Stacked
 from fedcl.data.space import Part, Room, Space
 from fedcl.models.base import OWN, FieldModel
 from fedcl.tasks.base import Drawing, KnownInputs, Labeller, Picture, Task
@@ -38,9 +41,12 @@ class Frame:
     positions: Tensor
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Return values and positions."""
-        return self.values, self.positions
+    def digests(self) -> Iterable[str]:
+        """Return what tells it from others: its name and the digest of its arrays."""
+        sha = hashlib.sha256()
+        for tensor in (self.values, self.positions):
+            sha.update(np.ascontiguousarray(tensor.numpy()).data)
+        return self.name, sha.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Field(Task):
             known[:, list(case.outputs)] = case.values.flatten(1).T
             coordinates.append(self.space.coordinates(points))
             values.append(known)
-        return Samples(torch.cat(coordinates).to(device), torch.cat(values).to(device))
+        return Stacked(torch.cat(coordinates).to(device), torch.cat(values).to(device))
 
     def describe(self, data: SiteData) -> dict[str, str]:
         """Return frames, size, outputs and points."""
@@ -142,7 +148,7 @@ class Field(Task):
 
     def past(
         self, labellers: Sequence[Labeller], device: torch.device, own: Sequence[str] = ()
-    ) -> Samples | None:
+    ) -> Stacked | None:
         """Return the sites' points, each once, with answers for the outputs they know.
 
         None where there are none, or where every site has a volume of its own, whose coordinates
@@ -161,9 +167,9 @@ class Field(Task):
             width = given.shape[1]
             told = there[points][:, :width].to(device)[asked]
             targets[asked, :width] = torch.where(told, given, targets[asked, :width])
-        return Samples(inputs, targets)
+        return Stacked(inputs, targets)
 
-    def answered(self, past: Samples, inputs: Tensor) -> Tensor | None:
+    def answered(self, past: Stacked, inputs: Tensor) -> Tensor | None:
         """Return which answers of `past` are to some of `inputs`; see `KnownInputs.answered`."""
         place = torch.full((self.space.size,), -1)
         place[self.space.positions(past.inputs.cpu())] = torch.arange(len(past))

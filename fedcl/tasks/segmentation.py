@@ -1,9 +1,11 @@
-"""Segmentation: a class for every pixel of 2-D slices."""
+"""Segmentation: a class for every voxel of slices or volumes."""
 
+import contextlib
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean
 from typing import ClassVar
@@ -12,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedcl.data.cases import Case, Samples, SiteData
+from fedcl.data.cases import Case, SiteData
+from fedcl.data.crops import Crops, Item, centred, padded
 from fedcl.data.labels import IGNORED
 from fedcl.data.resampling import restored
+from fedcl.data.samples import Samples
+from fedcl.data.scans import InMemory, Scan
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
 from fedcl.tasks.base import Drawing, Picture, Task
@@ -23,21 +28,29 @@ from fedcl.tasks.metrics import SEGMENTATION, case_scores
 
 @dataclass(frozen=True)
 class Segmentation(Task):
-    """Samples are slices: inputs (N, C, H, W), targets class indices (N, 1, H, W).
+    """Samples are slices or volumes: inputs (N, C, ...), targets class indices (N, 1, ...).
 
-    Outputs are logits (N, K, H, W), answers their softmax over K. The loss is Dice plus
+    Outputs are logits (N, K, ...), answers their softmax over K. The loss is Dice plus
     cross-entropy.
 
     Attributes:
         channels: of an image, C.
         classes: label values, background included, K.
         ignores: whether targets may be `IGNORED`.
+        dims: of an image, 2 or 3.
+        size: of a sample, to which images are padded or cut about their centre; empty, and they
+            are padded to the largest of the site.
+        patch: or the size of parts drawn at random.
+        foreground: the share of patches that are centred on a voxel with a label.
+        overlap: of the windows by which an image is answered that is larger than a sample.
+        multiples: of what the sizes of a sample are multiples; empty for any.
     """
 
     words: ClassVar[str] = "images with label maps"
     models: ClassVar[type] = ImageModel
     term: ClassVar[str] = "seg"
     scores: ClassVar[tuple[str, ...]] = tuple(SEGMENTATION)
+    varied: ClassVar[bool] = True
     chunk: ClassVar[int] = 64
     case: ClassVar[str] = "patient"
     legend: ClassVar[str] = "test cases: label (blue, solid) and prediction (orange, dashed)"
@@ -48,59 +61,92 @@ class Segmentation(Task):
     channels: int
     classes: int
     ignores: bool = False
+    dims: int = 2
+    size: tuple[int, ...] = ()
+    patch: tuple[int, ...] = ()
+    foreground: float = 0.5
+    overlap: float = 0.5
+    multiples: tuple[int, ...] = ()
 
     def build(self, model: ImageModel, sites: Sequence[str]) -> nn.Module:
         """Make the network, the same in every stage."""
-        return model.build(self.channels, self.classes)
+        return model.build(self.channels, self.classes, self.dims)
+
+    def fitted(self, models: Sequence[ImageModel]) -> "Segmentation":
+        """Return the task with images whose sizes are multiples of what all `models` need."""
+        along = zip(*(model.multiples(self.dims) for model in models), strict=True)
+        return replace(self, multiples=tuple(math.lcm(*needed) for needed in along))
 
     def samples(self, cases: Sequence[Case], device: torch.device) -> Samples:
-        """Stack the slices of `cases` in order."""
-        images = torch.cat([case.images for case in cases])
-        labels = torch.cat([case.labels for case in cases]).unsqueeze(1).long()
-        return Samples(images.to(device), labels.to(device))
+        """Return the slices or volumes of `cases` in order, or parts of them."""
+        scans = [scan for case in cases for scan in case.scans]
+        if self.dims == 3:
+            items = [Item(scan) for scan in scans]
+        else:
+            items = [Item(scan, n) for scan in scans for n in range(scan.shape[1])]
+        size = self.window
+        if not size:
+            shapes = [scan.shape[-self.dims :] for scan in scans]
+            size = self._whole([max(along) for along in zip(*shapes, strict=True)])
+        crops = Crops(items, size, device, bool(self.patch), self.foreground)
+        if crops.fixed and all(isinstance(scan.content, InMemory) for scan in scans):
+            return crops[torch.arange(len(crops))]
+        return crops
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The size of a sample; empty where it is that of whole images."""
+        return self._whole(self.patch or self.size)
+
+    def _whole(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return a size with which all models can do; no smaller."""
+        if not self.multiples or not size:
+            return tuple(size)
+        full = [-(-n // by) * by for n, by in zip(size, self.multiples, strict=True)]
+        if full == list(self.multiples):  # a single voxel at the bottom has no mean and deviation
+            full[-1] *= 2
+        return tuple(full)
 
     def describe(self, data: SiteData) -> dict[str, str]:
-        """Return what the slices are like, and the share of pixels of every class but 0.
+        """Return what the images are like, and the share of voxels of every class but 0.
 
         Sizes, voxels and shares are those of the images as they came.
         """
-        cases = [*data.train, *data.val, *data.test]
-        maps = [label for case in cases for label in case.truth]
-        pixels = sum(int((label != IGNORED).sum()) for label in maps)
-        counts = [sum(int((label == c).sum()) for label in maps) for c in range(1, self.classes)]
-        ignored = sum(int((label == IGNORED).sum()) for label in maps)
-        planes = Counter(case.plane for case in cases if case.plane)
+        cases: list[Case] = [*data.train, *data.val, *data.test]
+        scans = [scan for case in cases for scan in case.scans]
+        known = sum(scan.counts.known for scan in scans)
+        ignored = sum(scan.counts.ignored for scan in scans)
+        counts = [sum(scan.counts[c] for scan in scans) for c in range(1, self.classes)]
+        planes = Counter(scan.plane for scan in scans if scan.plane)
         told = {
-            "slices": str(sum(len(case.images) for case in cases)),
-            "size": _several({"x".join(map(str, label.shape[1:])) for label in maps}),
-            "voxel": _several({_size(case) for case in cases}),
-            "labelled": ", ".join(_share(count / max(pixels, 1)) for count in counts),
+            "slices": str(sum(scan.own[0] for scan in scans)),
+            "size": _several({"x".join(map(str, scan.own[-self.dims :])) for scan in scans}),
+            "voxel": _several({_size(scan) for scan in scans}),
+            "labelled": ", ".join(_share(count / max(known, 1)) for count in counts),
         }
-        if self.ignores:
-            told["ignored"] = _share(ignored / max(pixels + ignored, 1))
+        if self.ignores or ignored:
+            told["ignored"] = _share(ignored / max(known + ignored, 1))
         if planes:
             told["plane"] = ", ".join(planes if len(planes) == 1 else map(_counted, planes.items()))
         return told
 
     def problem(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
         """Return what is wrong where the network does not take images, or batches, of this size."""
-        height, width = samples.inputs.shape[-2:]
-        problem = self._refused(network, samples.inputs[:1])
+        image = samples[torch.zeros(1, dtype=torch.int64)].inputs
+        size = " x ".join(map(str, image.shape[2:]))
+        problem = self._refused(network, image)
         if problem is not None:
-            multiple = self._multiple(network, samples.inputs[:1])
-            advice = (
-                f"give a multiple of {multiple}" if multiple else "change scenario.size or model"
-            )
+            kind = "pixels" if self.dims == 2 else "voxels"
             return (
-                f"the model cannot take images of {height} x {width} pixels ({problem}); "
-                f"scenario.size: {advice}"
+                f"the model cannot take images of {size} {kind} ({problem}); change "
+                "scenario.size, scenario.patch or model"
             )
         if not least:
             return None
         trained = copy.deepcopy(network).train()
         try:
             with torch.no_grad(), seeded("check"):
-                trained(samples.inputs[:1].expand(least, -1, -1, -1))
+                trained(image.expand(least, *image.shape[1:]))
         except (RuntimeError, ValueError) as error:
             problem = str(error).splitlines()[0]
             return (
@@ -112,20 +158,11 @@ class Segmentation(Task):
     def _refused(self, network: nn.Module, image: Tensor) -> str | None:
         """Return why a network does not answer an image in its size, or None."""
         try:
-            if self.answers(network, image).shape[-2:] == image.shape[-2:]:
+            if self.answers(network, image).shape[2:] == image.shape[2:]:
                 return None
         except (RuntimeError, ValueError) as error:
             return str(error).splitlines()[0]
         return "it answers in another size"
-
-    def _multiple(self, network: nn.Module, image: Tensor) -> int | None:
-        """Return the least power of 2 of which sizes must be multiples, up to 64; None if none."""
-        for multiple in (2, 4, 8, 16, 32, 64):
-            # An odd multiple is no multiple of the next power.
-            size = [multiple * (2 * max(1, n // (2 * multiple)) + 1) for n in image.shape[-2:]]
-            if self._refused(network, image.new_zeros(1, image.shape[1], *size)) is None:
-                return multiple
-        return None
 
     def batches(self, count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield batches, epoch by epoch: every slice once, in a new random order."""
@@ -137,13 +174,69 @@ class Segmentation(Task):
         loss = ignoring_loss if self.ignores else segmentation_loss
         return loss(outputs, targets)
 
+    def reduced(self, targets: Tensor, outputs: Tensor) -> Tensor:
+        """Return the label of the voxel in the middle of each one of a coarser grid."""
+        size = outputs.shape[2:]
+        return targets if targets.shape[2:] == size else nearest(targets, size)
+
     def answer(self, outputs: Tensor) -> Tensor:
         """Return class probabilities."""
         return torch.softmax(outputs.float(), dim=1)
 
-    def predict(self, network: nn.Module, case: Case, device: torch.device, amp: bool) -> Tensor:
-        """Return the class probabilities of every voxel, shape (D, K, H, W)."""
-        return self.answers(network, case.images.to(device), amp).cpu()
+    def chunks(self, inputs: Tensor) -> Sequence[Tensor]:
+        """Return inputs in parts of up to `VOXELS` voxels, but whole images."""
+        return inputs.split(min(self.chunk, max(1, VOXELS // math.prod(inputs.shape[2:]))))
+
+    def predict(
+        self, network: nn.Module, case: Case, device: torch.device, amp: bool
+    ) -> list[Tensor]:
+        """Return the class probabilities of every voxel of each scan, shape (K, D, H, W)."""
+        found = []
+        for scan in case.scans:
+            image = scan.content.image().to(device)
+            images = image[None] if self.dims == 3 else image.movedim(1, 0)
+            answers = self._answers(network, images, scan.lowest, amp).cpu()
+            found.append(answers[0] if self.dims == 3 else answers.movedim(0, 1))
+        return found
+
+    def _answers(
+        self, network: nn.Module, images: Tensor, lowest: Sequence[float], amp: bool
+    ) -> Tensor:
+        """Return the class probabilities of whole images, (N, C, ...), shape (N, K, ...).
+
+        Images larger than a sample are answered window by window, logits weighted by a Gaussian.
+        """
+        there = images.shape[2:]
+        window = self.window or there
+        size = self._whole([max(n, least) for n, least in zip(there, window, strict=True)])
+        before = [-start for start in centred(there, size)]
+        full = torch.stack([padded(image, before, size, lowest) for image in images])
+        if tuple(size) == tuple(self.window or size):
+            answers = self.answers(network, full, amp)
+        else:
+            answers = self._windowed(network, full, amp)
+        box = [slice(start, start + old) for start, old in zip(before, there, strict=True)]
+        return answers[:, :, *box]
+
+    @torch.no_grad()
+    def _windowed(self, network: nn.Module, images: Tensor, amp: bool) -> Tensor:
+        """Return the class probabilities of images, window by window."""
+        from monai.inferers import SlidingWindowInferer  # takes seconds
+
+        network.eval()
+        amp = amp and images.device.type == "cuda"
+        count = min(self.chunk, max(1, VOXELS // math.prod(self.window)))
+        inferer = SlidingWindowInferer(
+            self.window, count, overlap=self.overlap, mode="gaussian", progress=False
+        )
+
+        def logits(inputs: Tensor) -> Tensor:
+            with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
+                found: Tensor = network(inputs).float()
+            return found
+
+        found = [torch.as_tensor(inferer(image, logits)) for image in images.split(1)]
+        return torch.cat([self.answer(one) for one in found])
 
     @property
     def drawing(self) -> Drawing:
@@ -154,26 +247,40 @@ class Segmentation(Task):
         """Return the first case."""
         return cases[:1]
 
-    def picture(self, case: Case, prediction: Tensor) -> Picture:
-        """Return the middle slice."""
-        middle = len(case.images) // 2
-        found, label = prediction[middle].max(0).indices, case.labels[middle]
-        return Picture(case.name, case.images[middle, 0], label.where(label != IGNORED, 0), found)
+    def picture(self, case: Case, prediction: Sequence[Tensor]) -> Picture:
+        """Return the slice of the first scan that has most of a label."""
+        content = case.scans[0].content
+        labels = content.labels()
+        labels = labels.where(labels != IGNORED, 0)
+        areas = (labels > 0).flatten(1).sum(dim=1)
+        chosen = int(areas.argmax()) if areas.any() else len(labels) // 2
+        found = prediction[0][:, chosen].max(0).indices
+        return Picture(case.name, content.image()[0, chosen], labels[chosen], found)
 
-    def score(self, prediction: Tensor, case: Case, names: Sequence[str]) -> dict[str, float]:
-        """Return the scores of a patient, the mean over its files; see `fedcl.tasks.metrics`.
+    def score(
+        self, prediction: Sequence[Tensor], case: Case, names: Sequence[str]
+    ) -> dict[str, float]:
+        """Return the scores of a patient, the mean over its scans; see `fedcl.tasks.metrics`.
 
         They are taken on the images' own grids: the prediction is brought there.
         """
-        answers = prediction.split([len(label) for label in case.truth])
         found = [
             case_scores(
-                restored(answer, (label.shape[1], label.shape[2])), label, self.classes,
-                case.spacing, names,
+                restored(answer, scan.own).max(0).indices, scan.content.truth(), self.classes,
+                scan.spacing, names,
             )
-            for answer, label in zip(answers, case.truth, strict=True)
+            for answer, scan in zip(prediction, case.scans, strict=True)
         ]  # fmt: skip
         return {name: fmean(one[name] for one in found) for name in names}
+
+
+VOXELS = 2**18
+"""How many a forward pass without gradient may have: it bounds the memory that it takes."""
+
+
+def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Return label maps, shape (N, 1, ...), in another size, voxel by voxel the nearest."""
+    return F.interpolate(labels.float(), tuple(size), mode="nearest-exact").long()
 
 
 @lru_cache(maxsize=1)
@@ -190,8 +297,8 @@ def segmentation_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return Dice plus cross-entropy.
 
     Args:
-        outputs: logits, shape (N, K, H, W).
-        targets: classes, shape (N, 1, H, W).
+        outputs: logits, shape (N, K, ...).
+        targets: classes, shape (N, 1, ...).
     """
     return _dice_and_cross_entropy()(outputs, targets)
 
@@ -200,8 +307,8 @@ def ignoring_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return `segmentation_loss` over the pixels that count.
 
     Args:
-        outputs: logits, shape (N, K, H, W).
-        targets: classes or `IGNORED`, shape (N, 1, H, W).
+        outputs: logits, shape (N, K, ...).
+        targets: classes or `IGNORED`, shape (N, 1, ...).
     """
     from monai.losses import MaskedDiceLoss  # takes seconds
     from monai.networks import one_hot
@@ -219,10 +326,10 @@ def _share(share: float) -> str:
     return "0%" if share == 0 else "<0.1%" if share < 0.001 else f"{share:.1%}"
 
 
-def _size(case: Case) -> str:
+def _size(scan: Scan) -> str:
     """Return the size of a voxel, in mm but where the files do not say."""
-    told = "x".join(f"{size:.3g}" for size in case.spacing)
-    return "in pixels" if told == "1x1x1" and case.plane == "as stored" else told
+    told = "x".join(f"{size:.3g}" for size in scan.spacing)
+    return "in pixels" if told == "1x1x1" and scan.plane == "as stored" else told
 
 
 def _several(values: set[str]) -> str:

@@ -1,67 +1,129 @@
-"""What every layout of image and mask files offers: labels, and slices of one size."""
+"""What every layout of image and mask files offers: how they are read and what is made of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from fedcl.data.cases import Case
-from fedcl.data.files import bad
-from fedcl.data.grid import SPACING, written
+from fedcl.data import splits
+from fedcl.data.cached import Kept, Made, folder
+from fedcl.data.cases import Case, Cases
+from fedcl.data.channels import Channels
+from fedcl.data.files import bad, folder_of
+from fedcl.data.grid import SPACING, Array, written
 from fedcl.data.labels import IGNORED, Labels
-from fedcl.data.notes import Note, Notes
-from fedcl.data.reading import Pair, read_pair
-from fedcl.data.resampling import reduced, scaled
-from fedcl.errors import ConfigError
+from fedcl.data.nifti import LIMIT
+from fedcl.data.notes import Notes
+from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes
+from fedcl.data.reading import Files, Pair, Reader, read_pair
+from fedcl.data.scans import Scan
+from fedcl.errors import ConfigError, DataError
 from fedcl.learning.scenario import PatientScenario
 from fedcl.settings import closest, setting
 from fedcl.tasks.segmentation import Segmentation
 
-Intensities = Callable[[torch.Tensor], torch.Tensor]
 
+@dataclass(frozen=True)
+class Patient:
+    """The files of one patient.
 
-def from_minimum(pair: Pair) -> Pair:
-    """Return a pair whose image is counted from the minimum of every slice.
-
-    A constant slice is exactly 0 then and stays so when resized; otherwise rounding would leave
-    a pattern that normalising blows up.
+    Attributes:
+        name: unique within the site.
+        files: of each image, in order.
+        part: "train", "val" or "test", where the layout says so; empty, and it is drawn.
     """
-    return replace(pair, image=pair.image - pair.image.min((1, 2), keepdims=True))
+
+    name: str
+    files: Sequence[Files]
+    part: str = field(default="", compare=False)
 
 
 @dataclass
 class ImageScenario(PatientScenario):
-    """Sites read from image and mask files, cut into slices of one size.
+    """Sites read from image and mask files.
 
     Attributes:
         root: folder of the data, for a simulation; a deployed site brings its own path.
-        size: height and width of every slice after resizing; scores are taken on the images'
-            own grids, to which predictions are brought back.
+        spatial_dims: 2, and networks are shown slices, or 3, and they are shown volumes.
+        channels: how many an image has, or a list of those to take, counted from 0, or
+            "luminance", the brightness of colours.
+        spacing: in mm that voxels are brought to: one number, or [row, column] or [slice, row,
+            column]; null, and they stay.
+        resize: rows and columns, or slices, rows and columns, to which images are stretched; null,
+            and they are not.
+        size: of what networks are shown in training, to which images are padded or cut about
+            their centre; null for whole images, padded to the largest of the site.
+        patch: or the size of parts drawn at random.
+        foreground: the share of patches that are centred on a voxel with a label.
+        overlap: of the windows by which an image is answered that is larger than `size` or
+            `patch`.
+        normalise: intensities, channel by channel over the volume: "zscore" (mean 0, standard
+            deviation 1), "minmax" (0 to 1), "percentile" (0.5 % and 99.5 % become 0 and 1),
+            "window", "none", or "auto": a window for CT where the layout says that it is, zscore
+            otherwise.
+        window: the intensities that become -1 and 1.
+        nonzero: whether voxels that are 0 are left out of the mean and deviation, and stay 0.
         labels: of every class, background first, the mask value that means it, or a list of
             several, or a colour such as "#ff0000".
         site_labels: the same for sites that mark the classes by other values, by their names.
         ignore: mask values that count nowhere, neither in training nor in scores.
         same_origin: whether a mask is refused that its header places over a voxel away from its
             image; otherwise it is taken voxel by voxel.
+        splits: a file that says which cases are for training, validation and testing; see
+            `fedcl.data.splits`. Cases that it does not name are left out.
+        fold: of such a file that has several.
+        assigned: the same by the names of the parts; what `splits` says takes its place.
+        cache: whether prepared images are held in "memory", or on "disk" and read as they are
+            needed; see `fedcl.data.cached`.
+        cache_gb: GiB that the folder on disk may hold.
     """
 
     root: str | None = setting(None, travels=False)
-    size: int = setting(64, low=8, high=2048)
+    spatial_dims: int = setting(2, low=2, high=3)
+    channels: Any = 1
+    spacing: Any = None
+    resize: Any = None
+    size: Any = None
+    patch: Any = None
+    foreground: float = setting(0.5, low=0, high=1)
+    overlap: float = setting(0.5, low=0, high=0.9)
+    normalise: str = setting("auto", choices=("auto", *NORMALISATIONS))
+    window: list[float] = setting(factory=lambda: [-140.0, 260.0])
+    nonzero: bool = False
     labels: list[Any] = setting(factory=lambda: [0, 1])
     site_labels: dict[str, Any] = setting(factory=dict)
     ignore: list[Any] = setting(factory=list)
     same_origin: bool = True
+    splits: str | None = setting(None, travels=False)
+    fold: int = setting(0, low=0)
+    assigned: dict[str, list[str]] = setting(factory=dict)
+    cache: str = setting("memory", choices=("memory", "disk"), effect=False)
+    cache_gb: float = setting(50.0, above=0, effect=False)
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for labels that name no classes."""
+        """Raise a ConfigError for settings that say nothing, or two things at once."""
         classes = Labels.of(self.labels, self.ignore, "scenario.labels").classes
         for site in self.site_labels:
             key = f"scenario.site_labels.{site}"
             if self.labels_of(site).classes != classes:
                 raise ConfigError(f"{key}: {classes} classes are needed, as in scenario.labels")
+        for one, other in (("spacing", "resize"), ("size", "patch")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ConfigError(f"scenario.{one}: give it or scenario.{other}, not both")
+        if len(self.window) != 2 or not -LIMIT < self.window[0] < self.window[1] < LIMIT:
+            raise ConfigError(f"scenario.window: give [low, high], got {self.window}")
+        self.preparation("")
+        _ = self.task
+        if self.splits is not None:
+            file = folder_of(self.splits, "scenario.splits")
+            self.assigned = splits.read(file, self.fold)
+        splits.check(self.assigned)
+
+    # --- settings, taken apart -------------------------------------------------------
 
     def labels_of(self, site: str) -> Labels:
         """Return the labels of a site."""
@@ -80,8 +142,36 @@ class ImageScenario(PatientScenario):
 
     @property
     def task(self) -> Segmentation:
-        """Segmentation of images of one channel."""
-        return Segmentation(1, self.classes, bool(self.ignore))
+        """Segmentation of these images."""
+        dims = self.spatial_dims
+        return Segmentation(
+            Channels.of(self.channels).count,
+            self.classes,
+            bool(self.ignore),
+            dims,
+            size=sizes(self.size, dims, "scenario.size", low=1 if dims == 3 else 8),
+            patch=sizes(self.patch, dims, "scenario.patch", low=1 if dims == 3 else 8),
+            foreground=self.foreground,
+            overlap=self.overlap,
+        )
+
+    def preparation(self, modality: str) -> Preparation:
+        """Return what is made of the images.
+
+        Args:
+            modality: as the layout names it, such as "CT"; empty where it does not.
+        """
+        dims, normalise = self.spatial_dims, self.normalise
+        if normalise == "auto":
+            normalise = "window" if modality == "CT" else "zscore"
+        low, high = self.window
+        return Preparation(
+            distances(self.spacing, dims, "scenario.spacing"),
+            sizes(self.resize, dims, "scenario.resize", low=1 if dims == 3 else 8),
+            normalise,
+            (low, high),
+            self.nonzero,
+        )
 
     def check_sites(self, there: Sequence[str]) -> None:
         """Raise a ConfigError where settings name a site that is not there."""
@@ -92,48 +182,106 @@ class ImageScenario(PatientScenario):
                     f"there are: {', '.join(there)}"
                 )
 
-    def pairs(self, site: str, files: Sequence[tuple[Path, Path]], notes: Notes) -> list[Pair]:
-        """Read the images and masks of one patient, less those of which no pixel counts.
+    # --- files -----------------------------------------------------------------------
 
-        Raises:
-            DataError: a file is unreadable or at odds with another.
-        """
-        labels = self.labels_of(site)
-        found = [read_pair(site, *pair, labels, notes, self.same_origin) for pair in files]
-        for (file, _), pair in zip(files, found, strict=True):
-            if not np.allclose(pair.spacing, found[0].spacing, rtol=SPACING, atol=0):
-                raise bad(
-                    site,
-                    file,
-                    f"voxels (slice, row, column) of {written(pair.spacing)} mm, those of "
-                    f"{files[0][0].name} of the same patient are {written(found[0].spacing)}",
-                )
-        for (file, _), pair in zip(files, found, strict=True):
-            if (pair.labels == IGNORED).all():
-                notes.add("left out, since all of the mask is ignored", file.name)
-        return [pair for pair in found if (pair.labels != IGNORED).any()]
-
-    def case(self, name: str, pairs: Sequence[Pair], intensities: Intensities) -> Case:
-        """Return a patient as it is learned from and scored.
+    @abstractmethod
+    def patients(self, site: str, path: Path, notes: Notes) -> Sequence[Patient]:
+        """Return the files of every patient of a site, in a fixed order.
 
         Args:
-            name: of the patient.
-            pairs: images and labels, in order.
-            intensities: what is made of slices, shape (D, size, size), once they are resized.
-        """
-        size = (self.size, self.size)
-        return Case(
-            name,
-            torch.cat([intensities(scaled(pair.image, size))[:, None] for pair in pairs]),
-            torch.cat([reduced(pair.labels, self.classes, size) for pair in pairs]),
-            pairs[0].spacing,
-            tuple(torch.from_numpy(np.ascontiguousarray(pair.labels)) for pair in pairs),
-            " and ".join(sorted({pair.plane for pair in pairs})),
-        )
+            site: its name.
+            path: its folder.
+            notes: gets what is left out.
 
-    def notes(self, site: str, notes: Notes, cases: Sequence[Case]) -> tuple[Note, ...]:
-        """Return what a user should know of the cases of `site`."""
-        absent = self.labels_of(site).absent([one.numpy() for case in cases for one in case.own])
-        for value in absent:
-            notes.add(f"no mask has the label {value}")
-        return notes.all()
+        Raises:
+            DataError: files missing or at odds; names the site and the file.
+        """
+
+    def modality(self, site: str, path: Path) -> str:
+        """Return how the layout says that images were taken, such as "CT"; empty if it does not."""
+        return ""
+
+    def selection(self) -> Any:
+        """Return, as JSON can have it, the settings on which `parts` depends."""
+        return None
+
+    def parts(self, site: str, pair: Pair, files: Files, notes: Notes) -> list[Array]:
+        """Return the slices of an image that are used, in parts that are scored each by itself.
+
+        None means all slices, as one. Others are for networks that are shown slices.
+        """
+        return []
+
+    def cases(self, site: str, path: Path | None) -> Cases:
+        """Read all patients of a site, in order; arguments as for `load`.
+
+        Raises:
+            DataError: files missing, unreadable or at odds; names the site and the file.
+        """
+        if path is None:
+            raise DataError(f"site {site}: no folder of its own is given and scenario.root unset")
+        notes = Notes()
+        modality = self.modality(site, Path(path))
+        prepare = self.preparation(modality)
+        if prepare.normalise == "window" and modality not in ("", "CT"):
+            notes.add(f"dataset.json says {modality}, not CT: a window in HU may not be meant")
+        cases: list[Case] = []
+        parts = {name: part for part, names in self.assigned.items() for name in names}
+        for patient in self.patients(site, Path(path), notes):
+            part = parts.get(patient.name, "" if parts else patient.part)
+            if parts and not part:
+                notes.add("left out, since scenario.splits does not name them", patient.name)
+                continue
+            scans = self._scans(site, patient, prepare, notes)
+            if scans:
+                cases.append(Case(patient.name, tuple(scans), part))
+        if self.cache == "disk":
+            Kept(folder(), self.cache_gb * 2**30).trim()
+        return Cases(cases, notes.all())
+
+    def _scans(self, site: str, patient: Patient, prepare: Preparation, notes: Notes) -> list[Scan]:
+        """Return the images of a patient, less those of which no voxel counts."""
+        reader = Reader(
+            site, self.labels_of(site), Channels.of(self.channels), self.spatial_dims,
+            self.same_origin,
+        )  # fmt: skip
+        kept = Kept(folder(), self.cache_gb * 2**30) if self.cache == "disk" else None
+        scans: list[Scan] = []
+        for files in patient.files:
+            make = partial(self._made, files, reader, prepare)
+            settings: list[Any] = [
+                *map(repr, (reader.labels, reader.channels, prepare, files.frame))
+            ]
+            settings += [self.spatial_dims, self.same_origin, self.selection()]
+            made, noted = make() if kept is None else kept.scans(files.every, settings, make)
+            for note in noted:
+                for item in note.items or [""]:
+                    notes.add(note.what, item)
+            for scan in made:
+                if scans and not np.allclose(scan.spacing, scans[0].spacing, rtol=SPACING, atol=0):
+                    raise bad(
+                        site,
+                        files.images[0],
+                        f"voxels (slice, row, column) of {written(scan.spacing)} mm, those of "
+                        f"{patient.files[0].images[0].name} of the same patient are "
+                        f"{written(scans[0].spacing)}",
+                    )
+            scans += made
+        return scans
+
+    def _made(self, files: Files, reader: Reader, prepare: Preparation) -> Made:
+        """Read an image and prepare it, and say what was noted; none where no voxel counts."""
+        notes, name = Notes(), files.images[0].name
+        pair = read_pair(files, reader, notes)
+        if (pair.labels == IGNORED).all():
+            notes.add("left out, since all of the mask is ignored", name)
+            return [], list(notes.all())
+        try:
+            scans = prepare(pair, self.parts(reader.site, pair, files, notes))
+        except ValueError as error:
+            raise bad(reader.site, files.images[0], str(error)) from None
+        return scans, list(notes.all())
+
+    def called(self, site: str, number: int) -> str:
+        """Return how the users at a site call a class: by the mask's value."""
+        return f"the label {self.labels_of(site).written(number)}"

@@ -21,7 +21,6 @@ class PhantomScenario(PatientScenario):
         seed: which patients.
         size: height and width of a slice, in pixels.
         patients: how many per hospital.
-        slices: how many per patient.
     """
 
     hospitals: ClassVar[Mapping[str, Any]]
@@ -31,7 +30,6 @@ class PhantomScenario(PatientScenario):
     seed: int = setting(0, low=0)
     size: int = setting(64, low=32, high=2048)
     patients: int = setting(24, low=3)
-    slices: int = setting(4, low=1)
 
     @property
     def classes(self) -> int:

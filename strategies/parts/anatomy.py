@@ -1,6 +1,7 @@
 """Where the labelled organ lies in an image, and the regions around it."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,27 +12,30 @@ RIM, NEAR = 3 / 64, 8 / 64  # widths of the rings at its rim, as shares of the i
 REGIONS = 5 * SECTORS  # rings: core, inner rim, outer rim, near, far
 
 
-def grid(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the coordinates x and y of every pixel, in [-1, 1], shape (H, W)."""
-    height, width = labels.shape[-2:]
-    axes = [(torch.arange(n, device=labels.device) * 2 + 1) / n - 1 for n in (height, width)]
-    y, x = torch.meshgrid(*axes, indexing="ij")
-    return x, y
+def grid(labels: Tensor) -> list[Tensor]:
+    """Return the coordinates x, y and, of volumes, z of every voxel, in [-1, 1]."""
+    lengths = labels.shape[2:]
+    axes = [(torch.arange(n, device=labels.device) * 2 + 1) / n - 1 for n in lengths]
+    return list(torch.meshgrid(*axes, indexing="ij"))[::-1]
 
 
 def places(labels: Tensor) -> Tensor:
-    """Return the organs' centre x, y and log extent in x, y, shape (B, 4); 0s without one."""
-    x, y = grid(labels)
+    """Return the organs' centres and log extents, shape (B, 2 * axes); 0s without one.
+
+    Along x, y and, of volumes, z: first the centres, then the extents.
+    """
     organ = (labels[:, 0] > 0).float()
-    size = organ.sum(dim=(1, 2)).clamp_min(1)
+    space = tuple(range(1, organ.ndim))
+    size = organ.sum(dim=space).clamp_min(1)
 
     def mean(values: Tensor) -> Tensor:
-        return (organ * values).sum(dim=(1, 2)) / size
+        return (organ * values).sum(dim=space) / size
 
-    centre = [mean(x), mean(y)]
+    axes = grid(labels)
+    centre = [mean(axis) for axis in axes]
     extent = [
-        0.5 * torch.log(mean((axis - c[:, None, None]).square()) + 1e-4)
-        for axis, c in zip((x, y), centre, strict=True)
+        0.5 * torch.log(mean((axis - c.view(-1, *(1,) * len(space))).square()) + 1e-4)
+        for axis, c in zip(axes, centre, strict=True)
     ]
     there = organ.flatten(1).any(dim=1, keepdim=True)
     return torch.stack([*centre, *extent], dim=1) * there
@@ -43,19 +47,19 @@ def reshape(
     """Move and scale images and labels so that organs lie as they may elsewhere.
 
     Args:
-        images: shape (B, C, H, W).
-        labels: shape (B, 1, H, W).
-        place: deviation and mean of `places` there, shape (B, 2, 4).
+        images: shape (B, C, ...).
+        labels: shape (B, 1, ...).
+        place: deviation and mean of `places` there, shape (B, 2, 2 * axes).
         known: whether that is known; an image where it is not stays, shape (B,).
         rng: draws where every organ goes.
     """
-    now = places(labels)
+    now, axes = places(labels), images.ndim - 2
     std, mean = place.unbind(dim=1)
     wanted = mean + std * torch.randn(now.shape, generator=rng).to(now.device)
     there = (labels > 0).flatten(1).any(dim=1) & known
     wanted = torch.where(there[:, None], wanted, now)
-    scale = (now - wanted)[:, 2:].exp().clamp(0.4, 2.5)
-    shift = now[:, :2] - scale * wanted[:, :2]
+    scale = (now - wanted)[:, axes:].exp().clamp(0.4, 2.5)
+    shift = now[:, :axes] - scale * wanted[:, :axes]
     theta = torch.cat([torch.diag_embed(scale), shift[..., None]], dim=2)
     points = F.affine_grid(theta, list(images.shape), align_corners=False)
     # Both are continued beyond their border in the same way, so that labels stay exact.
@@ -65,13 +69,17 @@ def reshape(
 
 
 def regions(labels: Tensor) -> Tensor:
-    """Return the region of every pixel, ring * SECTORS + sector, int64, shape (B, H, W)."""
+    """Return the region of every voxel, ring * SECTORS + sector, int64, shape (B, ...).
+
+    Rings go by distance in all directions, sectors by the direction in-plane.
+    """
     organ = (labels > 0).float()
-    x, y = grid(labels)
-    centre = places(labels)[:, :2, None, None]
-    turn = torch.atan2(y - centre[:, 1], x - centre[:, 0]) / (2 * math.pi)
+    lengths = labels.shape[2:]
+    x, y, *_ = grid(labels)
+    middle = places(labels)[:, :2].view(len(labels), 2, *(1,) * len(lengths))
+    turn = torch.atan2(y - middle[:, 1], x - middle[:, 0]) / (2 * math.pi)
     sector = torch.floor(turn * SECTORS + 0.5).long() % SECTORS
-    near, rim = (max(1, round(share * labels.shape[-1])) for share in (NEAR, RIM))
+    near, rim = ([max(1, round(share * n)) for n in lengths] for share in (NEAR, RIM))
     ring = sum(
         area[:, 0].long()
         for area in (-grown(-organ, rim), organ, grown(organ, rim), grown(organ, near))
@@ -79,17 +87,18 @@ def regions(labels: Tensor) -> Tensor:
     return (4 - ring) * SECTORS + sector
 
 
-def grown(area: Tensor, by: int) -> Tensor:
-    """Return a 0/1 map whose ones have grown by some pixels."""
-    return F.max_pool2d(area, 2 * by + 1, stride=1, padding=by)
+def grown(area: Tensor, by: Sequence[int]) -> Tensor:
+    """Return a 0/1 map whose ones have grown by some voxels along each axis."""
+    pool = F.max_pool2d if len(by) == 2 else F.max_pool3d
+    return pool(area, [2 * n + 1 for n in by], stride=1, padding=list(by))
 
 
 def quantiles(images: Tensor, region: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return quantiles from 0 to 1 of every region, and its number of pixels.
 
     Args:
-        images: shape (B, C, H, W).
-        region: of every pixel, shape (B, H, W).
+        images: shape (B, C, ...).
+        region: of every voxel, shape (B, ...).
         count: how many quantiles, K.
 
     Returns:
@@ -125,7 +134,7 @@ def by_region(images: Tensor, region: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Order the pixels by region, then value.
 
     Returns:
-        indices of the pixels (B, C, H * W); per region its first place among them and its
+        indices of the voxels (B, C, N); per region its first place among them and its
         number of pixels, both (B, REGIONS).
     """
     values = images.flatten(2)

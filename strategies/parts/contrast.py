@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Activations
+from fedcl.models.base import of_dims, resized
 
 SCALES = ("encoder", "bottleneck", "decoder")
 """Where maps are compared; attributes of `Activations`."""
@@ -38,7 +39,7 @@ class Projections(nn.Module):
                     "(strategy.teacher.model)"
                 )
             self.convolutions[scale] = nn.ModuleList(
-                nn.Conv2d(other.shape[1], own.shape[1], 1, bias=False)
+                of_dims("Conv", own.ndim - 2)(other.shape[1], own.shape[1], 1, bias=False)
                 for own, other in zip(ours, theirs, strict=False)
             )
 
@@ -49,13 +50,13 @@ class Projections(nn.Module):
 
         Args:
             scale: which.
-            ours: the student's maps, shapes (B, F, h, w).
-            theirs: the teacher's, at least as many, shapes (B, G, H, W).
+            ours: the student's maps, shapes (B, F, ...).
+            theirs: the teacher's, at least as many, shapes (B, G, ...).
         """
         layers = self.convolutions[scale]
         assert isinstance(layers, nn.ModuleList)
         return [
-            (own, F.interpolate(layer(other), size=own.shape[-2:], mode="bilinear"))
+            (own, resized(layer(other), own.shape[2:]))
             for layer, own, other in zip(layers, ours, theirs, strict=False)
         ]
 
@@ -64,7 +65,7 @@ def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return InfoNCE (van den Oord et al., 2018) of a batch, a scalar.
 
     Args:
-        student: feature maps, shape (B, F, h, w), at least two images.
+        student: feature maps, shape (B, F, ...), at least two images.
         teacher: of the same images, same shape.
         temperature: divides the cosines.
     """
@@ -78,7 +79,7 @@ def softened(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(q_T || p_T), mean over batch and pixels (Hinton et al., 2015).
 
     Args:
-        logits: the student's, shape (B, K, H, W).
+        logits: the student's, shape (B, K, ...).
         taught: the teacher's class probabilities, same shape; softened, they are
             q_T ~ q^(1/T).
         temperature: T.

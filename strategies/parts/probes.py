@@ -26,7 +26,8 @@ def optimised(teacher: nn.Module, target: int, images: Tensor, settings: Probes)
     schedule = ReduceLROnPlateau(optimiser)
     for _ in range(settings.steps):
         likely = torch.softmax(teacher(images), dim=1)[:, target].mean()
-        rough = images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()
+        axes = range(2, images.ndim)
+        rough = torch.stack([images.diff(dim=axis).abs().mean() for axis in axes]).sum()
         loss = rough - likely
         if loss < -0.99:
             break

@@ -1,5 +1,6 @@
 """The extension points as the documentation shows them, from a folder outside of the repository."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -7,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from fedcl.learning.step import Lesson, Step
+from fedcl.learning.strategy import Strategy
 from tests.conftest import ROOT, read
 
 PAGE = ROOT / "docs" / "reference" / "extension_points.md"
@@ -30,12 +34,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(my: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command `fedcl` from an empty folder."""
+    """Run the command `fedcl`, as it is installed, from an empty folder."""
     place = my / "empty"
     place.mkdir(exist_ok=True)
     return subprocess.run(
-        [sys.executable, "-m", "fedcl", *arguments], cwd=place, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(my), str(ROOT)])},
+        [Path(sys.executable).with_name("fedcl"), *arguments], cwd=place, capture_output=True,
+        text=True, env=os.environ | {"PYTHONPATH": str(my)},
     )  # fmt: skip
 
 
@@ -43,6 +47,7 @@ def test_the_page_shows_every_kind_of_plugin(folder: Path):
     found = {str(path.relative_to(folder).parent) for path in folder.rglob("*.py")}
     assert found == {
         "strategies", "sites", "fedcl/models", "fedcl/aggregations", "fedcl/privacy",
+        "fedcl/augment",
     }  # fmt: skip
 
 
@@ -52,17 +57,48 @@ def test_the_examples_are_in_style(folder: Path):
     assert done.returncode == 0, done.stdout
 
 
+def test_every_hook_of_a_strategy_is_told_with_its_arguments():
+    told = re.findall(
+        r"^\| `(\w+)(?:\(self(?:, )?(.*?)\))? -> (.*?)`(.*?)\|", PAGE.read_text(), re.M
+    )
+    hooks = {name: hook for name, hook in vars(Strategy).items() if not name.startswith("_")}
+    assert sorted(name for name, *_ in told) == sorted(hooks)
+    for name, arguments, result, words in told:
+        hook = hooks[name]
+        function = hook.fget if isinstance(hook, property) else hook
+        assert ("a property" in words) == isinstance(hook, property), name
+        _, *parameters = inspect.signature(function).parameters.values()
+        said = ", ".join(str(one) for one in parameters)
+        assert _plain(arguments) == _plain(said), name
+        assert _plain(result) == _plain(str(inspect.signature(function).return_annotation)), name
+
+
+def _plain(annotations: str) -> str:
+    """Return annotations without modules and the signs that a table needs."""
+    bare = re.sub(r"<class '(.*?)'>", r"\1", annotations.replace("\\|", "|"))
+    return re.sub(r"\b\w+\.(?=\w)", "", bare)
+
+
+def test_all_that_a_step_has_is_told():
+    inner = {"answers", "views", "model_loss"}  # how answers are kept, and what the loop asks
+    there = {name for name in [*vars(Step), *vars(Lesson)] if not name.startswith("_")}
+    there |= {*Lesson.__annotations__, *Step.__annotations__}
+    table = PAGE.read_text().split("### What a step has")[1].split("###")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.M)
+    told = {name for row in rows for name in re.findall(r"`(\w+)(?:\(.*?\))?`", row)}
+    assert told == there - inner
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_commands_of_the_page_run(folder: Path, number: int):
     command = COMMAND.findall(PAGE.read_text())[number].split()
     out = folder / f"run{number}"
     done = run(folder, *command, *QUICK, f"run.dir={out}")
     assert done.returncode == 0, done.stderr
-    results = read(out)
     asked = dict(part.split("=") for part in command[1:])
-    told = results | {"privacy": results["privacy"]["name"]}
-    assert {key: told[key] for key in asked} == asked
-    assert all(value is not None for value in results["matrix"][-1])
+    given = yaml.safe_load((out / "config.yaml").read_text())
+    assert {key: given[key]["name"] for key in asked} == asked
+    assert all(value is not None for value in read(out)["matrix"][-1])
 
 
 def test_a_setting_of_a_plugin_without_a_yaml_is_checked(folder: Path):
@@ -104,5 +140,5 @@ def test_a_plugin_that_cannot_be_loaded_is_named_with_its_line(tmp_path: Path):
     (tmp_path / "strategies" / "broken.py").write_text("import nosuchthing\n")
     done = run(tmp_path, "simulate", "strategy=broken", *QUICK)
     assert done.returncode == 2
-    assert "strategy: broken cannot be loaded (ModuleNotFoundError" in done.stderr
+    assert "strategy: broken cannot be loaded: ModuleNotFoundError" in done.stderr
     assert "broken.py, line 1" in done.stderr

@@ -14,13 +14,13 @@ import yaml
 from fedcl import arrays
 from fedcl.app.cli import main
 from fedcl.config.schema import Config
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Stacked
 from fedcl.data.space import Part, Space
 from fedcl.learning import loop
 from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Rehearsal
 from fedcl.registry import MODEL, SCENARIO, STRATEGY
-from fedcl.seeding import seeded, torch_rng
+from fedcl.seeding import seeded
 from fedcl.tasks.field import Field, psnr
 from tests.conftest import TINY_FIELD, read
 
@@ -144,7 +144,7 @@ def test_a_step_touches_its_batch_and_never_the_whole_grid():
     """256 x 256 x 30 points: nothing allocated in a step is as large as a coordinate of all."""
     task = Field(Space((30, 1, 256, 256)), {"A": Part((0, 30), (0, 1), (0,))}, ("signal",))
     points = torch.arange(task.space.size)
-    samples = Samples(task.space.coordinates(points), torch.zeros(len(points), 1))
+    samples = Stacked(task.space.coordinates(points), torch.zeros(len(points), 1))
     with seeded("grid"):
         network = task.build(MODEL.make({"name": "siren", "width": 16}), ["A"])
     rehearsal = Rehearsal(samples, aligned=False, ratio=1.0)
@@ -152,7 +152,7 @@ def test_a_step_touches_its_batch_and_never_the_whole_grid():
     strategy = STRATEGY.make({"name": "field_distillation"})
     settings = Learner(steps=3, batch_size=1024, amp=False)
     with torch.profiler.profile(profile_memory=True) as profile:
-        loop.train(lesson, samples, settings, strategy, lambda share: 1e-3, torch_rng("grid"))
+        loop.train(lesson, samples, settings, strategy, lambda share: 1e-3, ("grid",))
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert 1024 * 16 * 4 <= largest < len(points) * 4
 

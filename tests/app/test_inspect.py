@@ -19,12 +19,6 @@ def test_it_says_what_each_site_holds(capsys):
     assert "64x64" in said
 
 
-def test_it_says_when_the_model_cannot_take_the_data(capsys):
-    assert main(["inspect", "scenario.size=36", "model.channels=[4,8,16,32]"]) == 2
-    said = capsys.readouterr()
-    assert "36x36" in said.out and "cannot take images of 36 x 36" in said.err
-
-
 def test_it_says_what_the_model_costs(capsys):
     """A SIREN of 2 inputs (one frame: no t), 8 units, one more hidden layer: by hand."""
     model = ["model=siren", "model.width=8", "model.hidden=1"]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedcl.app.simulation import APP, nodes_of
@@ -18,7 +19,8 @@ from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.wire.local_grid import InProcessGrid, LocalGrid
 from fedcl.wire.ray_grid import RayGrid
-from tests.conftest import NEEDS, TINY, base
+from tests.conftest import NEEDS, TINY, base, read
+from tests.images import nifti
 
 
 class Interrupt(Watcher):
@@ -147,3 +149,61 @@ def test_an_aggregation_goes_on_to_the_same_bits(name: str, tmp_path: Path, grid
     assert run(config, grid, tmp_path / "run")["weights_sha256"] == expected["weights_sha256"]
     hashes = {key: value["weights_sha256"] for key, value in SAID.items() if stages in key}
     assert len(set(hashes.values())) == len(hashes), "two rules gave the same weights"
+
+
+VARIED = [
+    "engine=inprocess", "tracking.enabled=false", "run.figures=false", "scenario=folder",
+    "scenario.patient='^(.+)$'", "scenario.labels=[0,1]", "scenario.spatial_dims=3",
+    "scenario.patch=[8,8,8]", "augment=light", "strategy=ted", "model.channels=[4,8]",
+    "timeline.rounds=2", "learner.steps=3", "learner.batch_size=2",
+]  # fmt: skip
+"""Patches of volumes, augmented, with a teacher that sees what the student sees."""
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of two sites of four volumes."""
+    root, rng = tmp_path_factory.mktemp("volumes"), np.random.default_rng(0)
+    for site in "AB":
+        for n in range(4):
+            image = rng.normal(size=(13, 12, 11)).astype(np.float32)
+            nifti(root / site / "images" / f"p{n}.nii", image)
+            nifti(root / site / "masks" / f"p{n}.nii", (image > 1).astype(np.uint8))
+    return root
+
+
+def test_loaders_and_caches_change_no_bit(
+    cli, tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FEDCL_CACHE", str(tmp_path / "cache"))
+    ways = {
+        "memory": ["learner.loaders=0"],
+        "threads": ["learner.loaders=2"],
+        "cold": ["learner.loaders=1", "scenario.cache=disk"],
+        "warm": ["learner.loaders=2", "scenario.cache=disk"],
+    }
+    found = {}
+    for name, way in ways.items():
+        folder = tmp_path / name
+        assert cli(*VARIED, *way, f"scenario.root={volumes}", f"run.dir={folder}") == 0
+        results = read(folder)
+        found[name] = {key: results[key] for key in ("weights_sha256", "matrix", "cases")}
+        assert (tmp_path / "cache").exists() == (name in ("cold", "warm"))
+    assert all(one == found["memory"] for one in found.values())
+    plain = [part for part in VARIED if part != "augment=light"]
+    assert cli(*plain, f"scenario.root={volumes}", f"run.dir={tmp_path / 'plain'}") == 0
+    assert read(tmp_path / "plain")["weights_sha256"] != found["memory"]["weights_sha256"]
+
+
+@pytest.mark.parametrize("size", ["null", "[10,8,8]"])
+def test_whole_volumes_from_disk_are_those_from_memory(
+    cli, tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch, size: str
+):
+    monkeypatch.setenv("FEDCL_CACHE", str(tmp_path / "cache"))
+    whole = [part for part in VARIED if not part.startswith(("augment", "scenario.patch"))]
+    shas = []
+    for cache in ("memory", "disk"):
+        way = [f"scenario.cache={cache}", f"scenario.size={size}", f"run.dir={tmp_path / cache}"]
+        assert cli(*whole, *way, f"scenario.root={volumes}") == 0
+        shas.append(read(tmp_path / cache)["weights_sha256"])
+    assert shas[0] == shas[1]

@@ -25,19 +25,38 @@ TRAINED = [
 ]  # long enough to tell
 
 
-def golden_overrides(strategy: str) -> list[str]:
+VOLUMES = [
+    "engine=inprocess", "tracking.enabled=false", "run.figures=false", "scenario=phantom3d",
+    "scenario.size=24", "scenario.patients=9", "timeline.stages=[[A],[C]]", "timeline.rounds=1",
+    "model.channels=[8,16]", "learner.steps=40", "learner.batch_size=2", "learner.lr=0.01",
+]  # fmt: skip
+IN_3D = "in 3-D"
+
+
+def golden_overrides(run: str) -> list[str]:
+    """Return the overrides of a run called STRATEGY or STRATEGY in 3-D."""
+    strategy, _, volumes = run.partition(" ")
+    own = [*NEEDS.get(strategy, []), f"strategy={strategy}"]
+    if volumes:
+        return [*VOLUMES, *own]
     trained = TRAINED if base(strategy) is TINY else []
-    return [*base(strategy), *trained, *NEEDS.get(strategy, []), f"strategy={strategy}"]
+    return [*base(strategy), *trained, *own]
 
 
-@pytest.mark.parametrize("strategy", STRATEGY.available())
-def test_golden_run(cli, tmp_path: Path, strategy: str):
+def golden_runs() -> list[str]:
+    """Return every strategy, and those of images a second time, in 3-D."""
+    every = STRATEGY.available()
+    return [*every, *(f"{one} {IN_3D}" for one in every if base(one) is TINY)]
+
+
+@pytest.mark.parametrize("run", golden_runs())
+def test_golden_run(cli, tmp_path: Path, run: str):
     """Scores of a small run, within 0.03 or 0.5 dB: other processors round differently."""
-    assert cli(*golden_overrides(strategy), f"run.dir={tmp_path / 'run'}") == 0
+    assert cli(*golden_overrides(run), f"run.dir={tmp_path / 'run'}") == 0
     results = read(tmp_path / "run")
     known = json.loads(GOLDEN.read_text())
-    assert strategy in known, f"{strategy} has no golden run yet: `make golden` writes it"
-    golden = known[strategy]
+    assert run in known, f"{run} has no golden run yet: `make golden` writes it"
+    golden = known[run]
     got = [[np.nan if v is None else v for v in row] for row in results["matrix"]]
     want = [[np.nan if v is None else v for v in row] for row in golden["matrix"]]
     np.testing.assert_allclose(got, want, atol={"dice": 0.03, "psnr": 0.5}[results["score"]])
@@ -218,7 +237,7 @@ from fedcl.models.base import ImageModel
 
 @dataclass
 class Own(ImageModel):
-    def build(self, channels, classes):
+    def build(self, channels, classes, dims):
         return nn.Conv2d(channels, classes, 3, padding=1)
 """,
     "fedcl/aggregations/own.py": """
@@ -281,9 +300,9 @@ def write_golden() -> None:
     import simulate
 
     golden: dict[str, Any] = {}
-    for strategy in STRATEGY.available():
+    for run in golden_runs():
         with tempfile.TemporaryDirectory() as folder:
-            assert simulate.main([*golden_overrides(strategy), f"run.dir={folder}/run"]) == 0
+            assert simulate.main([*golden_overrides(run), f"run.dir={folder}/run"]) == 0
             results = read(Path(folder) / "run")
-            golden[strategy] = {key: results[key] for key in ("matrix", "stages")}
+            golden[run] = {key: results[key] for key in ("matrix", "stages")}
     GOLDEN.write_text(json.dumps(golden, indent=1))

@@ -25,8 +25,9 @@ def test_a_patient_is_the_same_in_whatever_orientation_it_is_stored(tmp_path: Pa
         cases += folder().cases("A", tmp_path / name)
     one, other = cases
     assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
-    assert torch.equal(one.own[0], other.own[0])
-    assert one.spacing == other.spacing == (4.0, 2.0, 1.5) and other.plane == "axial"
+    (first,), (second,) = one.scans, other.scans
+    assert torch.equal(first.content.truth(), second.content.truth())
+    assert first.spacing == second.spacing == (4.0, 2.0, 1.5) and second.plane == "axial"
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,28 @@ def test_slices_are_cut_across_the_coarsest_axis(spacing, plane: str, shape: tup
     assert cut(array)[slice_, row, column] == array[tuple(stored)]
 
 
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SLA"])
+@pytest.mark.parametrize("coarse", [0, 1, 2])
+def test_volumes_are_indexed_alike_whatever_their_planes(tmp_path: Path, axes: str, coarse: int):
+    """By superior, anterior, right: also where slices were taken from the side or the front."""
+    spacing = [1.0, 1.5, 2.0]
+    spacing[coarse] = 6.0
+    volume = RNG.integers(0, 99, (7, 6, 5)).astype(np.int16)
+    mask = (volume > 60).astype(np.uint8)
+    affine = np.diag([*spacing, 1.0])
+    nifti(tmp_path / "images" / "p.nii", *reoriented(volume, affine, axes))
+    nifti(tmp_path / "masks" / "p.nii", *reoriented(mask, affine, axes))
+    found = folder(spatial_dims=3, resize=None, normalise="none").cases("A", tmp_path)
+    (scan,) = found[0].scans
+    assert np.array_equal(scan.content.image()[0], volume.T)
+    assert np.array_equal(scan.content.labels(), mask.T)
+    assert scan.spacing == pytest.approx(spacing[::-1])
+    assert found.notes == () and scan.plane == "axial"
+
+
 def test_a_single_slice_is_one_slice_whatever_its_thickness(tmp_path: Path):
     nifti(tmp_path / "x.nii", RNG.normal(size=(1, 8, 9)), np.diag([0.5, 2.0, 2.0, 1]))
-    _, grid = read_image("A", tmp_path / "x.nii", (2, 3), Notes())
+    _, grid = read_image("A", tmp_path / "x.nii", Notes())
     assert cut_of(grid)(np.zeros((1, 8, 9))).shape == (1, 9, 8)
 
 
@@ -76,9 +96,9 @@ def test_without_orientation_codes_nothing_is_guessed(tmp_path: Path):
     assert not int(image.header["sform_code"]) and not int(image.header["qform_code"])
     nib.save(image, tmp_path / "x.nii")
     notes = Notes()
-    array, grid = read_image("A", tmp_path / "x.nii", (3,), notes)
+    array, grid = read_image("A", tmp_path / "x.nii", notes)
     assert grid.affine is None and grid.spacing == (1.0, 2.0, 3.0)
-    assert np.array_equal(array, volume), "nibabel's own guess would mirror it"
+    assert np.array_equal(array, volume[None]), "nibabel's own guess would mirror it"
     assert "NIfTI without orientation codes" in str(notes.all()[0])
 
 
@@ -90,7 +110,7 @@ def test_without_orientation_codes_nothing_is_guessed(tmp_path: Path):
             "spacings in the headers differ: mask 1.5x2x4.2, image 1.5x2x4",
         ),
         (turned(40), "the mask is turned by 40 degrees"),
-        (np.diag([-1.5, 2.0, 4.0, 1]), "mask LAS, image RAS"),
+        (np.diag([-1.5, 2.0, 4.0, 1]), "the mask lies 7 voxels from its image"),
         (RAS + np.outer([8, 0, 0, 0], [0, 0, 0, 1]), "5.33 voxels from its image"),
     ],
 )
@@ -101,6 +121,48 @@ def test_a_mask_that_lies_elsewhere_is_refused(tmp_path: Path, affine: np.ndarra
     with pytest.raises(DataError, match=r"site A: masks/p\.nii: ") as error:
         folder().cases("A", tmp_path)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "LAS", "PIR", "SLA", "ILP"])
+def test_a_mask_stored_along_other_axes_is_turned_and_told(tmp_path: Path, axes: str):
+    volume = RNG.integers(0, 99, (12, 10, 5)).astype(np.int16)
+    mask = (volume > 60).astype(np.uint8)
+    for name, stored in (("alike", "LPS"), ("turned", axes)):
+        nifti(tmp_path / name / "images" / "p.nii", *reoriented(volume, RAS, "LPS"))
+        nifti(tmp_path / name / "masks" / "p.nii", *reoriented(mask, RAS, stored))
+    (alike,), (turned_one,) = (folder().cases("A", tmp_path / name) for name in ("alike", "turned"))
+    (one,), (other,) = alike.scans, turned_one.scans
+    assert one.digest == other.digest and one.counts == other.counts
+    # Independently of the project's reader: in RAS, as drawn.
+    assert np.array_equal(other.content.truth().numpy(), mask.T)
+    said = "masks stored along other axes than their images, turned by their headers: p.nii "
+    expected = [] if axes == "LPS" else [f"{said}{axes}, image LPS"]
+    assert told(folder(), tmp_path / "turned") == expected
+    assert told(folder(), tmp_path / "alike") == []
+
+
+def test_notes_name_the_files_of_their_own_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where another site has the same files under other names, and they are on disk."""
+    monkeypatch.setenv("FEDCL_CACHE", str(tmp_path / "cache"))
+    volume = RNG.integers(0, 99, (8, 8, 3)).astype(np.int16)
+    for name in ("one", "two"):
+        nifti(tmp_path / name / "images" / f"{name}.nii", *reoriented(volume, RAS, "LPS"))
+        nifti(tmp_path / name / "masks" / f"{name}.nii", (volume > 50).astype(np.uint8))
+        (said,) = told(folder(cache="disk"), tmp_path / name)
+        assert f"{name}.nii RAS, image LPS" in said
+
+
+def test_a_mask_that_lies_alike_is_not_turned_where_two_axes_are_nearly_as_near(tmp_path: Path):
+    """At 45 degrees, rounding decides which axis is called R: that is no reason to turn it."""
+    array = RNG.integers(0, 2, (8, 8, 3)).astype(np.uint8)
+    even = np.diag([2.0, 2.0, 4.0, 1.0])
+    one, other = (turned(degrees) @ np.linalg.inv(RAS) @ even for degrees in (44.95, 45.05))
+    assert nib.aff2axcodes(one) != nib.aff2axcodes(other)
+    for name, affine in (("alike", one), ("nearly", other)):
+        nifti(tmp_path / name / "images" / "p.nii", array.astype(np.int16), one)
+        nifti(tmp_path / name / "masks" / "p.nii", array, affine)
+    alike, nearly = (folder().cases("A", tmp_path / name)[0] for name in ("alike", "nearly"))
+    assert torch.equal(alike.labels, nearly.labels)
 
 
 def test_rounding_in_headers_and_a_part_of_a_voxel_are_no_reason_to_refuse():
@@ -120,7 +182,7 @@ def test_another_origin_may_be_allowed_and_is_told(tmp_path: Path):
     array = RNG.integers(0, 2, (8, 8, 3)).astype(np.uint8)
     nifti(tmp_path / "images" / "p.nii", array)
     nifti(tmp_path / "masks" / "p.nii", array, RAS + np.outer([30, 0, 0, 0], [0, 0, 0, 1]))
-    (case,) = folder(same_origin=False, size=8).cases("A", tmp_path)
+    (case,) = folder(same_origin=False, resize=8).cases("A", tmp_path)
     assert torch.equal(case.images[:, 0], case.labels.float())
     assert any("20 voxels" in note for note in told(folder(same_origin=False), tmp_path))
 
@@ -131,7 +193,7 @@ def test_spacing_is_in_mm_whatever_the_unit(tmp_path: Path, unit: str, factor: f
     for kind in ("images", "masks"):
         nifti(tmp_path / kind / "p.nii", np.eye(8, dtype=np.uint8)[..., None], affine, unit)
     (case,) = folder().cases("A", tmp_path)
-    assert case.spacing == pytest.approx((4.0, 0.5, 0.5))
+    assert case.scans[0].spacing == pytest.approx((4.0, 0.5, 0.5))
     assert told(folder(), tmp_path) == []
 
 
@@ -160,6 +222,6 @@ def test_sform_and_qform_that_differ_are_told(tmp_path: Path):
     image.set_qform(np.diag([3, 3, 3, 1]), 1)
     nib.save(image, tmp_path / "x.nii")
     notes = Notes()
-    _, grid = read_image("A", tmp_path / "x.nii", (3,), notes)
+    _, grid = read_image("A", tmp_path / "x.nii", notes)
     assert grid.spacing == (1.5, 2.0, 4.0)
     assert any("sform and qform" in str(note) for note in notes.all())

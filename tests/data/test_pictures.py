@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fedcl.app.cli import main
 from fedcl.data.notes import Notes
-from fedcl.data.reading import read_image, read_pair
+from fedcl.data.reading import Files, Reader, read_image, read_pair
 from fedcl.errors import DataError
 from fedcl.registry import SCENARIO
 from sites.decathlon import Decathlon
@@ -37,8 +38,9 @@ def test_exif_turns_images_and_masks(tmp_path: Path, turn: int):
         stored = stored.transpose(step)
     picture(tmp_path / "images" / f"p.{kind}", stored, exif=exif)
     picture(tmp_path / "masks" / "p.png", DISC.astype(np.uint8))
-    pair = read_pair("A", tmp_path / f"images/p.{kind}", tmp_path / "masks/p.png", BINARY, Notes())
-    assert np.array_equal(pair.image[0] > 100, DISC) and np.array_equal(pair.labels[0] > 0, DISC)
+    files = Files((tmp_path / f"images/p.{kind}",), tmp_path / "masks/p.png")
+    pair = read_pair(files, Reader("A", BINARY), Notes())
+    assert np.array_equal(pair.image[0, 0] > 100, DISC) and np.array_equal(pair.labels[0] > 0, DISC)
 
 
 def test_a_tiff_that_lies_on_its_side_is_refused(tmp_path: Path):
@@ -47,7 +49,7 @@ def test_a_tiff_that_lies_on_its_side_is_refused(tmp_path: Path):
     exif[0x0112] = 6
     picture(tmp_path / "images" / "p.tif", np.arange(6, dtype=np.uint8).reshape(2, 3), exif=exif)
     with pytest.raises(DataError, match=r"images/p\.tif: .*on its side by its orientation 6"):
-        read_image("A", tmp_path / "images" / "p.tif", (2, 3), Notes())
+        read_image("A", tmp_path / "images" / "p.tif", Notes())
 
 
 def transparent(mode: str) -> tuple[Image.Image, dict[str, Any]]:
@@ -84,20 +86,27 @@ def test_colours_are_classes_only_where_a_table_says_so(tmp_path: Path):
     ):
         folder(labels=[0, 76]).cases("A", tmp_path)
     (case,) = folder(labels=["#000000", "#FF0000", "#008200"]).cases("A", tmp_path)
-    assert np.array_equal(case.own[0][0], red + 2 * green)
+    assert np.array_equal(case.scans[0].content.truth()[0], red + 2 * green)
     both = folder(labels=["#000000", ["#ff0000", "#008200"]]).cases("A", tmp_path)
-    assert np.array_equal(both[0].own[0][0], red | green)
+    assert np.array_equal(both[0].scans[0].content.truth()[0], red | green)
     with pytest.raises(DataError, match=r"mask colours #008200 are not in scenario\.labels"):
         folder(labels=["#000000", "#ff0000"]).cases("A", tmp_path)
 
 
-def test_colour_images_are_told_to_be_turned_to_grey(tmp_path: Path):
+def test_colour_images_are_turned_to_grey_only_where_that_is_asked_for(tmp_path: Path):
     coloured = np.dstack([(DISC * 200).astype(np.uint8), *[np.zeros(DISC.shape, np.uint8)] * 2])
     picture(tmp_path / "images" / "p.bmp", coloured)
     picture(tmp_path / "masks" / "p.gif", (DISC * 255).astype(np.uint8))
-    scenario = folder(labels=[0, 255])
-    assert told(scenario, tmp_path) == ["colour images are turned to grey (luminance): p.bmp"]
-    assert np.array_equal(scenario.cases("A", tmp_path)[0].own[0][0] > 0, DISC)
+    with pytest.raises(
+        DataError, match=r"images/p\.bmp: 3 channels, scenario\.channels asks for 1"
+    ):
+        folder(labels=[0, 255]).cases("A", tmp_path)
+    scenario = folder(labels=[0, 255], channels="luminance", normalise="none", resize=None)
+    assert told(scenario, tmp_path) == []
+    (scan,) = scenario.cases("A", tmp_path)[0].scans
+    assert np.array_equal(scan.content.truth()[0] > 0, DISC)
+    red = torch.from_numpy(DISC * 200 * 0.299).float()  # ITU-R 601
+    torch.testing.assert_close(scan.content.image()[0, 0], red)
 
 
 # --- files that are left out -----------------------------------------------------------------
@@ -116,9 +125,9 @@ def test_what_is_not_read_is_counted_and_named(tmp_path: Path):
 
 def test_a_folder_without_a_readable_file_says_what_there_is(tmp_path: Path):
     (tmp_path / "images").mkdir()
-    for name in ("x.dcm", "y.dcm", "z.nrrd"):
+    for name in ("x.dcm", "y.dcm", "z.npz"):
         (tmp_path / "images" / name).write_bytes(b"x")
-    with pytest.raises(DataError, match=r"there is: 2 \.dcm, 1 \.nrrd"):
+    with pytest.raises(DataError, match=r"there is: 2 \.dcm, 1 \.npz"):
         folder().cases("A", tmp_path)
 
 
@@ -149,7 +158,7 @@ def test_what_lies_in_root_and_is_no_site_is_named(tmp_path: Path, capsys):
     site(tmp_path / "B")
     (tmp_path / "C" / "Images").mkdir(parents=True)
     (tmp_path / "README.md").write_text("x")
-    common = [f"scenario.root={tmp_path}", "scenario.patient='^(.+)$'", "scenario.size=16"]
+    common = [f"scenario.root={tmp_path}", "scenario.patient='^(.+)$'", "scenario.resize=16"]
     assert main(["inspect", "scenario=folder", *common, "model.channels=[4,8]"]) == 0
     assert "not taken for sites, without images/: C, README.md (2)" in capsys.readouterr().out
 
@@ -166,7 +175,7 @@ def test_names_with_dots_byte_order_marks_and_links(tmp_path: Path):
         (tmp_path / "task" / kind).mkdir()
         for file in (root / kind).iterdir():
             (tmp_path / "task" / kind / file.name).symlink_to(file)
-    scenario = SCENARIO.make({"name": "decathlon", "size": 8, "cohorts": {"A": {}}})
+    scenario = SCENARIO.make({"name": "decathlon", "resize": 8, "cohorts": {"A": {}}})
     assert isinstance(scenario, Decathlon)
     cases = scenario.cases("A", tmp_path / "task")
     assert [case.name for case in cases] == ["1.2.840.7", "1.2.840.113619.2", "1.2.840.113619.10"]
@@ -176,7 +185,7 @@ def test_volumes_that_are_not_listed_are_told(tmp_path: Path):
     root = decathlon(tmp_path, ["a", "b", "c"])
     (root / "imagesTr" / "d.nii.gz").write_bytes((root / "imagesTr" / "a.nii.gz").read_bytes())
     (root / "imagesTr" / "._a.nii.gz").write_bytes(b"x")
-    scenario = SCENARIO.make({"name": "decathlon", "size": 8, "cohorts": {"A": {}}})
+    scenario = SCENARIO.make({"name": "decathlon", "resize": 8, "cohorts": {"A": {}}})
     assert [str(note) for note in scenario.cases("A", root).notes] == [
         "imagesTr/: not listed for training in dataset.json: d.nii.gz"
     ]
@@ -192,7 +201,10 @@ def test_slices_kept_in_several_runs_are_no_single_volume(tmp_path: Path):
     nifti(tmp_path / "labelsTr" / "a.nii.gz", label)
     listed = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [listed]}))
-    settings = {"name": "decathlon", "size": 8, "cohorts": {"A": {}}, "margin": 1}
+    settings = {"name": "decathlon", "resize": 8, "cohorts": {"A": {}}, "margin": 1}
     found = SCENARIO.make(settings).cases("A", tmp_path)
-    assert [len(part) for part in found[0].own] == [3, 3]
-    assert "slices beyond scenario.margin left out, in tests too: a 3" in map(str, found.notes)
+    assert [len(scan.content.truth()) for scan in found[0].scans] == [3, 3]
+    assert [scan.own for scan in found[0].scans] == [(3, 8, 8)] * 2
+    assert "slices beyond scenario.margin left out, in tests too: a.nii.gz 3" in map(
+        str, found.notes
+    )

@@ -13,12 +13,25 @@ import pytest
 from PIL import Image
 
 from fedcl.data.grid import Grid, apart, offset
+from fedcl.data.labels import IGNORED
 from fedcl.data.notes import Notes
-from fedcl.data.reading import read_image
+from fedcl.data.reading import Files, Reader, read_image, read_pair
 from fedcl.errors import ConfigError, DataError
 from fedcl.registry import SCENARIO
 from tests.conftest import TINY, read
-from tests.images import RAS, RNG, decathlon, folder, nifti, picture, site, told, turned
+from tests.images import (
+    BINARY,
+    RAS,
+    RNG,
+    decathlon,
+    folder,
+    nifti,
+    picture,
+    reoriented,
+    site,
+    told,
+    turned,
+)
 
 
 def test_pictures_that_pillow_would_cut_wrap_or_invert_are_refused(tmp_path: Path):
@@ -46,7 +59,7 @@ def test_pictures_that_pillow_would_cut_wrap_or_invert_are_refused(tmp_path: Pat
     picture(tmp_path / "white.tif", plain.astype(np.uint16), tiffinfo=inverted)
     for name in (*files, "white.tif"):
         with pytest.raises(DataError, match=f"{name}: cannot be read: .*(16|8) bits"):
-            read_image("A", tmp_path / name, (2, 3), Notes())
+            read_image("A", tmp_path / name, Notes())
 
 
 def test_numbers_of_over_8_bits_are_no_colours(tmp_path: Path):
@@ -86,7 +99,7 @@ def test_every_strategy_knows_ignored_pixels(cli, tmp_path: Path, strategy: str)
     own = [o for o in TINY if not o.startswith(("scenario.", "timeline."))]
     given = [
         *own, "scenario=folder", f"scenario.root={tmp_path / 'd'}", "scenario.patient='^(.+)$'",
-        "scenario.size=16", "scenario.labels=[0,1]", "scenario.ignore=[7]", "timeline.rounds=1",
+        "scenario.resize=16", "scenario.labels=[0,1]", "scenario.ignore=[7]", "timeline.rounds=1",
         f"strategy={strategy}",
     ]  # fmt: skip
     assert cli(*given, f"run.dir={tmp_path / 'run'}") == 0
@@ -102,6 +115,30 @@ def test_a_strategy_that_needs_every_pixel_refuses_ignored_ones(cli, tmp_path: P
         == 2
     )
     assert "fedcl: scenario.ignore: souvenir" in capsys.readouterr().err and not run.exists()
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SLA"])
+def test_what_lies_outside_of_a_region_counts_nowhere(tmp_path: Path, axes: str):
+    image = nifti(tmp_path / "image.nii", RNG.normal(size=(8, 9, 4)).astype(np.float32))
+    classes = RNG.integers(0, 2, (8, 9, 4)).astype(np.uint8)
+    mask = nifti(tmp_path / "mask.nii", classes)
+    inside = RNG.integers(0, 3, (8, 9, 4)).astype(np.uint8)
+    region = nifti(tmp_path / "region.nii", *reoriented(inside, RAS, axes))
+    pair = read_pair(Files((image,), mask, region), Reader("A", BINARY), Notes())
+    assert np.array_equal(pair.labels, np.where(inside > 0, classes, IGNORED).T)
+    shifted = nifti(tmp_path / "region.nii", inside, RAS + np.outer([9, 0, 0, 0], [0, 0, 0, 1]))
+    with pytest.raises(DataError, match=r"region\.nii: origins in the headers differ: .* 6 voxels"):
+        read_pair(Files((image,), mask, shifted), Reader("A", BINARY), Notes())
+
+
+def test_one_frame_of_a_file_of_several(tmp_path: Path):
+    frames = RNG.normal(size=(8, 9, 4, 3)).astype(np.float32)
+    image = nifti(tmp_path / "image.nii", frames)
+    mask = nifti(tmp_path / "mask.nii", np.zeros((8, 9, 4), np.uint8))
+    pair = read_pair(Files((image,), mask, frame=2), Reader("A", BINARY), Notes())
+    assert np.array_equal(pair.image, frames[..., 2].T[None])
+    with pytest.raises(DataError, match=r"image\.nii: 3 frames, none of number 3 from 0"):
+        read_pair(Files((image,), mask, frame=3), Reader("A", BINARY), Notes())
 
 
 def raw(file: Path, affine: Any = RAS, **fields: Any) -> Path:
@@ -121,12 +158,12 @@ def test_distances_that_are_none_are_refused_where_nothing_else_tells_them(tmp_p
     pixdim = [1, 1, 1, size, 1, 1, 1, 1]
     file = raw(tmp_path / "x.nii", sform_code=0, qform_code=0, pixdim=pixdim)
     with pytest.raises(DataError, match=r"x\.nii: .*no valid spacing"):
-        read_image("A", file, (3,), Notes())
+        read_image("A", file, Notes())
 
 
 def test_values_within_the_header_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"x\.nii: .*vox_offset"):
-        read_image("A", raw(tmp_path / "x.nii", vox_offset=0), (3,), Notes())
+        read_image("A", raw(tmp_path / "x.nii", vox_offset=0), Notes())
 
 
 @pytest.mark.parametrize(
@@ -138,7 +175,7 @@ def test_values_within_the_header_are_refused(tmp_path: Path):
 )
 def test_headers_at_odds_with_themselves_are_told(tmp_path: Path, affine, fields, said: str):
     notes = Notes()
-    read_image("A", raw(tmp_path / "x.nii", affine, **fields), (3,), notes)
+    read_image("A", raw(tmp_path / "x.nii", affine, **fields), notes)
     assert said in " ".join(map(str, notes.all()))
 
 
@@ -158,18 +195,20 @@ def test_millimetres_of_a_mask_count_where_its_image_has_none(tmp_path: Path):
     plain.set_qform(None, 0)
     nib.save(plain, file)
     (case,) = folder().cases("A", tmp_path)
-    assert case.spacing == (5.0, 0.5, 0.5)
+    assert case.scans[0].spacing == (5.0, 0.5, 0.5)
 
 
 def test_a_window_that_leaves_nothing_is_refused(tmp_path: Path):
     root = decathlon(tmp_path, ["a", "b"])
     text = json.loads((root / "dataset.json").read_text()) | {"modality": {"0": "MRI"}}
     (root / "dataset.json").write_text(json.dumps(text))
-    settings = {"name": "decathlon", "size": 8, "cohorts": {"A": {}}}
+    settings = {"name": "decathlon", "resize": 8, "cohorts": {"A": {}}}
+    settings["normalise"] = "window"
     with pytest.raises(DataError, match=r"a\.nii\.gz: the window leaves nothing of it"):
-        SCENARIO.make(settings | {"level": 500.0}).cases("A", root)
-    found = SCENARIO.make(settings | {"level": 0.5, "width": 1.0}).cases("A", root)
+        SCENARIO.make(settings | {"window": [300.0, 700.0]}).cases("A", root)
+    found = SCENARIO.make(settings | {"window": [0.0, 1.0]}).cases("A", root)
     assert "dataset.json says MRI, not CT: a window in HU may not be meant" in map(str, found.notes)
+    assert found[0].images.unique().tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +238,7 @@ def test_one_label_file_is_of_one_image(tmp_path: Path):
     root = decathlon(tmp_path, ["a", "b"])
     text = (root / "dataset.json").read_text().replace("labelsTr/b", "labelsTr/a")
     (root / "dataset.json").write_text(text)
-    scenario = SCENARIO.make({"name": "decathlon", "size": 8, "cohorts": {"A": {}}})
+    scenario = SCENARIO.make({"name": "decathlon", "resize": 8, "cohorts": {"A": {}}})
     with pytest.raises(DataError, match="for two images"):
         scenario.cases("A", root)
 

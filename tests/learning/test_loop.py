@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedcl.data.cases import Case, Samples
+from fedcl.data.cases import Case
+from fedcl.data.samples import Stacked
 from fedcl.errors import ConfigError, RunError
 from fedcl.learning import loop
 from fedcl.learning.learner import Learner
-from fedcl.learning.step import Lesson, joined
+from fedcl.learning.step import Lesson, Step, joined
 from fedcl.learning.strategy import Strategy
 from fedcl.models.base import Layers, Model
 from fedcl.registry import STRATEGY
@@ -24,14 +25,14 @@ def network() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
 
 
-def slices(count: int = 10) -> Samples:
+def slices(count: int = 10) -> Stacked:
     rng = torch_rng("slices")
     images = torch.randn(count, 1, 8, 8, generator=rng)
-    return Samples(images, (images > 0.5).long())
+    return Stacked(images, (images > 0.5).long())
 
 
 def train(student: nn.Module, settings: Learner, **more: object) -> dict[str, float]:
-    arguments = {"strategy": FINETUNE, "lr": lambda share: 0.01, "rng": torch_rng("train")} | more
+    arguments = {"strategy": FINETUNE, "lr": lambda share: 0.01, "keys": ("train",)} | more
     return loop.train(Lesson(task=TASK, student=student), slices(), settings, **arguments)
 
 
@@ -82,6 +83,30 @@ def test_same_seed_same_bits():
     train(one, Learner()), train(two, Learner())
     pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_what_a_strategy_draws_leaves_the_order_of_the_samples_alone():
+    """Methods that draw and methods that do not are compared on the same batches."""
+
+    def seen(draws: int, *keys: str | int) -> tuple[list[list[int]], list[float]]:
+        order: list[list[int]] = []
+        drawn: list[float] = []
+
+        class Drawing(type(FINETUNE)):  # type: ignore[misc]
+            def objective(self, step: Step) -> dict[str, torch.Tensor]:
+                order.append(step.index.tolist())
+                drawn.extend(torch.rand(draws, generator=step.rng).tolist())
+                return super().objective(step)
+
+        train(network(), Learner(batch_size=4, epochs=2), strategy=Drawing(), keys=keys)
+        return order, drawn
+
+    (none, _), (order, drawn) = seen(0, "site", 1), seen(3, "site", 1)
+    assert none == order and len({tuple(batch) for batch in order}) == 6
+    assert (order, drawn) == seen(3, "site", 1), "same keys, same bits"
+    assert drawn == torch.rand(18, generator=torch_rng("drawn", "site", 1)).tolist()
+    other, drawn_there = seen(3, "site", 2)
+    assert other != order and drawn_there != drawn
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("last", 2), ("best", 1)])
@@ -137,9 +162,14 @@ def test_bad_learning_rates_are_refused(rate: object):
 
 def test_prediction_leaves_the_network_in_evaluation_mode_and_has_the_cases_shape():
     net = network()
-    case = Case("p", torch.randn(3, 1, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8))
-    assert TASK.predict(net, case, torch.device("cpu"), amp=True).shape == (3, 2, 8, 8)
+    case = Case.of("p", torch.randn(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8))
+    (found,) = TASK.predict(net, case, torch.device("cpu"), amp=True)
+    assert found.shape == (2, 3, 8, 8)
+    torch.testing.assert_close(found.sum(0), torch.ones(3, 8, 8))
     assert not net.training
+    with torch.no_grad():
+        expected = net(case.images).softmax(1).movedim(0, 1)
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_loss_is_never_lost_to_another_of_its_name():
@@ -155,11 +185,12 @@ def test_a_model_whose_loss_is_called_as_the_strategys_is_refused():
         def watched(self, network: nn.Module) -> Layers:
             return Layers(aside=[network])
 
-        def terms(self, aside: object, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        def terms(
+            self, aside: object, inputs: torch.Tensor, loss: object
+        ) -> dict[str, torch.Tensor]:
             return {"seg": inputs.sum()}
 
-    samples = Samples(torch.randn(4, 1, 8, 8), torch.zeros(4, 1, 8, 8, dtype=torch.int64))
+    samples = Stacked(torch.randn(4, 1, 8, 8), torch.zeros(4, 1, 8, 8, dtype=torch.int64))
     lesson = Lesson(task=TASK, student=network(), model=Clashing())
-    rng = torch.Generator().manual_seed(0)
     with pytest.raises(RunError, match="two loss terms are called seg"):
-        loop.train(lesson, samples, Learner(steps=1), Strategy(), lambda _: 0.01, rng)
+        loop.train(lesson, samples, Learner(steps=1), Strategy(), lambda _: 0.01, ("clash",))

@@ -1,11 +1,15 @@
 """Every backbone: its features, its limits, and the methods that need its features."""
 
+import numpy as np
 import pytest
 import torch
 
+from fedcl.data.cases import Case
 from fedcl.errors import ConfigError
-from fedcl.learning.step import watch
+from fedcl.learning.step import Step, watch
 from fedcl.registry import MODEL
+from fedcl.tasks.segmentation import Segmentation, segmentation_loss
+from tests.conftest import read
 
 SMALL = {
     "unet": {"channels": [4, 8, 16]},
@@ -14,19 +18,28 @@ SMALL = {
     "swinunetr": {"depths": [1, 1, 1, 1]},
     "multitask_unet": {"channels": [4, 8, 16]},
     "multitask_swinunetr": {"features": 12, "depths": [1, 1, 1, 1]},
+    "dynunet": {"filters": [4, 8, 16, 32]},
 }
 MULTITASK = [name for name in SMALL if name.startswith("multitask")]
+SPACE = {2: (64, 64), 3: (32, 32, 64)}
+"""Sizes that every model can take, as few voxels as may be."""
 
 
+@pytest.mark.parametrize("dims", SPACE)
 @pytest.mark.parametrize("name", SMALL)
-def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str):
+def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str, dims: int):
     model = MODEL.make({"name": name, **SMALL[name]})
-    network = model.build(2, 3).eval()
-    images = torch.randn(2, 2, 64, 64)
+    network = model.build(2, 3, dims).eval()
+    images = torch.randn(2, 2, *SPACE[dims])
+    assert all(n % by == 0 for n, by in zip(SPACE[dims], model.multiples(dims), strict=True))
     seen = watch(network, model, images)
     logits, features = seen.outputs, seen.features
-    assert logits.shape == (2, 3, 64, 64)
+    assert logits.shape == (2, 3, *SPACE[dims])
     assert len(features) >= 3
+    for level in (*features, *seen.decoder):
+        assert level.ndim == 2 + dims
+        shrunk = {n // m for n, m in zip(SPACE[dims], level.shape[2:], strict=True)}
+        assert len(shrunk) == 1, "by the same factor along every axis"
     sizes = [feature.shape[-1] for feature in features]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 64
     back = [feature.shape[-1] for feature in seen.decoder]
@@ -36,28 +49,40 @@ def test_features_come_from_fine_to_coarse_and_feed_the_logits(name: str):
     torch.testing.assert_close(network(images), logits), "hooks are gone and changed nothing"
 
 
+@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("units", [0, 1, 2])
-def test_every_level_of_the_unet_is_a_scale(units: int):
+def test_every_level_of_the_unet_is_a_scale(units: int, dims: int):
     model = MODEL.make({"name": "unet", "channels": [4, 8, 16], "res_units": units})
-    features = watch(model.build(1, 2), model, torch.randn(1, 1, 32, 32)).features
+    images = torch.randn(1, 1, *(32,) * dims)
+    features = watch(model.build(1, 2, dims), model, images).features
     assert [feature.shape[1] for feature in features] == [4, 8, 16]
 
 
-def test_the_plain_unet_has_the_parameters_of_its_formula():
+def plain_unet_parameters(dims: int) -> int:
     """By hand: 3 x 3 convolutions without bias, norms, 2 x 2 transposed convolutions, a head."""
-    network = MODEL.make({"name": "plain_unet", "channels": [16, 32, 64]}).build(1, 2)
 
     def conv(before: int, after: int) -> int:
-        return 9 * before * after + 2 * after
+        return 3**dims * before * after + 2 * after
 
     down = conv(1, 16) + conv(16, 32) + conv(32, 64)
-    widen = (4 * 64 * 32 + 32) + (4 * 32 * 16 + 16)
+    widen = (2**dims * 64 * 32 + 32) + (2**dims * 32 * 16 + 16)
     up = conv(64, 32) + conv(32, 16)
-    expected = down + widen + up + (16 * 2 + 2)
+    return down + widen + up + (16 * 2 + 2)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_plain_unet_has_the_parameters_of_its_formula(dims: int):
+    network = MODEL.make({"name": "plain_unet", "channels": [16, 32, 64]}).build(1, 2, dims)
+    expected = plain_unet_parameters(dims)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+def test_the_published_student_is_small_beside_its_teacher():
     teacher = {"name": "plain_unet", "channels": [64, 128, 256, 512, 1024], "convolutions": 2}
-    large = sum(p.numel() for p in MODEL.make(teacher).build(1, 2).parameters())
-    assert expected < 0.05 * large, "the published student is below 5 % of the teacher"
+    large = sum(p.numel() for p in MODEL.make(teacher).build(1, 2, 2).parameters())
+    assert plain_unet_parameters(2) < 0.05 * large, (
+        "the published student is below 5 % of the teacher"
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,6 +94,10 @@ def test_the_plain_unet_has_the_parameters_of_its_formula():
         ({"name": "swinunetr", "features": 20}, "model.features: must be a multiple of 12"),
         ({"name": "swinunetr", "heads": [3, 6, 12]}, "model.heads: four numbers needed"),
         ({"name": "swinunetr", "heads": [5, 6, 12, 24]}, "5 does not divide the 12 channels"),
+        ({"name": "dynunet", "filters": [8, 16]}, "model.filters: at least three levels"),
+        ({"name": "dynunet", "strides": [2, 2]}, "model.strides: 3 needed for 4 levels, got 2"),
+        ({"name": "dynunet", "kernels": [3]}, "model.kernels: 4 needed for 4 levels, got 1"),
+        ({"name": "dynunet", "supervised": 3}, "model.supervised: at most 2 for 4 levels"),
     ],
 )
 def test_what_cannot_be_built_is_said(settings: dict[str, object], said: str):
@@ -81,6 +110,7 @@ BACKBONES = {
     "plain_unet": ["model.norm=instance"],
     "segresnet": ["model.filters=8", "model.down=[1,1]", "model.up=[1]"],
     "swinunetr": ["model.depths=[1,1,1,1]", "scenario.size=64"],
+    "dynunet": ["model.filters=[8,16,32]", "model.supervised=1"],
 }
 
 
@@ -96,21 +126,107 @@ def test_methods_take_features_from_any_backbone(cli, tmp_path, model: str, stra
     assert cli(*overrides, *extra) == 0
 
 
-def test_images_too_small_for_a_backbone_are_refused(cli, tmp_path, capsys):
-    overrides = ["model=swinunetr", "scenario.size=32", "engine=inprocess"]
-    assert cli(*overrides, f"run.dir={tmp_path / 'run'}") == 2
-    assert "the model cannot take images of 32 x 32" in capsys.readouterr().err
+def test_images_too_small_for_a_backbone_are_padded(cli, tmp_path):
+    overrides = [
+        "engine=inprocess", "tracking.enabled=false", "scenario.size=32", "scenario.patients=4",
+        "scenario.slices=1", "timeline.rounds=1", "learner.steps=2", "timeline.stages=[[A],[C]]",
+        "model=swinunetr", "model.depths=[1,1,1,1]", "strategy=finetune",
+    ]  # fmt: skip
+    assert cli(*overrides, f"run.dir={tmp_path / 'run'}") == 0
+    results = read(tmp_path / "run")
+    assert results["status"] == "completed" and results["failures"] == []
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 40, 22), (2, 40, 21)])
+def test_images_that_do_not_divide_are_padded_and_answered_in_their_own_size(shape):
+    model = MODEL.make({"name": "swinunetr", **SMALL["swinunetr"]})
+    image = torch.randn(1, *shape)
+    case = Case.of("p", image, torch.ones(shape, dtype=torch.uint8))
+    task = Segmentation(1, 2).fitted([model])
+    network = task.build(model, [])
+    samples = task.samples([case], torch.device("cpu"))
+    rows, columns = samples.shape[1:]
+    assert rows % 32 == columns % 32 == 0 and rows * columns > 32 * 32
+    assert len(samples) == len(image[0]) and task.problem(network, samples, 1) is None
+    shown = samples[torch.arange(len(samples))]
+    _, _, top, left = shown.targets.nonzero().amin(dim=0).tolist()
+    assert abs(rows - shape[1] - 2 * top) <= 1 and abs(columns - shape[2] - 2 * left) <= 1
+    border = [(0, 0), (top, rows - shape[1] - top), (left, columns - shape[2] - left)]
+    expected = np.pad(image[0], border, constant_values=float(image.min()))
+    assert np.array_equal(shown.inputs[:, 0], expected)
+    assert np.array_equal(shown.targets[:, 0], np.pad(np.ones(shape), border))
+    (found,) = task.predict(network, case, torch.device("cpu"), amp=False)
+    assert found.shape == (2, *shape)
+    with torch.no_grad():
+        whole = network(shown.inputs).softmax(1).movedim(0, 1)
+    inner = whole[:, :, top : top + shape[1], left : left + shape[2]]
+    torch.testing.assert_close(found, inner)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_coarser_levels_are_judged_in_training(dims: int):
+    """By hand: of a voxel, the label in its middle; half the loss, a quarter."""
+    model = MODEL.make({"name": "dynunet", "filters": [2, 4, 4, 8]})
+    task, full = Segmentation(1, 3, dims=dims), (16,) * dims
+    targets = torch.randint(0, 3, (2, 1, *full))
+    network = task.build(model, []).train()
+    step = Step(
+        task=task, student=network, model=model, inputs=torch.randn(2, 1, *full), targets=targets,
+        rng=torch.Generator(),
+    )  # fmt: skip
+    half, quarter = step.activations.aside
+    assert half.shape == (2, 3, *(8,) * dims) and quarter.shape == (2, 3, *(4,) * dims)
+    assert step.outputs.shape == (2, 3, *full)
+    expected = 0.5 * segmentation_loss(half, targets[:, :, *(slice(1, None, 2),) * dims])
+    expected += 0.25 * segmentation_loss(quarter, targets[:, :, *(slice(2, None, 4),) * dims])
+    terms = step.model_loss()
+    assert terms["deep"].item() == pytest.approx(expected.item(), rel=1e-5)
+    terms["deep"].backward()
+    moved = {key for key, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    heads = {f"deep_supervision_heads.{n}.conv.conv.{kind}" for n in "01" for kind in
+             ("weight", "bias")}  # fmt: skip
+    assert heads <= moved and not any(key.startswith("output_block") for key in moved)
+
+
+def test_levels_may_differ_along_the_axes():
+    """Thick slices: 1 along them until the others have caught up."""
+    settings = {
+        "filters": [4, 4, 8, 8],
+        "strides": [[1, 2, 2], 2, 2],
+        "kernels": [[1, 3, 3], 3, 3, 3],
+    }
+    model = MODEL.make({"name": "dynunet", **settings, "supervised": 0})
+    assert list(model.multiples(3)) == [4, 8, 8]
+    seen = watch(model.build(1, 2, 3), model, torch.randn(1, 1, 8, 16, 16))
+    assert [tuple(level.shape[2:]) for level in seen.features] == [
+        (8, 16, 16), (8, 8, 8), (4, 4, 4), (2, 2, 2),
+    ]  # fmt: skip
+    assert seen.aside == [] and seen.outputs.shape == (1, 2, 8, 16, 16)
+    with pytest.raises(ConfigError, match=r"model\.strides: .*a list of 2"):
+        model.build(1, 2, 2)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_array_of_a_network_is_there_once(name: str):
+    """They are sent, averaged and kept by name: one of two names would be forgotten."""
+    network = MODEL.make({"name": name, **SMALL[name]}).build(1, 2, 2)
+    names: dict[int, list[str]] = {}
+    for key, value in network.state_dict().items():
+        names.setdefault(value.data_ptr(), []).append(key)
+    twice = [same for same in names.values() if len(same) > 1]
+    assert twice == []
+
+
+@pytest.mark.parametrize("dims", SPACE)
 @pytest.mark.parametrize("name", MULTITASK)
-def test_the_image_is_rebuilt_in_training_and_what_is_lost_is_weighed(name: str):
+def test_the_image_is_rebuilt_in_training_and_what_is_lost_is_weighed(name: str, dims: int):
     model = MODEL.make({"name": name, **SMALL[name], "reconstruction": 0.5})
-    network = model.build(2, 3).train()
-    images = torch.randn(2, 2, 64, 64)
+    network = model.build(2, 3, dims).train()
+    images = torch.randn(2, 2, *SPACE[dims])
     seen = watch(network, model, images)
     (rebuilt,) = seen.aside
-    assert rebuilt.shape == images.shape and seen.outputs.shape == (2, 3, 64, 64)
-    terms = model.terms(seen.aside, images)
+    assert rebuilt.shape == images.shape and seen.outputs.shape == (2, 3, *SPACE[dims])
+    terms = model.terms(seen.aside, images, lambda outputs: outputs.sum())
     assert terms["recon"].item() == pytest.approx(0.5 * ((rebuilt - images) ** 2).mean().item())
     terms["recon"].backward()
     moved = {key for key, p in network.named_parameters() if p.grad is not None and p.grad.any()}
@@ -120,19 +236,20 @@ def test_the_image_is_rebuilt_in_training_and_what_is_lost_is_weighed(name: str)
     assert watch(network.eval(), model, images).aside == []
 
 
+@pytest.mark.parametrize("dims", SPACE)
 @pytest.mark.parametrize("name", MULTITASK)
-def test_with_a_second_decoder_the_first_answers_as_without(name: str):
+def test_with_a_second_decoder_the_first_answers_as_without(name: str, dims: int):
     model = MODEL.make({"name": name, **SMALL[name]})
-    network = model.build(1, 2).eval()
+    network = model.build(1, 2, dims).eval()
     without = {
         "multitask_unet": {"name": "plain_unet", "convolutions": 2},
         "multitask_swinunetr": {"name": "swinunetr"},
     }
-    twin = MODEL.make({**SMALL[name], **without[name]}).build(1, 2).eval()
+    twin = MODEL.make({**SMALL[name], **without[name]}).build(1, 2, dims).eval()
     twin.load_state_dict(
         {k: v for k, v in network.state_dict().items() if not k.startswith("rebuild")}
     )
-    images = torch.randn(1, 1, 64, 64)
+    images = torch.randn(1, 1, *SPACE[dims])
     assert torch.equal(network(images), twin(images))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedcl.app.cli import main
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Stacked
 from fedcl.data.source import Source
 from fedcl.errors import ConfigError, DataError
 from fedcl.learning.step import Rehearsal, Step
@@ -118,7 +118,7 @@ def masked(**more: Any) -> Any:
 @pytest.mark.parametrize(
     ("affine", "value", "said"),
     [
-        (np.diag([1.5, 2.0, 8.0, 1.0]), 3, "mask RAS, image LPS"),
+        (np.diag([1.5, 2.0, 8.0, 1.0]), 3, "the mask lies 5 voxels from its image"),
         (LPS @ np.diag([1, 1, 1.1, 1]), 3, "spacings in the headers differ"),
         (LPS + np.outer([0, 30, 0, 0], [0, 0, 0, 1]), 3, "15 voxels from its image"),
         (LPS, 1, r"no label 3 \(lv\), but rv"),
@@ -131,6 +131,20 @@ def test_a_mask_that_lies_elsewhere_or_lacks_its_label(tmp_path, affine, value: 
     nib.save(nib.Nifti1Image(mask, affine), folder / "patient001_frame01_gt.nii.gz")
     with pytest.raises(DataError, match=rf"site B: .*patient001_frame01_gt.*{said}"):
         masked().load("B", folder, 0)
+
+
+def test_a_mask_stored_along_other_axes_is_turned_and_told(tmp_path: Path):
+    folder = patient(tmp_path)
+    alike = masked().load("B", folder, 0)
+    file = folder / "patient001_frame01_gt.nii.gz"
+    stored = nib.as_closest_canonical(nib.load(file))
+    assert nib.aff2axcodes(stored.affine) == ("R", "A", "S")
+    nib.save(nib.Nifti1Image(np.array(stored.dataobj), stored.affine), file)
+    turned = masked().load("B", folder, 0)
+    assert torch.equal(alike.test[0].values, turned.test[0].values)
+    assert alike.test[0].values.unique().tolist() == [0, 1]
+    said = "masks stored along other axes than their images, turned by their headers: "
+    assert f"{said}{file.name} RAS, image LPS" in map(str, turned.notes)
 
 
 def test_stray_files_and_editors_marks(tmp_path: Path):
@@ -232,7 +246,7 @@ def test_old_outputs_are_distilled_at_a_new_masks_own_points():
     told[5] = 3.0  # of point 1 nobody knows
     step = Step(
         task=field(), student=build("siren", width=4), teacher=torch.nn.Identity(),
-        past=Rehearsal(Samples(at, torch.full((8, 1), 2.0)), False, None, told),
+        past=Rehearsal(Stacked(at, torch.full((8, 1), 2.0)), False, None, told),
         inputs=at[index], targets=torch.ones(2, 1), index=index,
         rng=torch.Generator().manual_seed(0),
     )  # fmt: skip

@@ -31,7 +31,7 @@ def test_a_patient_depends_on_nothing_but_seed_hospital_and_number():
     assert all(torch.equal(a.images, b.images) for a, b in zip(few, many, strict=False))
     other = phantom(seed=1).cases("C", None)
     assert not torch.equal(few[0].images, other[0].images)
-    assert few[0].spacing == (25.0, 360 / 0.9 / 64, 360 / 0.9 / 64)
+    assert few[0].scans[0].spacing == (25.0, 360 / 0.9 / 64, 360 / 0.9 / 64)
 
 
 def test_the_window_maps_units_to_minus_one_and_one():
@@ -67,7 +67,7 @@ def test_hospitals_differ_in_noise_and_at_strength_0_in_nothing_but_patients():
 def test_every_patient_has_a_spleen_of_a_plausible_size():
     for site in HOSPITALS:
         for case in phantom().cases(site, None):
-            millilitres = float(case.labels.sum()) * np.prod(case.spacing) / 1000
+            millilitres = float(case.labels.sum()) * np.prod(case.scans[0].spacing) / 1000
             assert 60 < millilitres < 700, (site, case.name)
 
 
@@ -99,16 +99,15 @@ def task(root: Path, cases: int = 4, **index: Any) -> Path:
 
 
 def decathlon(**settings: Any) -> Any:
-    return SCENARIO.make(
-        {"name": "decathlon", "size": 8, "level": 0.0, "width": 40.0, "cohorts": {"A": {}}}
-        | settings
-    )
+    given = {"resize": 8, "normalise": "window", "window": [-20.0, 20.0], "cohorts": {"A": {}}}
+    return SCENARIO.make({"name": "decathlon"} | given | settings)
 
 
 def test_volumes_become_windowed_slices(tmp_path: Path):
     first, *_, last = decathlon().cases("A", task(tmp_path, cases=11))
     assert (first.name, last.name) == ("organ_1", "organ_11"), "in natural order"
-    assert first.images.shape == (3, 1, 8, 8) and first.spacing == (5.0, 3.0, 2.0)
+    assert first.images.shape == (3, 1, 8, 8)
+    assert first.scans[0].spacing == (5.0, 3.0, 2.0)
     assert first.images[0].unique().tolist() == pytest.approx([0.05])
     assert first.images[1].max() == 1.0, "clipped at the window's edge"
     assert first.labels.sum(dim=(1, 2)).tolist()[::2] == [0, 0] and first.labels[1].sum() > 0
@@ -116,11 +115,40 @@ def test_volumes_become_windowed_slices(tmp_path: Path):
     assert kept.images.shape == (1, 1, 8, 8) and bool(kept.labels.any())
 
 
-def test_without_a_window_slices_are_normalised(tmp_path: Path):
-    case = decathlon(width=None).cases("A", task(tmp_path))[0]
-    assert float(case.images[1].mean()) == pytest.approx(0, abs=1e-6)
-    assert float(case.images[1].std(correction=0)) == pytest.approx(1, abs=1e-5)
-    assert not case.images[0].any(), "a constant slice is zero"
+def test_without_a_window_volumes_are_normalised(tmp_path: Path):
+    case = decathlon(normalise="zscore").cases("A", task(tmp_path))[0]
+    assert float(case.images.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(case.images.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    # By hand: 6 rows become 8, those between by linear interpolation of their neighbours.
+    volume = torch.ones(1, 3, 6, 8, dtype=torch.float64)
+    volume[0, 1, 2:4, 2:4] = 500
+    larger = torch.nn.functional.interpolate(volume, (8, 8), mode="bilinear")[0].numpy()
+    expected = (larger - larger.mean()) / larger.std()
+    np.testing.assert_allclose(case.images[:, 0], expected, atol=1e-5)
+    assert case.images[0].unique().tolist() == pytest.approx([expected[0, 0, 0]]), "stays constant"
+    nib.save(
+        nib.Nifti1Image(np.full((8, 6, 3), 0.1, np.float32), np.diag([2.0, 3.0, 5.0, 1.0])),
+        tmp_path / "imagesTr" / "organ_1.nii.gz",
+    )
+    constant = decathlon(normalise="zscore").cases("A", tmp_path)[0]
+    assert not constant.images.any(), "a constant volume is zero"
+
+
+def test_slices_that_are_left_out_count_in_the_intensities_of_the_others(tmp_path: Path):
+    whole = decathlon(normalise="zscore").cases("A", task(tmp_path))[0]
+    (kept,) = decathlon(normalise="zscore", margin=0).cases("A", tmp_path)[:1]
+    torch.testing.assert_close(kept.images, whole.images[1:2])
+
+
+@pytest.mark.parametrize(
+    ("modality", "same"), [("CT", "window"), ("MRI", "zscore"), (None, "zscore")]
+)
+def test_intensities_are_treated_as_the_index_says(tmp_path: Path, modality: Any, same: str):
+    index = {} if modality is None else {"modality": {"0": modality}}
+    auto = decathlon(normalise="auto").cases("A", task(tmp_path, **index))
+    given = decathlon(normalise=same).cases("A", tmp_path)
+    assert all(torch.equal(a.images, b.images) for a, b in zip(auto, given, strict=True))
+    assert not any("window" in str(note) for note in auto.notes)
 
 
 def test_cases_are_shared_out_in_order_and_each_once(tmp_path: Path):
@@ -154,7 +182,7 @@ def test_a_missing_index_an_unknown_case_and_a_volume_without_label(tmp_path: Pa
     with pytest.raises(DataError, match=r"dataset\.json does not list training cases"):
         decathlon().cases("A", tmp_path)
     root = task(tmp_path)
-    with pytest.raises(DataError, match="names no organ_99"):
+    with pytest.raises(DataError, match="there is no case organ_99"):
         decathlon(cohorts={"A": {"cases": ["organ_99"]}}).cases("A", root)
     empty = np.zeros((8, 6, 3), np.uint8)
     affine = np.diag([2.0, 3.0, 5.0, 1.0])
@@ -178,11 +206,11 @@ def test_bad_settings(settings: dict[str, Any], message: str):
 
 @REAL
 def test_the_real_spleen_is_read():
-    scenario = SCENARIO.make({"name": "decathlon", "cohorts": {"A": {}}, "margin": 0})
+    scenario = SCENARIO.make({"name": "decathlon", "resize": 64, "cohorts": {"A": {}}, "margin": 0})
     (case,) = scenario.cases("A", SPLEEN)
     assert case.name == "spleen_2" and case.images.shape[1:] == (1, 64, 64)
     assert case.labels.flatten(1).any(dim=1).all()
-    assert case.spacing == pytest.approx((5.0, 0.795, 0.795), abs=0.001)
+    assert case.scans[0].spacing == pytest.approx((5.0, 0.795, 0.795), abs=0.001)
     organ = 60 + 200 * case.images[:, 0][case.labels > 0]
     assert 70 < float(organ.median()) < 160, "HU of a spleen with contrast medium"
 
@@ -203,7 +231,8 @@ def test_a_run_on_slabs_of_the_real_spleen(cli, tmp_path: Path):
     own = [option for option in TINY if not option.startswith("scenario.")]
     folder = tmp_path / "run"
     assert cli(
-        *own, "scenario=decathlon", f"scenario.root={tmp_path / 'task'}", "scenario.size=32",
+        *own, "scenario=decathlon", f"scenario.root={tmp_path / 'task'}", "scenario.resize=32",
+        "scenario.normalise=window",
         "scenario.stages=[[A],[B]]", "~scenario.cohorts.C", "~scenario.cohorts.D",
         "scenario.cohorts.A.share=0.5", "scenario.cohorts.B.share=0.5", f"run.dir={folder}",
     ) == 0  # fmt: skip

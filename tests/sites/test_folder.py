@@ -24,7 +24,7 @@ DATA = REPO.parent / "shared" / "data"
 
 
 def scaled(image: np.ndarray) -> torch.Tensor:
-    """Return what `minmax` makes of one slice."""
+    """Return what `minmax` makes of an image."""
     image = image.astype(np.float64)
     return torch.tensor((image - image.min()) / np.ptp(image), dtype=torch.float32)
 
@@ -38,7 +38,7 @@ def test_values_and_labels_are_kept(tmp_path: Path, extension: str) -> None:
     assert (case.images.dtype, case.labels.dtype) == (torch.float32, torch.uint8)
     torch.testing.assert_close(case.images, scaled(IMAGE)[None, None])
     assert torch.equal(case.labels[0], torch.from_numpy(MASK // 255))
-    assert case.spacing == (1.0, 1.0, 1.0)
+    assert case.scans[0].spacing == (1.0, 1.0, 1.0)
 
 
 def test_jpeg_image_with_png_mask(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_rows_stay_rows(tmp_path: Path, extension: str) -> None:
     image[:8, :16], mask[:8, :16] = 200, 255  # the upper left corner
     write(tmp_path / "images" / f"p1-IM-1.{extension}", image)
     write(tmp_path / "masks" / "p1-IM-1.png", mask)
-    (case,) = folder(size=12).cases("A", tmp_path)
+    (case,) = folder(resize=12).cases("A", tmp_path)
     expected = torch.zeros(12, 12)
     expected[:6, :4] = 1
     torch.testing.assert_close(case.images[0, 0], expected, atol=0.05, rtol=0)
@@ -91,7 +91,8 @@ def test_colours_of_a_palette(tmp_path: Path) -> None:
     picture = Image.fromarray(index).convert("P")
     picture.putpalette([0, 0, 0, 128, 0, 0])
     pair(tmp_path, picture, picture)
-    (case,) = folder(labels=[0, 1]).cases("A", tmp_path)  # colour: the index is the label
+    # colour: the index is the label
+    (case,) = folder(labels=[0, 1], channels="luminance").cases("A", tmp_path)
     assert torch.equal(case.labels[0], torch.from_numpy(index))
     assert torch.equal(case.images[0, 0], torch.from_numpy(index).float())
 
@@ -132,29 +133,41 @@ def test_volume_spacing_and_slices(tmp_path: Path) -> None:
     (case,) = folder(patient="^(.+)$", labels=[0, 1]).cases("A", tmp_path)
     assert case.name == "p1"
     assert case.images.shape == (3, 1, 16, 16)
-    assert case.spacing == pytest.approx((7.0, 2.0, 0.5))
+    assert case.scans[0].spacing == pytest.approx((7.0, 2.0, 0.5))
 
     square = RNG.integers(0, 99, (16, 16, 3)).astype(">i2")
     pair(tmp_path, square, (square > 50).astype(">i2"), name="p1.nii.gz", affine=affine)
     (case,) = folder(patient="^(.+)$", labels=[0, 1]).cases("A", tmp_path)
     for depth in range(3):
-        torch.testing.assert_close(case.images[depth, 0], scaled(square[..., depth]))
+        torch.testing.assert_close(case.images[depth, 0], scaled(square)[..., depth])
         assert np.array_equal(case.labels[depth], square[..., depth] > 50)
 
 
 @pytest.mark.parametrize("normalise", ["zscore", "minmax"])
-def test_normalised_slice_by_slice(tmp_path: Path, normalise: str) -> None:
+def test_normalised_over_the_whole_volume(tmp_path: Path, normalise: str) -> None:
     volume = np.stack([IMAGE, 3000 + 5.0 * IMAGE.T, np.full(IMAGE.shape, 0.1)], -1)
     pair(tmp_path, volume, np.zeros((16, 16, 3)), name="p1-IM-1.nii")
-    (case,) = folder(normalise=normalise, size=24).cases("A", tmp_path)
-    first, second, constant = case.images[:, 0].double()
-    assert torch.equal(constant, torch.zeros(24, 24, dtype=torch.float64))
-    torch.testing.assert_close(second, first.T, atol=1e-5, rtol=0)
+    (case,) = folder(normalise=normalise, resize=24).cases("A", tmp_path)
+    found = case.images[:, 0].double()
+    slices = torch.from_numpy(volume.astype(np.float32)).movedim(-1, 0).double()
+    larger = torch.nn.functional.interpolate(slices[None], (24, 24), mode="bilinear")[0].numpy()
     if normalise == "zscore":
-        assert first.mean().item() == pytest.approx(0, abs=1e-5)
-        assert first.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+        expected = (larger - larger.mean()) / larger.std()
+        assert found.mean().item() == pytest.approx(0, abs=1e-5)
+        assert found.std(correction=0).item() == pytest.approx(1, abs=1e-5)
     else:
-        assert (first.min(), first.max()) == (0, 1)
+        expected = (larger - larger.min()) / np.ptp(larger)
+        assert (found.min(), found.max()) == (0, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert len(found[2].unique()) == 1, "what is constant stays so"
+
+
+@pytest.mark.parametrize("normalise", ["zscore", "minmax", "percentile"])
+def test_a_constant_volume_is_zero(tmp_path: Path, normalise: str) -> None:
+    pair(tmp_path, np.full((16, 16, 3), 0.1), np.zeros((16, 16, 3)), name="p1-IM-1.nii")
+    for resize in (24, 9):
+        (case,) = folder(normalise=normalise, resize=resize).cases("A", tmp_path)
+        assert torch.equal(case.images, torch.zeros(3, 1, resize, resize))
 
 
 def test_other_files_are_ignored_and_links_followed(tmp_path: Path) -> None:
@@ -218,7 +231,17 @@ def test_shapes_differ(tmp_path: Path, name: str) -> None:
 def test_orientations_differ(tmp_path: Path) -> None:
     pair(tmp_path, name="p1-IM-1.nii")
     write(tmp_path / "masks" / "p1-IM-1.nii", MASK, affine=np.diag([-1, 1, 1, 1]))
-    refusal(tmp_path, "masks/p1-IM-1.nii", "mask LAS", "image RAS")
+    refusal(tmp_path, "masks/p1-IM-1.nii", "origins in the headers differ", "15 voxels")
+    # Stored from right to left, column 0 lies where column 15 of the image does.
+    there = np.diag([-1.0, 1, 1, 1])
+    there[0, 3] = 15
+    write(tmp_path / "masks" / "p1-IM-1.nii", MASK[:, ::-1], affine=there)
+    found = folder().cases("A", tmp_path)
+    assert torch.equal(found[0].labels[0], torch.from_numpy(MASK // 255))
+    assert [str(note) for note in found.notes if "unit" not in note.what] == [
+        "masks stored along other axes than their images, turned by their headers: "
+        "p1-IM-1.nii LAS, image RAS"
+    ]
 
 
 @pytest.mark.parametrize("value", [1, 0.5, np.nan])
@@ -255,6 +278,16 @@ def test_root(tmp_path: Path) -> None:
         ("labels", [0, 1, 0]),
         ("labels", list(range(257))),
         ("size", 0),
+        ("resize", 0),
+        ("resize", [16, 16, 16]),
+        ("patch", [16, 0]),
+        ("spacing", 0),
+        ("spacing", [1.0, 1.0, 1.0]),
+        ("channels", 0),
+        ("channels", [1, 1]),
+        ("channels", "grey"),
+        ("window", [3, 3]),
+        ("spatial_dims", 4),
         ("normalise", "max"),
     ],
 )
@@ -273,7 +306,7 @@ def test_configuration_gives_every_field_its_default() -> None:
 
 @pytest.mark.skipif(not (DATA / "sunnybrook").is_dir(), reason="no ../shared/data/sunnybrook")
 def test_sunnybrook() -> None:
-    scenario = Folder(root=str(DATA / "sunnybrook"))
+    scenario = Folder(root=str(DATA / "sunnybrook"), resize=64)
     found = {}
     for site in scenario.sites():
         cases = scenario.cases(site, scenario.location(site))
@@ -299,5 +332,5 @@ def test_spleen_volume(tmp_path: Path) -> None:
     across, down, along = map(float, header.get_zooms())
     assert case.name == "spleen_2"
     assert case.images.shape == (26, 1, 16, 16)
-    assert case.spacing == pytest.approx((along, down, across))
+    assert case.scans[0].spacing == pytest.approx((along, down, across))
     assert set(case.labels.unique().tolist()) == {0, 1}

@@ -20,7 +20,7 @@ def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
     image[3, 4] = value
     write(tmp_path / "images" / "p1-IM-1.nii.gz", image)
     write(tmp_path / "masks" / "p1-IM-1.png", MASK)
-    refusal(tmp_path, "images/p1-IM-1.nii.gz", "finite", size=8)
+    refusal(tmp_path, "images/p1-IM-1.nii.gz", "finite", resize=8)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -88,7 +88,6 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     for name, content, reason in (
         ("a.png", buffer.getvalue(), "cannot identify"),
         ("a.tif", pages.getvalue(), "several pictures"),
-        ("a.nii", nib.Nifti1Image(np.zeros((4, 4, 4, 2)), np.eye(4)).to_bytes(), "(4, 4, 4, 2)"),
         ("a.nii", nib.Nifti1Image(np.zeros(4), np.eye(4)).to_bytes(), "(4,)"),
         ("a.nii", nib.Nifti1Image(colours, np.eye(4)).to_bytes(), "numbers"),
         ("a.nii", bytes(flat), "spacing"),
@@ -98,3 +97,14 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
         write(site / "images" / name, content)
         write(site / "masks" / "a.png", MASK)
         refusal(site, f"images/{name}", "cannot be read", reason, patient="a")
+
+
+def test_a_fourth_axis_is_channels_of_an_image_and_none_of_a_mask(tmp_path: Path) -> None:
+    frames = nib.Nifti1Image(np.zeros((16, 16, 1, 2)), np.eye(4)).to_bytes()
+    write(tmp_path / "images" / "a.nii", frames)
+    write(tmp_path / "masks" / "a.png", MASK)
+    refusal(tmp_path, "images/a.nii", "2 channels, scenario.channels asks for 1", patient="a")
+    write(tmp_path / "images" / "a.nii", IMAGE)
+    (tmp_path / "masks" / "a.png").unlink()
+    write(tmp_path / "masks" / "a.nii", frames)
+    refusal(tmp_path, "masks/a.nii", "cannot be read", "(16, 16, 1, 2)", patient="a")

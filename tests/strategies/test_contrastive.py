@@ -27,7 +27,7 @@ TERMS = ("encoder", "bottleneck", "decoder", "maps")
 def built(name: str, **settings: Any) -> tuple[Model, torch.nn.Module]:
     model = MODEL.make({"name": name, **settings})
     with seeded(name):
-        return model, model.build(1, 2)
+        return model, model.build(1, 2, 2)
 
 
 def lesson(count: int = 3, **settings: Any) -> Step:

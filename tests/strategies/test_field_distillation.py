@@ -12,7 +12,7 @@ from fedcl import arrays
 from fedcl.app.simulation import nodes_of
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Stacked
 from fedcl.hospital.site import Hospital
 from fedcl.hospital.teacher import rehearsal
 from fedcl.learning import bank, loop
@@ -29,7 +29,7 @@ from tests.fields import SPACE, build, field
 
 def lesson(aligned: bool, ratio: float | None = 2.0) -> Step:
     at = SPACE.coordinates(torch.arange(8))
-    past = Samples(at, torch.full((8, 1), 3.0))
+    past = Stacked(at, torch.full((8, 1), 3.0))
     index = torch.tensor([1, 5])
     return Step(
         task=field(),
@@ -145,7 +145,7 @@ def test_the_server_fits_hospitals_on_their_coordinates_and_the_teacher_on_earli
             task=config.job.scenario.task, network=network, joined=constant(config, sites, 0.5),
             updates=updates, teacher=constant(config, sites, 0.8), earlier=["early"], lost=lost,
             before=constant(config, sites, 0.3), heard=heard, model=config.job.models["siren"],
-            rng=torch.Generator().manual_seed(0),
+            keys=("round", 0),
         )  # fmt: skip
         arrays.into_network(network, config.job.strategy.refine(gathered))
         frames = torch.arange(8 * 256)
@@ -167,12 +167,10 @@ def test_the_table_of_diner_learns_faster_than_the_network():
     with seeded("rate"):
         network = task.build(model, ["A"])
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
-    samples = Samples(SPACE.coordinates(torch.arange(SPACE.size)), torch.ones(SPACE.size, 1))
+    samples = Stacked(SPACE.coordinates(torch.arange(SPACE.size)), torch.ones(SPACE.size, 1))
     lesson = Lesson(task=task, student=network, model=model)
     settings = Learner(steps=1, batch_size=64, amp=False)
-    loop.train(
-        lesson, samples, settings, Strategy(), lambda share: 1e-3, torch.Generator().manual_seed(0)
-    )
+    loop.train(lesson, samples, settings, Strategy(), lambda share: 1e-3, ("round", 0))
     moved = {n: (v.detach() - before[n]).abs().max().item() for n, v in network.named_parameters()}
     assert moved["table"] == pytest.approx(0.02, rel=0.01)  # Adam's first step is its rate
     assert moved["layers.4.bias"] == pytest.approx(0.001, rel=0.01)

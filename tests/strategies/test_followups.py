@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fedcl.data.cases import Samples
+from fedcl.data.crops import Crops, Item
+from fedcl.data.samples import Stacked
+from fedcl.data.scans import Scan
 from fedcl.learning.step import Activations
 from fedcl.tasks.segmentation import segmentation_loss
 from strategies.cauaug import analytic, restyle, standard
@@ -23,7 +25,7 @@ from tests.summaries import Line, past
 
 def archive(images: torch.Tensor, stage: int = 0, site: str = "A") -> dict[str, torch.Tensor]:
     cauaug = make("cauaug")
-    slices = Samples(images, images.long())
+    slices = Stacked(images, images.long())
     reports = {site: cauaug.style(nn.Identity(), slices)}
     memory = cauaug.remember(past(nn.Identity(), stage=stage, reports=reports))
     return {key: torch.from_numpy(value) for key, value in memory.items()}
@@ -41,8 +43,39 @@ def test_cauaug_archive_holds_mean_magnitude_mean_and_deviation():
     assert kept["2/S/std"].item() == pytest.approx(images.std(correction=0).item())
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 10), (1, 6, 8, 10)])
+def test_cauaug_style_is_numpys_of_slices_and_volumes(shape: tuple[int, ...]):
+    images = np.random.default_rng(0).normal(3, 2, (5, *shape)).astype(np.float32)
+    space = tuple(range(2, images.ndim))
+    samples = Stacked(torch.from_numpy(images), torch.zeros(5, 1, *shape[1:]).long())
+    told = make("cauaug").style(nn.Identity(), samples)
+    expected = {
+        "spectrum": np.abs(np.fft.rfftn(images, axes=space)).mean(0),
+        "mean": images.mean((0, *space)),
+        "std": images.std((0, *space)),
+    }
+    for name, form in make("cauaug").reporting(nn.Identity(), shape).forms.items():
+        np.testing.assert_allclose(told[name], expected[name], rtol=1e-4, err_msg=name)
+        assert form.problem(told[name]) is None and told[name].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["cauaug", "ewc", "mas", "souvenir"])
+def test_reports_do_not_depend_on_how_many_samples_are_loaded_at_a_time(name: str):
+    rng = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 37, 12, 16, generator=rng)
+    scan = Scan.of(image, (image[0] > 1).byte())
+    loaded = Crops([Item(scan, n) for n in range(37)], (12, 16), torch.device("cpu"))
+    ready = loaded[torch.arange(37)]
+    assert len(list(loaded.parts(16))) == 3 and len(list(ready.parts(16))) == 1
+    reporting, network = make(name).reporting(Line(), (1, 12, 16)), Line()
+    one, other = (reporting.tell(network, samples) for samples in (loaded, ready))
+    assert one.keys() == other.keys() == reporting.forms.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(value, other[key], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
 def test_of_a_hospital_that_trains_again_the_newest_record_is_kept():
-    cauaug, slices = make("cauaug"), Samples(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2).long())
+    cauaug, slices = make("cauaug"), Stacked(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2).long())
     told = cauaug.style(nn.Identity(), slices)
     memory: dict[str, np.ndarray] = {}
     for stage, sites in enumerate(["AB", "BC"]):
@@ -70,20 +103,22 @@ def test_cauaug_restyle_keeps_the_phase_and_takes_magnitude_and_moments():
     assert ratio[1:4, 1:4].std() / ratio[1:4, 1:4].mean() < 1e-3
 
 
-def test_cauaug_own_style_changes_nothing_about_one_image():
-    image = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("size", [(8, 8), (4, 6, 8)])
+def test_cauaug_own_style_changes_nothing_about_one_image(size: tuple[int, ...]):
+    image = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(
         restyle(image, archive(image), torch.Generator()), image, atol=0.05, rtol=0.05
     )
 
 
-def test_cauaug_random_network_keeps_moments_and_is_drawn_anew():
+@pytest.mark.parametrize("size", [(16, 16), (6, 8, 10)])
+def test_cauaug_random_network_keeps_moments_and_is_drawn_anew(size: tuple[int, ...]):
     rng = torch.Generator().manual_seed(0)
-    images = torch.randn(3, 1, 16, 16, generator=rng) * 2 + 1
+    images = torch.randn(3, 1, *size, generator=rng) * 2 + 1
     one, two = analytic(images, rng), analytic(images, rng)
     for answer in (one, two):
-        torch.testing.assert_close(answer.mean((2, 3)), images.mean((2, 3)))
-        torch.testing.assert_close(answer.std((2, 3)), images.std((2, 3)))
+        torch.testing.assert_close(answer.flatten(2).mean(2), images.flatten(2).mean(2))
+        torch.testing.assert_close(answer.flatten(2).std(2), images.flatten(2).std(2))
     assert not torch.allclose(one, two)
 
 
@@ -151,17 +186,19 @@ def test_tkrl_masks_where_the_difference_varies_most_over_channels():
     assert not nothing.any(), "where nothing differs nothing is masked"
 
 
-def test_tkrl_rebuilds_the_image_from_masked_features():
-    network = nn.Conv2d(1, 2, 1, bias=False)
-    images = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    decoder = Decoder([2], 1)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_tkrl_rebuilds_the_image_from_masked_features(dims: int):
+    convolution, size = {2: nn.Conv2d, 3: nn.Conv3d}[dims], (4,) * dims
+    network = convolution(1, 2, 1, bias=False)
+    images = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(0))
+    decoder = Decoder([2], 1, dims)
     here = step(
         logits(0.5),
         logits(0.5),
         student=network,
-        teacher=nn.Conv2d(1, 2, 1),
+        teacher=convolution(1, 2, 1),
         inputs=images,
-        targets=torch.zeros(2, 1, 4, 4, dtype=torch.int64),
+        targets=torch.zeros(2, 1, *size, dtype=torch.int64),
         auxiliary=decoder,
         model=Whole(),
         teacher_model=Whole(),
@@ -169,7 +206,7 @@ def test_tkrl_rebuilds_the_image_from_masked_features():
     )
     tkrl = make("tkrl", vma=3.0, masked=0.5)
     value = tkrl.distil(here)["vma"]
-    mask = tkrl.mask(here.activations.features, here.teacher_activations.features, (4, 4))
+    mask = tkrl.mask(here.activations.features, here.teacher_activations.features, size)
     hidden = torch.where(mask, torch.zeros(()), images)
     rebuilt = decoder.out(F.leaky_relu(decoder.lateral[0](network(hidden))))
     assert value.item() == pytest.approx(3 * ((rebuilt - images) ** 2).mean().item(), rel=1e-5)
@@ -255,7 +292,7 @@ def test_levels_are_ranks_within_the_region():
 
 
 def souvenirs(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    report = make("souvenir").look_around(nn.Identity(), Samples(images, labels))
+    report = make("souvenir").look_around(nn.Identity(), Stacked(images, labels))
     assert sum(value.size for value in report.values()) <= 250, "some 200 numbers"
     return {name: torch.from_numpy(value)[None] for name, value in report.items()}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedcl.data.cases import Samples
+from fedcl.data.samples import Stacked
 from fedcl.errors import ConfigError, RunError
 from fedcl.tasks.segmentation import Segmentation, segmentation_loss
 from fedcl.timeline import Timeline
@@ -56,7 +56,7 @@ def test_fedbn_says_that_a_model_has_nothing_to_keep():
 # --- EWC and MAS -----------------------------------------------------------------------------
 
 
-SLICES = Samples(torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1), torch.tensor([[[[1]]], [[[0]]]]))
+SLICES = Stacked(torch.tensor([1.0, -2.0]).reshape(2, 1, 1, 1), torch.tensor([[[[1]]], [[[0]]]]))
 
 
 def test_ewc_fisher_is_the_mean_of_the_squared_gradients_of_each_slice():
@@ -189,7 +189,7 @@ def test_replay_calls_everyone_back_but_only_new_sites_learn():
 @pytest.mark.parametrize(("limit", "kept"), [(3, 3), (50, 10)])
 def test_replay_keeps_at_most_its_bound(limit: int, kept: int):
     images = torch.arange(10.0).reshape(10, 1, 1, 1)
-    slices = Samples(images, images.long())
+    slices = Stacked(images, images.long())
     buffer = make("replay", slices=limit).buffer(slices, torch.Generator().manual_seed(1))
     values = buffer.inputs.flatten().tolist()
     assert len(set(values)) == kept and values == sorted(values)

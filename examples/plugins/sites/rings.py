@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fedcl.data.cases import Case
-from fedcl.errors import DataError
+from fedcl.errors import ConfigError, DataError
 from fedcl.learning.scenario import PatientScenario
 from fedcl.settings import setting
 
@@ -29,7 +29,9 @@ class Rings(PatientScenario):
 
     def sites(self) -> list[str]:
         """Return the names of the folders."""
-        return sorted(path.name for path in Path(self.root or ".").iterdir() if path.is_dir())
+        if self.root is None or not Path(self.root).is_dir():
+            raise ConfigError("scenario.root: give the folder that holds one folder per hospital")
+        return sorted(path.name for path in Path(self.root).iterdir() if path.is_dir())
 
     def location(self, site: str) -> Path | None:
         """Return a hospital's folder."""
@@ -47,5 +49,6 @@ class Rings(PatientScenario):
             image, mask = stored["image"].astype(np.float32), stored["mask"].astype(np.uint8)
         if image.shape != mask.shape or image.ndim != 3:
             raise DataError(f"site {site}: {file.name}: image {image.shape}, mask {mask.shape}")
-        images = torch.from_numpy((image - image.mean()) / max(image.std(), 1e-6))[:, None]
-        return Case(file.stem, images, torch.from_numpy(mask))
+        normal = (image - image.mean()) / max(image.std(), 1e-6)
+        # One channel is put in front: images are (channels, slices, rows, columns).
+        return Case.of(file.stem, torch.from_numpy(normal)[None], torch.from_numpy(mask))

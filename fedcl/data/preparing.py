@@ -1,0 +1,172 @@
+"""From an image as it was read to what networks are shown: grid and intensities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedcl.data.labels import IGNORED
+from fedcl.data.reading import Pair
+from fedcl.data.resampling import reduced, scaled
+from fedcl.data.scans import Scan, Shape
+from fedcl.errors import ConfigError
+
+Array = np.ndarray[Any, Any]
+
+NORMALISATIONS = ("zscore", "minmax", "percentile", "window", "none")
+PERCENTILES = (0.5, 99.5)
+"""What becomes 0 and 1 by "percentile"."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is made of an image; all of it goes into the name under which it is cached.
+
+    Attributes:
+        spacing: in mm that voxels are brought to, of (row, column) or (slice, row, column);
+            empty, and they stay.
+        resize: rows and columns, or slices, rows and columns, to which an image is stretched;
+            empty, and it is not.
+        normalise: one of `NORMALISATIONS`, channel by channel, over the whole volume.
+        window: the intensities that become -1 and 1 ("window"), clipped beyond.
+        nonzero: whether voxels that are 0 are left out of it, and stay 0 ("zscore").
+    """
+
+    spacing: tuple[float, ...] = ()
+    resize: tuple[int, ...] = ()
+    normalise: str = "zscore"
+    window: tuple[float, float] = (-140.0, 260.0)
+    nonzero: bool = False
+
+    def __call__(self, pair: Pair, parts: Sequence[Array | slice] = ()) -> list[Scan]:
+        """Return an image as networks are shown it.
+
+        Args:
+            pair: as it was read.
+            parts: the numbers of the slices of each part that is used; empty for one of all.
+
+        Raises:
+            ValueError: nothing is left of it.
+        """
+        shape, image = self.shape(pair), pair.image
+        if shape != image.shape[1:]:
+            # Counted from its minimum, what is constant stays so when it is resampled: otherwise
+            # rounding would leave a pattern that normalising blows up.
+            lowest = image.min((1, 2, 3), keepdims=True)
+            image = scaled(image - lowest, shape).numpy() + self._back(lowest)
+        counts = pair.labels != IGNORED
+        region = None if counts.all() else reduced(counts.astype(np.uint8), shape).numpy() > 0
+        normal = np.stack([self._normal(one, region) for one in image])
+        labels = reduced(pair.labels, shape).numpy()
+        return [
+            Scan.of(
+                torch.from_numpy(np.ascontiguousarray(normal[:, part], dtype=np.float32)),
+                torch.from_numpy(np.ascontiguousarray(labels[part])),
+                pair.spacing,
+                torch.from_numpy(np.ascontiguousarray(pair.labels[part])),
+                pair.plane,
+            )
+            for part in parts or [slice(None)]
+        ]
+
+    def shape(self, pair: Pair) -> Shape:
+        """Return slices, rows and columns that networks are shown of an image."""
+        slices, rows, columns = pair.image.shape[1:]
+        there = (slices, rows, columns)
+        if self.resize:
+            wanted: Sequence[int] = self.resize
+        elif self.spacing:
+            across = zip(there[-len(self.spacing) :], self._own(pair), self.spacing, strict=True)
+            wanted = [max(1, round(n * own / new)) for n, own, new in across]
+        else:
+            return there
+        full = (*there[: 3 - len(wanted)], *wanted)
+        return full[0], full[1], full[2]
+
+    def _own(self, pair: Pair) -> tuple[float, ...]:
+        return pair.spacing[-len(self.spacing) :]
+
+    def _back(self, lowest: Array) -> Array | float:
+        """Return what is added again to intensities counted from the minimum."""
+        return lowest if self.normalise in ("window", "none") or self.nonzero else 0.0
+
+    def _normal(self, image: Array, region: Array | None) -> Array:
+        """Return one channel normalised; only what lies in `region` has a say."""
+        from monai import transforms as mt  # takes seconds
+
+        if self.normalise == "none":
+            return image
+        if self.normalise == "window":
+            low, high = self.window
+            shown: Array = ((image - (low + high) / 2) / ((high - low) / 2)).clip(-1, 1)
+            if shown.min() == shown.max():
+                raise ValueError(
+                    "the window leaves nothing of it; change scenario.window, or "
+                    "scenario.normalise for images other than CT"
+                )
+            return shown
+        if region is not None or self.nonzero or self.normalise == "percentile":
+            return self._within(image, region)
+        change: Any = mt.NormalizeIntensity() if self.normalise == "zscore" else mt.ScaleIntensity()
+        found: Array = np.asarray(change(image))
+        return found
+
+    def _within(self, image: Array, region: Array | None) -> Array:
+        """Return one channel normalised by what counts of it; the rest becomes its minimum."""
+        counts = np.ones(image.shape, bool) if region is None else region
+        if self.nonzero:
+            counts = counts & (image != 0)
+        if not counts.any():
+            return np.zeros_like(image)
+        values = image[counts].astype(np.float64)
+        if self.normalise == "zscore":
+            middle, width = values.mean(), values.std()
+        else:
+            ends = (0.0, 100.0) if self.normalise == "minmax" else PERCENTILES
+            middle, high = np.percentile(values, ends)
+            width = high - middle
+        normal = (image - middle) / (width if width > 0 else 1.0)
+        if self.normalise == "percentile":
+            normal = normal.clip(0, 1)
+        outside = 0.0 if self.nonzero and self.normalise == "zscore" else normal[counts].min()
+        found: Array = np.where(counts, normal, outside).astype(np.float32)
+        return found
+
+
+def sizes(value: Any, dims: int, key: str, low: int = 1, high: int = 2048) -> tuple[int, ...]:
+    """Return the sizes that a setting gives along the axes: a number for all, or a list.
+
+    Raises:
+        ConfigError: it gives none.
+    """
+    if value is None:
+        return ()
+    numbers = list(value) if isinstance(value, list | tuple) else [value] * dims
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+    if len(numbers) != dims or not whole or not all(low <= n <= high for n in numbers):
+        axes = "rows and columns" if dims == 2 else "slices, rows and columns"
+        raise ConfigError(
+            f"{key}: give a whole number from {low} to {high}, or a list of {dims} ({axes}), got "
+            f"{value!r}"
+        )
+    return tuple(numbers)
+
+
+def distances(value: Any, dims: int, key: str) -> tuple[float, ...]:
+    """Return the spacing that a setting gives, in mm, along the axes; empty where it gives none.
+
+    Raises:
+        ConfigError: it is no spacing.
+    """
+    if value is None:
+        return ()
+    numbers = list(value) if isinstance(value, list | tuple) else [value] * dims
+    known = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+    if len(numbers) != dims or not known or not all(0.001 <= n <= 1000 for n in numbers):
+        raise ConfigError(
+            f"{key}: give a number of mm from 0.001 to 1000 or a list of {dims}, in the order "
+            f"{'row, column' if dims == 2 else 'slice, row, column'}, got {value!r}"
+        )
+    return tuple(float(n) for n in numbers)

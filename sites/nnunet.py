@@ -1,0 +1,113 @@
+"""Data sets as nnU-Net takes them: `imagesTr/CASE_0000.EXTENSION`, `labelsTr/CASE.EXTENSION`.
+
+Of both versions of `dataset.json` (Isensee et al., Nature Methods 2021); folds are those of
+`splits_final.json`, given as `splits`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcl.data.files import text_of
+from fedcl.data.notes import Notes
+from fedcl.data.patterns import Pattern, Tree
+from fedcl.data.reading import Files
+from fedcl.errors import ConfigError, DataError
+from fedcl.settings import setting
+from sites.parts.cohorts import CohortScenario
+
+IMAGES = Pattern("imagesTr/{case}_{channel}", "imagesTr")
+LABELS = Pattern("labelsTr/{case}", "labelsTr")
+
+
+@dataclass
+class NNUNet(CohortScenario):
+    """One data set of nnU-Net, its cases shared out among sites.
+
+    Attributes:
+        labels: as of other layouts; empty for those of dataset.json, in their order.
+        channels: as of other layouts; null for all that dataset.json names.
+    """
+
+    channels: Any = None
+    labels: list[Any] = setting(factory=list)
+
+    def __post_init__(self) -> None:
+        """Take from dataset.json what is not given."""
+        if self.root is not None and (not self.labels or self.channels is None):
+            told = _dataset(self._root)
+            self.labels = self.labels or _labels(told)
+            names = told.get("channel_names", told.get("modality"))
+            if self.channels is None:
+                self.channels = len(names) if isinstance(names, dict) and names else 1
+        if not self.labels or self.channels is None:
+            raise ConfigError("scenario.labels and scenario.channels: give both, or scenario.root")
+        super().__post_init__()
+
+    def modality(self, site: str, path: Path) -> str:
+        """Return what dataset.json says of the first channel; empty where it says nothing."""
+        told = _dataset(path)
+        names = told.get("channel_names", told.get("modality"))
+        return str(names.get("0", "")) if isinstance(names, dict) else ""
+
+    def found(self, site: str, path: Path, notes: Notes) -> dict[str, list[Files]]:
+        """Return the files of every case; see `CohortScenario.found`.
+
+        Raises:
+            DataError: a case has no labels, or other channels than the first one.
+        """
+        tree = Tree(site, path, 1)
+        channels: dict[str, dict[str, Path]] = {}
+        for known, file in tree.match(IMAGES):
+            channels.setdefault(known["case"], {})[known["channel"]] = file
+        if not channels:
+            raise DataError(f"site {site}: {path} holds no imagesTr/CASE_0000 that is read")
+        first = sorted(next(iter(channels.values())))
+        found = {}
+        for case, files in channels.items():
+            one = next(iter(files.values()))
+            if sorted(files) != first:
+                raise DataError(
+                    f"site {site}: case {case} has the channels {', '.join(sorted(files))}, the "
+                    f"first one {', '.join(first)}"
+                )
+            images = tuple(files[name] for name in first)
+            found[case] = [Files(images, tree.one([LABELS], one, case=case))]
+        return found
+
+
+def _dataset(root: Path) -> dict[str, Any]:
+    """Return dataset.json.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    file = root / "dataset.json"
+    try:
+        told = json.loads(text_of(file))
+        if not isinstance(told, dict):
+            raise ValueError("not a mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"scenario.root: {file} cannot be read ({reason})") from None
+    return told
+
+
+def _labels(told: dict[str, Any]) -> list[Any]:
+    """Return the labels of dataset.json, background first: {name: value} or {value: name}.
+
+    Raises:
+        ConfigError: they are none, or regions of several values.
+    """
+    labels = told.get("labels")
+    if isinstance(labels, dict):
+        values = [value for name, value in labels.items() if name != "ignore"]
+        if all(isinstance(value, int) for value in values):
+            return sorted(values)
+        if all(str(name).isdecimal() for name in labels):
+            return sorted(map(int, labels))
+    raise ConfigError(
+        "scenario.labels: those of dataset.json are no single values (regions?); give them, such "
+        "as [0,[1,2],3]"
+    )

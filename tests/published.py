@@ -1,0 +1,92 @@
+"""Small data sets in the layouts in which large ones are published, oddities included."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.images import nifti
+
+AFFINE = np.diag([1.25, 1.25, 8.0, 1.0])
+
+
+def volume(seed: int, shape: tuple[int, ...] = (14, 12, 5)) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image and labels 0 to 3 of it: three nested blocks that are brighter inside."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.uint8)
+    for value in (1, 2, 3):
+        labels[value + 1 : -value - 1, value + 1 : -value - 1, 1:-1] = value
+    return (labels * 40 + rng.normal(0, 5, shape) + 100).astype(np.float32), labels
+
+
+def nnunet(root: Path, version: int = 2, channels: int = 2, cases: int = 6) -> Path:
+    """Write a data set of nnU-Net with two channels, and splits_final.json."""
+    names = [f"site{n % 2}_{n:03d}" for n in range(cases)]
+    for number, name in enumerate(names):
+        image, labels = volume(number)
+        for channel in range(channels):
+            nifti(root / "imagesTr" / f"{name}_{channel:04d}.nii.gz", image * (1 + channel), AFFINE)
+        nifti(root / "labelsTr" / f"{name}.nii.gz", labels, AFFINE)
+    nifti(root / "imagesTs" / "unseen_0000.nii.gz", volume(9)[0], AFFINE)
+    named = {"0": "T2", "1": "ADC"} if channels == 2 else {"0": "CT"}
+    if version == 2:
+        told = {
+            "channel_names": named, "labels": {"background": 0, "a": 1, "b": 2, "c": 3},
+            "numTraining": cases, "file_ending": ".nii.gz",
+        }  # fmt: skip
+    else:
+        listed = [
+            {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names
+        ]
+        told = {
+            "modality": named, "labels": {"0": "background", "1": "a", "2": "b", "3": "c"},
+            "training": listed, "test": ["./imagesTs/unseen.nii.gz"], "numTraining": cases,
+        }  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(told))
+    folds = [
+        {"train": names[:4], "val": names[4:]},
+        {"train": names[2:], "val": names[:2]},
+    ]
+    (root / "splits_final.json").write_text(json.dumps(folds))
+    return root
+
+
+def acdc(root: Path, patients: int = 4) -> Path:
+    """Write patients of two groups, in training/ and testing/."""
+    for n in range(2 * patients):
+        part = "training" if n % patients < patients - 1 else "testing"
+        place = root / part / f"patient{n:03d}"
+        marked = (1, 9 + n % 2)
+        for frame in marked:
+            image, labels = volume(n)
+            nifti(place / f"patient{n:03d}_frame{frame:02d}.nii.gz", image, AFFINE)
+            nifti(place / f"patient{n:03d}_frame{frame:02d}_gt.nii.gz", labels, AFFINE)
+        cine = np.stack([volume(n)[0]] * 3, axis=3)
+        nifti(place / f"patient{n:03d}_4d.nii.gz", cine, AFFINE)
+        group = "DCM" if n < patients else "NOR"
+        lines = f"ED: {marked[0]}\nES: {marked[1]}\nGroup: {group}\nHeight: 180.0\nNbFrame: 30\n"
+        (place / "Info.cfg").write_text(lines)
+    return root
+
+
+def mnms(root: Path, patients: int = 3) -> Path:
+    """Write patients of two vendors and an unlabelled one, with the CSV as it is published."""
+    name = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"
+    lines = [",External code,VendorName,Vendor,Centre,ED,ES,Age,Pathology,Sex,Height,Weight"]
+    places = ("Training/Labeled", "Validation", "Testing")
+    for n in range(2 * patients):
+        code = f"A{n}B{n}C{n}"
+        place = root / places[n % 3] / code
+        image, labels = volume(n)
+        cine = np.stack([image, image * 0, image, image * 0, image * 2], axis=3)
+        marks = np.zeros(cine.shape, np.uint8)
+        marks[..., 0], marks[..., 4] = labels, labels
+        nifti(place / f"{code}_sa.nii.gz", cine, np.diag([1.25, 1.25, 9.2, 1.0]))
+        nifti(place / f"{code}_sa_gt.nii.gz", marks, np.diag([1.25, 1.25, 9.2, 1.0]))
+        vendor = ("Siemens,A,1", "Philips,B,2")[n // patients]
+        lines.append(f"{n},{code},{vendor},0,4,61,NOR,M,183,86")
+    unseen = root / "Training" / "Unlabeled" / "Z9Z9Z9"
+    nifti(unseen / "Z9Z9Z9_sa.nii.gz", np.zeros((6, 6, 3, 2), np.float32))
+    lines.append(f"{2 * patients},Z9Z9Z9,GE,C,4,0,1,50,NOR,F,170,60")
+    (root / name).write_text("\n".join(lines) + "\n")
+    return root
