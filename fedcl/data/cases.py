@@ -59,6 +59,11 @@ class Case:
         """The labels of `images`, uint8, shape (D, H, W)."""
         return torch.cat([scan.content.labels() for scan in self.scans])
 
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """The distance between voxels (slice, row, column) of the first scan as it came."""
+        return self.scans[0].spacing
+
     def digests(self) -> Iterable[str]:
         """Return what tells it from others: its name and the digests of its arrays."""
         return self.name, *(scan.digest for scan in self.scans)

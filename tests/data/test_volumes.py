@@ -1,11 +1,11 @@
 """MetaImage, NRRD and DICOM: the same patient, whatever format holds it."""
 
-from pathlib import locale
+import locale
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import Path
 import pytest
 
 from fedcl.data.channels import Channels
