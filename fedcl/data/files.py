@@ -2,18 +2,16 @@
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedcl.data.notes import Notes
 from fedcl.errors import ConfigError, DataError
-from fedcl.settings import closest
 
 NIFTI = (".nii", ".nii.gz")
 PICTURES = (
     ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pnm",
+    ".ppm.gz", ".pgm.gz", ".pnm.gz",
 )  # fmt: skip
 VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr")
 HEADER = 65536
@@ -104,7 +102,7 @@ def hidden(path: Path) -> bool:
 
 def stem_of(name: str) -> str | None:
     """Return a file's name (NFC) without the extension; None where its kind is not read."""
-    extension = next((e for e in EXTENSIONS if name.lower().endswith(e)), None)
+    extension = max((e for e in EXTENSIONS if name.lower().endswith(e)), key=len, default=None)
     return None if extension is None else composed(name[: -len(extension)])
 
 
@@ -118,73 +116,6 @@ def visible(site: str, folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not hidden(path))
     except OSError as error:
         raise DataError(f"site {site}: folder {folder}: {error.strerror}") from error
-
-
-def listed(site: str, folder: Path, notes: Notes) -> dict[str, Path]:
-    """Return the readable files of `folder` by their name without extension.
-
-    Args:
-        site: whose folder it is, for messages.
-        folder: is not searched below.
-        notes: gets what is left out: sub-folders, and files of kinds that are not read.
-
-    Raises:
-        DataError: no file to read, or two of one name.
-    """
-    files: dict[str, Path] = {}
-    others: list[Path] = []
-    for path in visible(site, folder):
-        stem = stem_of(path.name)
-        if not _writable(path.name):
-            raise bad(site, path, "a name that is no text (UTF-8); rename it")
-        if stem is None:
-            others.append(path)
-        elif stem in files:
-            raise bad(site, path, f"same name as {files[stem].name}; keep one")
-        else:
-            files[stem] = path
-    beside = {raw for path in files.values() for raw in data_beside(path)}
-    others = [path for path in others if path not in beside]
-    for path in others:
-        what = "folders are not searched" if path.is_dir() else "files of a kind not read"
-        notes.add(f"{folder.name}/: {what}", path.name)
-    if not files:
-        kinds = Counter(path.suffix or path.name for path in others if path.is_file())
-        there = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
-        below = [path.name for path in others if path.is_dir()]
-        there += f"{', ' * bool(there)}folders {', '.join(below[:3])}" if below else ""
-        found = f" (there is: {there})" if there else ""
-        raise DataError(
-            f"site {site}: folder {folder}: no file to read{found}; read are {' '.join(EXTENSIONS)}"
-        )
-    return files
-
-
-def paired(
-    site: str, images: dict[str, Path], masks: dict[str, Path]
-) -> dict[str, tuple[Path, Path]]:
-    """Return image and mask file of every name.
-
-    Raises:
-        DataError: a file has no partner; names the file and the name that comes closest.
-    """
-    lone = sorted(images.keys() ^ masks.keys())
-    if lone:
-        file = (images | masks)[lone[0]]
-        other, there = ("masks", masks) if lone[0] in images else ("images", images)
-        free = sorted(there.keys() - (images.keys() & masks.keys()))
-        near = closest(lone[0], free, surely=len(free) == 1)
-        raise bad(site, file, f"no file of this name in {other}{near} ({len(lone)} such in all)")
-    return {stem: (images[stem], masks[stem]) for stem in images}
-
-
-def _writable(name: str) -> bool:
-    """Return whether a name can be written down and sent."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def text_of(file: Path) -> str:

@@ -11,7 +11,7 @@ from fedcl.data.files import EXTENSIONS, bad, composed, hidden, natural, printab
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import closest
 
-PLACES = {"case": r"[^/]+?", "channel": r"\d+", "site": r"[^/]+?"}
+PLACES = {"case": r"[^/]+?", "channel": r"\d+", "site": r"[^/]+?", "part": r"[^/]+?"}
 """What the placeholders of a pattern stand for."""
 READ = "|".join(re.escape(one) for one in sorted(EXTENSIONS, key=len, reverse=True))
 
@@ -21,9 +21,9 @@ class Pattern:
     """A path within a folder.
 
     Attributes:
-        text: with `{case}`, `{channel}` and `{site}` for what differs, `*` for any text within a
-            name. Without an extension, files of all kinds that are read; with a `/` at its end, a
-            folder (a DICOM series).
+        text: with `{case}`, `{channel}`, `{site}` and `{part}` for what differs, `*` for any text
+            within a name. Without an extension, files of all kinds that are read; with a `/` at its
+            end, a folder (a DICOM series).
         key: the setting that gives it, for messages.
     """
 
@@ -38,8 +38,16 @@ class Pattern:
         if wrong or "case" not in names or any(one in ("", ".", "..") for one in parts):
             raise ConfigError(
                 f"{self.key}: give a path within the site's folder, such as 'images/{{case}}.png', "
-                f"with {{case}} once and {{channel}}, {{site}} or * where needed, got {self.text!r}"
+                "with {case} once and {channel}, {site}, {part} or * where needed, got "
+                f"{self.text!r}"
             )
+
+    @property
+    def fixed(self) -> str:
+        """The folders above what it means that are the same for all, such as `images`."""
+        above = self.text.rstrip("/").split("/")[:-1]
+        plain = [not re.search(r"[{*]", part) for part in above]
+        return "/".join(above[: plain.index(False)] if False in plain else above)
 
     @property
     def depth(self) -> int:
@@ -158,13 +166,17 @@ class Tree:
             if found:
                 return found[0]
         wanted = " or ".join(pattern.text.format_map(_Known(known)) for pattern in patterns)
-        near = closest(wanted, list(self.paths))
+        place, _, name = wanted.rpartition("/")
+        above = {known: known.rstrip("/").rpartition("/")[0] for known in self.paths}
+        beside = [path.name for known, path in self.paths.items() if above[known] == place]
+        longer = [one for one in beside if one.startswith(name)]
+        near = closest(name, longer or beside, surely=bool(longer))
         raise bad(self.site, image, f"{patterns[0].key} finds no file {printable(wanted)}{near}")
 
 
 def _stem(name: str) -> str | None:
     """Return a path without its extension; None where its kind is not read."""
-    end = next((e for e in EXTENSIONS if name.lower().endswith(e)), None)
+    end = max((e for e in EXTENSIONS if name.lower().endswith(e)), key=len, default=None)
     return None if end is None else name[: -len(end)]
 
 

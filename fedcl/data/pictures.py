@@ -1,7 +1,9 @@
 """Reading pictures (PNG, TIFF, JPEG, ...): the right way up, nothing guessed."""
 
+import gzip
 import re
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 Array = np.ndarray[Any, Any]
 
+LARGEST = 2**30
+"""Bytes of a picture that is unpacked."""
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP", "GIF", "PPM")
 """Content decides how a picture is decoded, and Pillow knows far more formats than these."""
 SIDEWAYS = (5, 6, 7, 8)
@@ -38,9 +42,10 @@ def opened(file: Path) -> Picture:
     Raises:
         OSError, ValueError, ...: it is damaged, or there are several in one file.
     """
-    with Image.open(file, formats=FORMATS) as picture:  # some damage shows only here
+    content = _content(file)
+    with Image.open(BytesIO(content), formats=FORMATS) as picture:  # some damage shows only here
         picture.verify()
-    with Image.open(file, formats=FORMATS) as picture:
+    with Image.open(BytesIO(content), formats=FORMATS) as picture:
         if getattr(picture, "n_frames", 1) > 1:
             raise ValueError("several pictures in one file")
         turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
@@ -49,7 +54,7 @@ def opened(file: Path) -> Picture:
             raise ValueError(
                 f"a TIFF turned on its side by its orientation {turn}; save it upright"
             )
-        _check_depth(picture, file)
+        _check_depth(picture, content)
         picture.load()
         upright = ImageOps.exif_transpose(picture)
     clear = False
@@ -58,16 +63,31 @@ def opened(file: Path) -> Picture:
     return Picture(upright, clear, turn != 1)
 
 
-def _check_depth(picture: Image.Image, file: Path) -> None:
+def _content(file: Path) -> bytes:
+    """Return the bytes of a picture, unpacked where they are compressed.
+
+    Raises:
+        OSError, ValueError: they cannot be, or are too many.
+    """
+    if not file.name.lower().endswith(".gz"):
+        return file.read_bytes()
+    with gzip.open(file) as stream:
+        content = stream.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"over {LARGEST:,} bytes unpacked")
+    return content
+
+
+def _check_depth(picture: Image.Image, content: bytes) -> None:
     """Raise `ValueError` where Pillow would cut, wrap or invert values without a word."""
     if picture.format == "PNG":
-        header = file.read_bytes()[:26]
+        header = content[:26]
         if header[24] == 16 and header[25] != 0:  # bit depth; colour or transparency
             raise ValueError(
                 "16 bits with colours or transparency; save it as 16-bit grey or 8-bit"
             )
     if picture.format == "PPM" and picture.mode == "RGB":
-        values = re.sub(rb"#[^\n]*\n", b" ", file.read_bytes()[:512]).split()[:4]
+        values = re.sub(rb"#[^\n]*\n", b" ", content[:512]).split()[:4]
         if len(values) == 4 and values[3].isdigit() and int(values[3]) > 255:
             raise ValueError("colours of more than 8 bits; save it as 16-bit grey or with 8 bits")
     if isinstance(picture, TiffImagePlugin.TiffImageFile):

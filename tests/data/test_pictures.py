@@ -135,7 +135,8 @@ def test_a_lone_file_is_shown_the_nearest_name(tmp_path: Path):
     site(tmp_path)
     (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a_mask.png")
     with pytest.raises(
-        DataError, match=r"images/a\.png: no file of this name in masks \(did you mean"
+        DataError,
+        match=r"images/a\.png: scenario.mask finds no file masks/a \(did you mean a_mask.png",
     ):
         folder(labels=[0, 255], patient="^(.)").cases("A", tmp_path)
 

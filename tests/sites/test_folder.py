@@ -194,7 +194,7 @@ def test_folders_missing_or_empty(tmp_path: Path) -> None:
     write(site / "images" / "p1-IM-1.png", IMAGE)
     refusal(site, "masks", "No such file")
     (site / "masks").mkdir()
-    refusal(site, "masks", ".png", ".nii.gz")
+    refusal(site, "scenario.mask finds no file masks/p1-IM-1")
     with pytest.raises(DataError, match=r"site A: .*scenario\.root"):
         folder().cases("A", None)
 
@@ -202,10 +202,10 @@ def test_folders_missing_or_empty(tmp_path: Path) -> None:
 def test_lone_image_and_lone_mask(tmp_path: Path) -> None:
     pair(tmp_path)
     lone = write(tmp_path / "images" / "p2-IM-1.png", IMAGE)
-    refusal(tmp_path, "images/p2-IM-1.png", "in masks")
+    refusal(tmp_path, "images/p2-IM-1.png", "scenario.mask finds no file masks/p2-IM-1")
     lone.unlink()
     write(tmp_path / "masks" / "p3-IM-1.png", MASK)
-    refusal(tmp_path, "masks/p3-IM-1.png", "in images")
+    refusal(tmp_path, "masks/p3-IM-1.png", "a mask without image (did you mean p1-IM-1.png?)")
 
 
 def test_one_name_twice(tmp_path: Path) -> None:

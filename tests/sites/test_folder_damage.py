@@ -63,7 +63,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     refusal(tmp_path, "images/p1-IM-1.png", "cannot be read")
     file.unlink()
     file.mkdir()
-    refusal(tmp_path, "images/p1-IM-1.png", "cannot be read")
+    refusal(tmp_path, "no file to read as images/{case}", "there is: folders p1-IM-1.png")
 
 
 def test_compressed_volume_without_its_checksum(tmp_path: Path) -> None:
