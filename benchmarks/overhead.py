@@ -58,7 +58,7 @@ def bare(config: Config) -> str:
             for case in getattr(data[site], split):
                 with torch.no_grad():
                     found = network(case.images).softmax(1).max(1).indices
-                names = ("dice",) if split == "val" else tuple(SEGMENTATION)
+                names = ("dice",) if split == "val" else SEGMENTATION
                 case_scores(found, case.labels, job.scenario.task.classes, case.spacing, names)
 
     evaluate("test", timeline.sites)

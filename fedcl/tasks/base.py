@@ -89,7 +89,6 @@ class Task(ABC):
         words: what a network is shown, for messages.
         models: the models that can learn it.
         term: the name of the loss on a site's own samples.
-        scores: what a case may be scored by; by the first, runs are judged.
         foresight: whether a site can be evaluated before it arrives.
         shared: whether one model can be right for all sites.
         varied: whether samples are images that can be augmented.
@@ -104,7 +103,6 @@ class Task(ABC):
     words: ClassVar[str]
     models: ClassVar[type]
     term: ClassVar[str]
-    scores: ClassVar[tuple[str, ...]]
     foresight: ClassVar[bool] = True
     shared: bool = True
     varied: ClassVar[bool] = False
@@ -114,6 +112,11 @@ class Task(ABC):
     chunk: ClassVar[int]
     leaves: ClassVar[str]
     case: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def scores(self) -> tuple[str, ...]:
+        """What a case may be scored by; by the first, runs are judged."""
 
     @abstractmethod
     def build(self, model: Any, sites: Sequence[str]) -> nn.Module:

@@ -237,7 +237,7 @@ class Field(Task):
                 inside, label = (
                     torch.stack([mask <= 0.5, mask > 0.5])[None].float() for mask in (got, true)
                 )
-                found.setdefault("dice", []).append(dice(inside, label, case.spacing))
+                found.setdefault("dice", []).append(fmean(dice(inside, label, case.spacing)))
         return {name: fmean(found[name]) for name in names}
 
     def scored(self, site: str) -> tuple[str, ...]:

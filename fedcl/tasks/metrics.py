@@ -1,11 +1,12 @@
 """Scores of one volume, over the whole stack of its slices, or of one picture.
 
-Every score is the mean over foreground classes. A class that is empty in prediction and
-label counts as perfect (Dice 1, IoU 1, HD95 0), one that is empty in one of them as the
-worst there is (Dice 0, IoU 0, HD95 the diagonal of the stack).
+Every score is taken of each foreground class, and is their mean. A class that is empty in
+prediction and label counts as perfect (Dice 1, IoU 1, HD95 0), one that is empty in one of them as
+the worst there is (Dice 0, IoU 0, HD95 the diagonal of the stack).
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
@@ -18,10 +19,14 @@ from fedcl.data.labels import IGNORED
 
 Spacing = tuple[float, float, float]
 Array = NDArray[np.bool_]
+Score = Callable[[Tensor, Tensor, Spacing], list[float]]
+
+TOLERANCE = 2.0
+"""How far surfaces may lie apart that count as the same, in the unit of the spacing."""
 
 
-def dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
-    """Return 2|P n L| / (|P| + |L|); arguments as in every score of `SEGMENTATION`.
+def dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+    """Return 2|P n L| / (|P| + |L|) of every class; arguments as in every score of `SCORES`.
 
     Args:
         prediction: one-hot, shape (1, K, D, H, W), class 0 the background.
@@ -30,22 +35,20 @@ def dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
     """
     from monai.metrics import compute_dice  # takes seconds
 
-    return fmean(
-        compute_dice(prediction, label, include_background=False, ignore_empty=False)[0].tolist()
-    )
+    found = compute_dice(prediction, label, include_background=False, ignore_empty=False)[0]
+    return list(map(float, found))
 
 
-def iou(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
-    """Return |P n L| / |P u L|."""
+def iou(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+    """Return |P n L| / |P u L| of every class."""
     from monai.metrics import compute_iou  # takes seconds
 
-    return fmean(
-        compute_iou(prediction, label, include_background=False, ignore_empty=False)[0].tolist()
-    )
+    found = compute_iou(prediction, label, include_background=False, ignore_empty=False)[0]
+    return list(map(float, found))
 
 
-def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
-    """Return the larger of the two directed 95th percentiles of surface distances.
+def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+    """Return the larger of the two directed 95th percentiles of surface distances, by class.
 
     In the unit of `spacing`. A surface are the voxels with a neighbour outside, along an axis.
     What lies beyond an image's edge is outside, as MONAI and medpy take it, but what lies beyond
@@ -54,17 +57,60 @@ def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> float:
     """
     corner = [n * s for n, s in zip(label.shape[2:], spacing, strict=True)]
     distances = []
-    for c in range(1, label.shape[1]):
-        found, wanted = (x[0, c].numpy() > 0 for x in (prediction, label))
+    for found, wanted in _classes(prediction, label):
         if found.any() and wanted.any():
-            distances.append(_apart(found, wanted, spacing))
+            there, back = _apart(found, wanted, spacing)
+            distances.append(float(max(np.percentile(there, 95), np.percentile(back, 95))))
         else:
             distances.append(math.hypot(*corner) if found.any() or wanted.any() else 0.0)
-    return fmean(distances)
+    return distances
 
 
-def _apart(one: Array, other: Array, spacing: Spacing) -> float:
-    """Return the 95 % Hausdorff distance of two masks, (D, H, W), neither of them empty."""
+def surface_dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+    """Return the share of both surfaces' voxels that lie within `TOLERANCE` of the other one.
+
+    The normalised surface Dice (Nikolov et al., JMIR 2021), surfaces being those of `hd95`.
+    """
+    shares = []
+    for found, wanted in _classes(prediction, label):
+        if found.any() and wanted.any():
+            distances = np.concatenate(_apart(found, wanted, spacing))
+            shares.append(float((distances <= TOLERANCE).mean()))
+        else:
+            shares.append(0.0 if found.any() or wanted.any() else 1.0)
+    return shares
+
+
+def sensitivity(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+    """Return |P n L| / |L| of every class; 1 where there is none to be found."""
+    return [
+        float((found & wanted).sum() / wanted.sum()) if wanted.any() else 1.0
+        for found, wanted in _classes(prediction, label)
+    ]
+
+
+def specificity(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+    """Return the share of voxels outside of L that are outside of P; 1 where there are none."""
+    return [
+        float((~found & ~wanted).sum() / (~wanted).sum()) if not wanted.all() else 1.0
+        for found, wanted in _classes(prediction, label)
+    ]
+
+
+def _classes(prediction: Tensor, label: Tensor) -> list[tuple[Array, Array]]:
+    """Return prediction and label of every class but 0, (D, H, W)."""
+    every = range(1, label.shape[1])
+    return [(prediction[0, c].numpy() > 0, label[0, c].numpy() > 0) for c in every]
+
+
+def _apart(one: Array, other: Array, spacing: Spacing) -> list[NDArray[np.float64]]:
+    """Return how far each voxel of a mask's surface lies from the other's, and the reverse.
+
+    Args:
+        one: shape (D, H, W), not empty.
+        other: likewise.
+        spacing: between voxels.
+    """
     from scipy.ndimage import distance_transform_edt
 
     slices, *plane = (
@@ -74,8 +120,7 @@ def _apart(one: Array, other: Array, spacing: Spacing) -> float:
     box = (slice(max(slices.start - 1, 0), slices.stop + 1), *plane)
     surfaces = [_surface(mask[box]) for mask in (one, other)]
     away = [distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
-    there, back = away[1][surfaces[0]], away[0][surfaces[1]]
-    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+    return [away[1][surfaces[0]], away[0][surfaces[1]]]
 
 
 def _surface(mask: Array) -> Array:
@@ -87,11 +132,24 @@ def _surface(mask: Array) -> Array:
     return inner
 
 
-SEGMENTATION: dict[str, Callable[[Tensor, Tensor, Spacing], float]] = {
+SCORES: dict[str, Score] = {
     "dice": dice,
     "iou": iou,
     "hd95": hd95,
+    "surface_dice": surface_dice,
+    "sensitivity": sensitivity,
+    "specificity": specificity,
 }
+SEGMENTATION = ("dice", "iou", "hd95")
+"""The scores that every case has."""
+FURTHER = tuple(name for name in SCORES if name not in SEGMENTATION)
+
+
+def by_class(names: Sequence[str], classes: int) -> tuple[str, ...]:
+    """Return scores and, of several foreground classes, the same of each: "dice_1", ..."""
+    if classes <= 2:
+        return tuple(names)
+    return (*names, *(f"{name}_{c}" for name in names for c in range(1, classes)))
 
 
 def case_scores(
@@ -99,7 +157,7 @@ def case_scores(
     label: Tensor,
     classes: int,
     spacing: Spacing,
-    names: Sequence[str] = tuple(SEGMENTATION),
+    names: Sequence[str] = SEGMENTATION,
 ) -> dict[str, float]:
     """Return the scores `names` of one case.
 
@@ -108,9 +166,18 @@ def case_scores(
         label: likewise, or `IGNORED` where the prediction is not looked at either.
         classes: number of classes, background included.
         spacing: distance between voxels (slice, row, column).
-        names: which of `SEGMENTATION`.
+        names: some of `SCORES`, the mean over classes, or of one class; see `by_class`.
     """
     counts = label != IGNORED
     prediction, label = (x.where(counts, 0) for x in (prediction, label))
     p, l = (F.one_hot(x.long(), classes).movedim(-1, 0)[None].float() for x in (prediction, label))
-    return {name: SEGMENTATION[name](p, l, spacing) for name in names}
+    wanted = {name: re.fullmatch(r"(.+?)(?:_(\d+))?", name) for name in names}
+    values: dict[str, list[float]] = {}
+    found = {}
+    for name, match in wanted.items():
+        assert match is not None
+        score, number = match.groups()
+        if score not in values:
+            values[score] = SCORES[score](p, l, spacing)
+        found[name] = values[score][int(number) - 1] if number else fmean(values[score])
+    return found

@@ -23,7 +23,7 @@ from fedcl.data.scans import InMemory, Scan
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
 from fedcl.tasks.base import Drawing, Picture, Task
-from fedcl.tasks.metrics import SEGMENTATION, case_scores
+from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Segmentation(Task):
         patch: or the size of parts drawn at random.
         foreground: the share of patches that are centred on a voxel with a label.
         overlap: of the windows by which an image is answered that is larger than a sample.
+        further: scores besides those that every case has.
         multiples: of what the sizes of a sample are multiples; empty for any.
     """
 
     words: ClassVar[str] = "images with label maps"
     models: ClassVar[type] = ImageModel
     term: ClassVar[str] = "seg"
-    scores: ClassVar[tuple[str, ...]] = tuple(SEGMENTATION)
     varied: ClassVar[bool] = True
     chunk: ClassVar[int] = 64
     case: ClassVar[str] = "patient"
@@ -66,7 +66,13 @@ class Segmentation(Task):
     patch: tuple[int, ...] = ()
     foreground: float = 0.5
     overlap: float = 0.5
+    further: tuple[str, ...] = ()
     multiples: tuple[int, ...] = ()
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The scores of a case and, of several foreground classes, the same of each."""
+        return by_class((*SEGMENTATION, *self.further), self.classes)
 
     def build(self, model: ImageModel, sites: Sequence[str]) -> nn.Module:
         """Make the network, the same in every stage."""

@@ -24,6 +24,7 @@ from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
 from fedcl.learning.scenario import PatientScenario
 from fedcl.settings import closest, setting
+from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
 
 
@@ -73,6 +74,8 @@ class ImageScenario(PatientScenario):
         ignore: mask values that count nowhere, neither in training nor in scores.
         same_origin: whether a mask is refused that its header places over a voxel away from its
             image; otherwise it is taken voxel by voxel.
+        scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm), sensitivity and
+            specificity.
         splits: a file that says which cases are for training, validation and testing; see
             `fedcl.data.splits`. Cases that it does not name are left out.
         fold: of such a file that has several.
@@ -98,6 +101,7 @@ class ImageScenario(PatientScenario):
     site_labels: dict[str, Any] = setting(factory=dict)
     ignore: list[Any] = setting(factory=list)
     same_origin: bool = True
+    scores: list[str] = setting(factory=list)
     splits: str | None = setting(None, travels=False)
     fold: int = setting(0, low=0)
     assigned: dict[str, list[str]] = setting(factory=dict)
@@ -116,6 +120,9 @@ class ImageScenario(PatientScenario):
                 raise ConfigError(f"scenario.{one}: give it or scenario.{other}, not both")
         if len(self.window) != 2 or not -LIMIT < self.window[0] < self.window[1] < LIMIT:
             raise ConfigError(f"scenario.window: give [low, high], got {self.window}")
+        unknown = [name for name in self.scores if name not in FURTHER]
+        if unknown or len({*self.scores}) < len(self.scores):
+            raise ConfigError(f"scenario.scores: some of {', '.join(FURTHER)}, got {self.scores}")
         self.preparation("")
         _ = self.task
         if self.splits is not None:
@@ -153,6 +160,7 @@ class ImageScenario(PatientScenario):
             patch=sizes(self.patch, dims, "scenario.patch", low=1 if dims == 3 else 8),
             foreground=self.foreground,
             overlap=self.overlap,
+            further=tuple(self.scores),
         )
 
     def preparation(self, modality: str) -> Preparation:

@@ -8,7 +8,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from scipy import ndimage
 
-from fedcl.tasks.metrics import case_scores
+from fedcl.tasks.metrics import by_class, case_scores
 
 EMPTY = torch.zeros(2, 8, 8, dtype=torch.uint8)
 
@@ -153,3 +153,44 @@ def test_a_stack_that_ends_within_an_organ_does_not_cut_it():
         stacks = [np.repeat(mask[None], depth, 0) for mask in (one, other)]
         found = hd95(*stacks, (3.0, 1.0, 1.0))
         assert found > 24 and found == pytest.approx(by_hand(*stacks, (3.0, 1.0, 1.0)))
+
+
+def test_several_classes_are_scored_each_and_in_the_mean():
+    label = torch.zeros(1, 8, 8, dtype=torch.long)
+    label[0, 1:4, 1:4], label[0, 5:7, 5:7] = 1, 2
+    found = label.clone()
+    found[0, 3, 1:4] = 0
+    names = by_class(("dice", "hd95", "sensitivity", "specificity"), 3)
+    assert names[4:] == (
+        "dice_1", "dice_2", "hd95_1", "hd95_2", "sensitivity_1", "sensitivity_2",
+        "specificity_1", "specificity_2",
+    )  # fmt: skip
+    scores = case_scores(found, label, 3, (1.0, 1.0, 1.0), names)
+    assert scores["dice_1"] == pytest.approx(2 * 6 / 15) and scores["dice_2"] == 1
+    assert scores["dice"] == pytest.approx((scores["dice_1"] + 1) / 2)
+    assert scores["sensitivity_1"] == pytest.approx(6 / 9) and scores["specificity_1"] == 1
+    assert scores["hd95_2"] == 0 and scores["hd95_1"] == pytest.approx(1.0)
+    assert by_class(("dice",), 2) == ("dice",)
+
+
+def test_surface_dice_is_the_share_of_surfaces_within_the_tolerance():
+    """Independently: all distances between surface voxels, pair by pair."""
+    rng = np.random.default_rng(1)
+    spacing = (3.0, 1.0, 1.5)
+    masks = [ndimage.gaussian_filter(rng.normal(size=(6, 20, 18)), 2) > 0.02 for _ in range(2)]
+    masks[1] = masks[0] ^ (ndimage.gaussian_filter(rng.normal(size=(6, 20, 18)), 1.5) > 0.12)
+    surfaces = []
+    for mask in masks:
+        longer = np.pad(mask, [(1, 1), (0, 0), (0, 0)], mode="edge")
+        surfaces.append(np.argwhere(mask & ~ndimage.binary_erosion(longer)[1:-1]) * spacing)
+    apart = np.linalg.norm(surfaces[0][:, None] - surfaces[1][None], axis=2)
+    near = (apart.min(1) <= 2).sum() + (apart.min(0) <= 2).sum()
+    wanted = near / (len(surfaces[0]) + len(surfaces[1]))
+    one, other = (torch.from_numpy(mask.astype(np.int64)) for mask in masks)
+    got = case_scores(one, other, 2, spacing, ("surface_dice",))["surface_dice"]
+    assert 0.2 < wanted < 0.999 and got == pytest.approx(wanted)
+    empty = torch.zeros_like(one)
+    assert case_scores(empty, empty, 2, spacing, ("surface_dice",)) == {"surface_dice": 1.0}
+    assert case_scores(one, empty, 2, spacing, ("surface_dice",)) == {"surface_dice": 0.0}
+    nothing = case_scores(empty, empty, 2, spacing, ("sensitivity", "specificity"))
+    assert nothing == {"sensitivity": 1.0, "specificity": 1.0}
