@@ -80,10 +80,10 @@ def ours(
     loop.train(
         Lesson(task=task, student=network, teacher=teacher, past=past, model=model),
         samples,
-        Learner(steps=STEPS, batch_size=BATCH, decay=0.1, amp=False),
+        Learner(steps=STEPS, batch_size=BATCH, amp=False),
         STRATEGY.make({"name": "field_distillation"}),
         lambda share: 5e-4 * 0.1**share,
-        torch_rng("speed"),
+        ("speed",),
     )
 
 

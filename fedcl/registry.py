@@ -203,7 +203,9 @@ AGGREGATION = Kind(
 )
 PRIVACY = Kind("privacy", "fedcl.privacy", "fedcl.privacy.base:Privacy", "none")
 AUGMENT = Kind("augment", "fedcl.augment", "fedcl.augment.base:Augmentation", "light")
-KINDS = (SCENARIO, STRATEGY, MODEL, AGGREGATION, PRIVACY, AUGMENT)
+OPTIMISER = Kind("optimiser", "fedcl.optimisers", "fedcl.optimisers.base:Optimiser", "adam")
+SCHEDULE = Kind("schedule", "fedcl.schedules", "fedcl.schedules.base:Schedule", "exponential")
+KINDS = (SCENARIO, STRATEGY, MODEL, AGGREGATION, PRIVACY, AUGMENT, OPTIMISER, SCHEDULE)
 
 
 def name_of(plugin: object) -> str:

@@ -68,10 +68,8 @@ class FieldServerDistillation(Strategy):
                 labeller = Labeller(partial(task.answers, network), sites)
                 parts.append(task.past([labeller], torch.device("cpu")))
         into_network(network, summary.joined)
-        settings = Learner(
-            steps=self.steps, batch_size=self.batch_size, lr=self.lr, decay=0.1, amp=False
-        )
+        settings = Learner(steps=self.steps, batch_size=self.batch_size, lr=self.lr, amp=False)
         lesson = Lesson(task=task, student=network.requires_grad_(True), model=summary.model)
-        samples, rate = joined(parts), partial(settings.rate, 0)
+        samples, rate = joined(parts), lambda done: self.lr * 0.1**done
         loop.train(lesson, samples, settings, Strategy(), rate, summary.keys)
         return of_network(network)

@@ -18,7 +18,7 @@ ORDER = [
     ("learning",),
     ("tasks",),
     ("wire",),
-    ("models", "augment"),
+    ("models", "augment", "optimisers", "schedules"),
     ("data",),
     (
         "arrays", "registry", "contracts", "timeline", "files", "settings", "seeding",

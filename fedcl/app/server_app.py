@@ -38,7 +38,7 @@ log = logging.getLogger("fedcl")
 
 GROUPS = (
     "scenario", "strategy", "model", "models", "sites", "aggregation", "privacy", "timeline",
-    "learner", "augment", "seed",
+    "learner", "augment", "optimiser", "schedule", "seed",
 )  # fmt: skip
 ENGINE = ("engine.quorum", "engine.timeout", "engine.norm_bound")
 RESUME = "run.resume"

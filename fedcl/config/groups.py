@@ -12,7 +12,10 @@ from fedcl.settings import closest, parse, setting
 
 DEPLOYED = "superlink"
 """The engine of a deployed run."""
-PLUGINS = ("scenario", "strategy", "model", "models", "aggregation", "privacy", "augment")
+PLUGINS = (
+    "scenario", "strategy", "model", "models", "aggregation", "privacy", "augment", "optimiser",
+    "schedule",
+)  # fmt: skip
 """The groups whose settings are those of plug-ins."""
 
 

@@ -16,7 +16,19 @@ from fedcl.learning.learner import Learner
 from fedcl.learning.scenario import Scenario
 from fedcl.learning.strategy import Strategy
 from fedcl.models.base import Model
-from fedcl.registry import AUGMENT, MODEL, SCENARIO, STRATEGY, Kind, describe, name_of
+from fedcl.optimisers.base import Optimiser
+from fedcl.registry import (
+    AUGMENT,
+    MODEL,
+    OPTIMISER,
+    SCENARIO,
+    SCHEDULE,
+    STRATEGY,
+    Kind,
+    describe,
+    name_of,
+)
+from fedcl.schedules.base import Schedule
 from fedcl.seeding import seeded
 from fedcl.settings import parse, setting, travelling
 from fedcl.tasks.base import Task
@@ -42,7 +54,7 @@ class Role:
         return list(dict.fromkeys([self.model] + ([self.teacher] if self.teacher else [])))
 
 
-PARTS = ("scenario", "strategy", "learner", "augment", "seed")
+PARTS = ("scenario", "strategy", "learner", "augment", "optimiser", "schedule", "seed")
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class Job:
         roles: what each site is to do, by its name.
         learner: the budget of a round.
         augment: how training images are varied.
+        optimiser, schedule: how gradients are followed.
         seed: of everything random.
     """
 
@@ -64,6 +77,8 @@ class Job:
     roles: Mapping[str, Role]
     learner: Learner
     augment: Augmentation
+    optimiser: Optimiser
+    schedule: Schedule
     seed: int
 
     def __post_init__(self) -> None:
@@ -154,6 +169,8 @@ class Job:
                 "roles": {site: asdict(role) for site, role in self.roles.items()},
                 "learner": travelling(self.learner),
                 "augment": describe(self.augment),
+                "optimiser": describe(self.optimiser),
+                "schedule": describe(self.schedule),
                 "seed": self.seed,
             }
         )
@@ -178,6 +195,8 @@ class Job:
             roles={site: parse(Role, one, f"roles.{site}") for site, one in roles.items()},
             learner=parse(Learner, parts["learner"], "learner"),
             augment=AUGMENT.make(parts["augment"]),
+            optimiser=OPTIMISER.make(parts["optimiser"]),
+            schedule=SCHEDULE.make(parts["schedule"]),
             seed=checked_seed(parts["seed"]),
         )
 

@@ -14,7 +14,17 @@ from fedcl.config.roles import Roles
 from fedcl.config.timeline import timeline_of
 from fedcl.errors import ConfigError
 from fedcl.privacy.base import Privacy
-from fedcl.registry import AGGREGATION, AUGMENT, PRIVACY, SCENARIO, STRATEGY, describe, name_of
+from fedcl.registry import (
+    AGGREGATION,
+    AUGMENT,
+    OPTIMISER,
+    PRIVACY,
+    SCENARIO,
+    SCHEDULE,
+    STRATEGY,
+    describe,
+    name_of,
+)
 from fedcl.settings import closest, flat, without_effect
 from fedcl.timeline import Timeline
 
@@ -68,6 +78,8 @@ class Config:
                 roles=roles,
                 learner=groups.learner,
                 augment=AUGMENT.make(values.get("augment") or {"name": "none"}),
+                optimiser=OPTIMISER.make(values.get("optimiser") or {"name": "adam"}),
+                schedule=SCHEDULE.make(values.get("schedule") or {"name": "exponential"}),
                 seed=groups.seed,
             ),
             timeline=timeline,

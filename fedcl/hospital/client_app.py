@@ -126,16 +126,18 @@ def train(cache: Cache, message: Message, context: Context) -> Message:
     samples, buffers = hospital.select(call.shares, call.rehearsing, state)
     lesson = _lesson(hospital, call, student, samples, state)
     keys = (job.seed, hospital.site, call.stage, call.round)
+    rate = job.learner.rate(call.stage)
     with seeded("train", *keys):
         losses = loop.train(
             lesson,
             samples,
             job.learner,
             job.strategy,
-            lambda share: job.learner.rate(call.stage, call.done + share / call.rounds),
+            lambda share: rate * job.schedule.factor(call.done + share / call.rounds),
             keys,
             validate=lambda: hospital.validate(student),
             change=job.change,
+            optimiser=job.optimiser,
         )
     weights = arrays.of_network(student)
     problem = arrays.mismatch(weights, weights)

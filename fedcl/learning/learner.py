@@ -12,8 +12,8 @@ class Learner:
     """How a hospital trains in one round.
 
     Attributes:
-        lr: Adam's learning rate: one number, or one per stage (the last one repeats).
-        decay: what it falls to in the course of a stage, as a factor.
+        lr: the learning rate that a stage begins with: one number, or one per stage (the last one
+            repeats).
         batch_size: samples per step.
         epochs: passes over the site's training samples per round.
         steps: gradient steps per round; replaces `epochs` when given.
@@ -31,7 +31,6 @@ class Learner:
     """
 
     lr: Any = field(default_factory=lambda: [0.002, 0.001])
-    decay: float = setting(1.0, above=0, high=1)
     batch_size: int = setting(8, low=1, high=2**20)
     epochs: int = setting(2, low=1)
     steps: int | None = setting(None, low=1)
@@ -52,7 +51,7 @@ class Learner:
     def _rates(self) -> list[Any]:
         return (self.lr or [self.lr]) if isinstance(self.lr, list) else [self.lr]
 
-    def rate(self, stage: int, done: float = 0.0) -> float:
-        """Return the learning rate in `stage` (counted from 0), of which a share is done."""
+    def rate(self, stage: int) -> float:
+        """Return the learning rate that `stage`, counted from 0, begins with."""
         rates = self._rates()
-        return float(rates[min(stage, len(rates) - 1)]) * self.decay**done
+        return float(rates[min(stage, len(rates) - 1)])

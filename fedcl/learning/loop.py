@@ -18,6 +18,8 @@ from fedcl.errors import RunError
 from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Step, joined, named
 from fedcl.learning.strategy import Strategy
+from fedcl.optimisers.adam import Adam
+from fedcl.optimisers.base import Optimiser
 from fedcl.seeding import Key, torch_rng
 
 
@@ -42,6 +44,7 @@ def train(
     keys: Sequence[Key],
     validate: Callable[[], float] | None = None,
     change: Change | None = None,
+    optimiser: Optimiser | None = None,
 ) -> dict[str, float]:
     """Train the lesson's student in place on one site's samples, for one round.
 
@@ -50,9 +53,10 @@ def train(
         samples: the site's training samples.
         learner: budget, batch size, clipping and which epoch to keep.
         strategy: gives the loss terms of each step.
-        lr: Adam's learning rate, given the share of the round that is done.
+        lr: the learning rate, given the share of the round that is done.
         keys: what the order of the samples, and whatever is drawn, depends on.
         validate: scores the student as it is; needed to keep the best epoch.
+        optimiser: how gradients are followed; None for Adam.
         change: made to every sample, which student and teacher then both see.
 
     Returns:
@@ -65,7 +69,7 @@ def train(
     amp = learner.amp and device.type == "cuda"
     trained = nn.ModuleList([m for m in (student, lesson.auxiliary) if m is not None])
     groups = _groups(lesson)
-    optimiser = torch.optim.Adam(groups, lr=lr(0.0), fused=True)
+    descent = (optimiser or Adam()).make(groups, lr(0.0))
     order, rng = (task.generator(torch_rng(what, *keys), device) for what in ("batches", "drawn"))
     per_epoch = math.ceil(len(samples) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
@@ -79,7 +83,7 @@ def train(
     batches = samples.batches(ahead, keys, change, learner.loaders)
     fixed = samples.fixed and change is None
     for number, (index, batch) in enumerate(zip(indices, batches, strict=True), start=1):
-        for group in optimiser.param_groups:
+        for group in descent.param_groups:
             group["lr"] = group["factor"] * lr((number - 1) / total)
         step = Step(
             **vars(lesson),
@@ -91,11 +95,11 @@ def train(
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
             terms = joined(named("objective", strategy.objective(step)), step.model_loss())
-        optimiser.zero_grad(set_to_none=True)
+        descent.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:
             nn.utils.clip_grad_norm_(trained.parameters(), learner.clip)
-        optimiser.step()
+        descent.step()
         for name, value in terms.items():
             new[name].append(value.detach())
         if number % per_epoch == 0 or number == total:

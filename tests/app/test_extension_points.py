@@ -48,6 +48,8 @@ def test_the_page_shows_every_kind_of_plugin(folder: Path):
     assert found == {
         "strategies", "sites", "fedcl/models", "fedcl/aggregations", "fedcl/privacy",
         "fedcl/augment",
+        "fedcl/optimisers",
+        "fedcl/schedules",
     }  # fmt: skip
 
 
