@@ -48,6 +48,9 @@ class Kind:
     def folders(self) -> list[Path]:
         """Return where the modules of the package lie, fedcl's own first.
 
+        Of several copies of fedcl, as where a Flower app is run beside an installation, that one
+        counts which Python has found first.
+
         Raises:
             ConfigError: another module of this name hides fedcl's package.
         """
@@ -59,12 +62,13 @@ class Kind:
                 f"{self.key}: the module {self.package!r} on the path is not fedcl's and hides it "
                 f"({where(error)}); rename it, or put fedcl's folder before it on PYTHONPATH"
             ) from error
-        if not any((place / f"{self.ours}.py").is_file() for place in places):
+        ours = [place for place in places if (place / f"{self.ours}.py").is_file()]
+        if not ours:
             raise ConfigError(
                 f"{self.key}: the package {self.package!r} at {', '.join(map(str, places))} is not "
                 "fedcl's and hides it; uninstall it, or put fedcl's folder before it on PYTHONPATH"
             )
-        return sorted(places, key=lambda place: not (place / f"{self.ours}.py").is_file())
+        return [ours[0], *(place for place in places if place not in ours)]
 
     def modules(self) -> list[str]:
         """Return the names of the modules there are.

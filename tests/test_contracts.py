@@ -1,5 +1,8 @@
 """Plug-ins that break their contract: told in one line that names the hook."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +22,7 @@ from fedcl.learning.strategy import Partition, Plan, Strategy, Teaching
 from fedcl.models.base import ImageModel
 from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import Timeline
+from tests.conftest import ROOT
 
 TIMELINE = Timeline((("A",), ("B",)), rounds=1)
 
@@ -199,3 +203,51 @@ IMAGE, LABELS = torch.zeros(1, 2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8)
 def test_arrays_that_are_no_image_are_refused(image: Any, labels: Any, said: str):
     with pytest.raises(DataError, match=f"case p: .*{said}"):
         Case.of("p", image, labels)
+
+
+def test_a_second_copy_of_fedcl_is_no_second_plugin(tmp_path: Path):
+    """As where Flower runs an app beside an installation; two of a user's own are refused."""
+    for folder in ("copy/strategies", "mine/strategies"):
+        (tmp_path / folder).mkdir(parents=True)
+    own = (ROOT / "strategies" / "lwf.py").read_text()
+    finetune = (ROOT / "strategies" / "finetune.py").read_text()
+    (tmp_path / "copy/strategies/lwf.py").write_text(own)
+    (tmp_path / "copy/strategies/finetune.py").write_text(finetune)
+    (tmp_path / "mine/strategies/mas.py").write_text(own)
+    asked = (
+        "from fedcl.registry import STRATEGY\n"
+        "print(STRATEGY.find('lwf').__module__)\n"
+        "STRATEGY.find('mas')\n"
+    )
+    path = os.pathsep.join(str(tmp_path / one) for one in ("copy", "mine"))
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout.strip() == "strategies.lwf", done.stderr
+    assert "strategy: mas is the name of several: " in done.stderr.splitlines()[-1]
+    assert str(tmp_path / "mine" / "strategies" / "mas.py") in done.stderr
+
+
+def test_a_plugin_that_cannot_be_loaded_is_one_line_and_no_bar_to_others(tmp_path: Path):
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies" / "boom.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "strategies" / "typo.py").write_text("import nosuchmodule\n")
+    asked = (
+        "from fedcl.errors import ConfigError\n"
+        "from fedcl.registry import STRATEGY\n"
+        "for name in ('boom', 'typo'):\n"
+        "    try:\n"
+        "        STRATEGY.make({'name': name})\n"
+        "    except ConfigError as error:\n"
+        "        print(error)\n"
+        "print('lwf' in STRATEGY.fitting(lambda one: True))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
+    )  # fmt: skip
+    boom, typo, others = done.stdout.splitlines()
+    assert boom == "strategy: boom cannot be loaded: SystemExit: 3 (boom.py, line 1)"
+    assert "typo cannot be loaded: ModuleNotFoundError: No module named 'nosuchmodule'" in typo
+    assert others == "True"
