@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     about = "check a scenario's data and say what it holds, without training"
     command = commands.add_parser("inspect", help=about, description=about)
     command.add_argument("overrides", nargs="*", help="as for simulate.py: scenario=NAME ...")
+    command.add_argument(
+        "--sheets", type=Path, metavar="FOLDER",
+        help="write a picture per site into it: images, labels, intensities",
+    )  # fmt: skip
     command.set_defaults(run=inspect)
     about = "write table.csv, table.md, table.tex and report.html from finished runs"
     command = commands.add_parser("compare", help=about, description=about, epilog=EXAMPLES)
@@ -137,7 +141,7 @@ def inspect(given: argparse.Namespace) -> None:
     config = checked(compose(given.overrides))
     from fedcl.app.inspect import inspect as look
 
-    look(config, Console())
+    look(config, Console(), given.sheets)
 
 
 if __name__ == "__main__":

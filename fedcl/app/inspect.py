@@ -1,6 +1,7 @@
 """The command `fedcl inspect`: what a scenario's sites hold and what their models cost."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -12,13 +13,19 @@ from fedcl.data.files import reading
 from fedcl.data.samples import Samples
 from fedcl.errors import DataError
 from fedcl.registry import name_of
+from fedcl.reporting.sheets import draw_sheet
 from fedcl.reporting.terminal import MOST
 from fedcl.server.architecture import cost
 from fedcl.server.outcome import cohorts, presence
 
 
-def inspect(config: Config, console: Console) -> None:
+def inspect(config: Config, console: Console, sheets: Path | None = None) -> None:
     """Print what each site holds, as a run with this seed would split it, and the models.
+
+    Args:
+        config: the run.
+        console: where to.
+        sheets: a folder that gets a picture of some cases per site; None for none.
 
     Raises:
         FedclError: the data of a site cannot be used, or a model not take them.
@@ -41,6 +48,9 @@ def inspect(config: Config, console: Console) -> None:
             counts = {name: str(len(cases)) for name, cases in parts.items()}
             own = {"model": role.model} if several else {}
             told = task.describe(data)
+            looks = task.looks(data) if sheets is not None else []
+            if sheets is not None and looks:
+                draw_sheet(site, looks, sheets / f"{site}.png")
             rows.append({"site": site, "stage": str(number), **own, **counts, **told})
             said += [f"site {site}: {note}" for note in data.notes]
     title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
@@ -51,6 +61,10 @@ def inspect(config: Config, console: Console) -> None:
     for line in lines[1:]:
         table.add_row(*map(escape, line))
     console.print(table)
+    if sheets is not None:
+        drawn = sum((sheets / f"{row['site']}.png").is_file() for row in rows)
+        what = f"{drawn} pictures in {sheets}" if drawn else f"{task.words} have no pictures"
+        console.print(f"sheets: {what}", markup=False, soft_wrap=True)
     for note in said:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(_timeline(config))

@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -27,6 +27,22 @@ class Picture:
     image: Tensor
     label: Tensor
     prediction: Tensor
+
+
+@dataclass(frozen=True)
+class Look:
+    """A case as a person looks at it who checks that it was understood.
+
+    Attributes:
+        title: which case it is.
+        slices: by the plane's name, an image and its classes, both of shape (H, W), and how much
+            higher than wide a pixel is.
+        values: by class, intensities as networks are shown them.
+    """
+
+    title: str
+    slices: Mapping[str, tuple[Tensor, Tensor, float]]
+    values: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,10 @@ class Task(ABC):
     def describe(self, data: SiteData) -> dict[str, str]:
         """Return, for a person who checks it, what a site's data are like, by heading."""
         return {}
+
+    def looks(self, data: SiteData) -> Sequence[Look]:
+        """Return some of a site's cases for a person who checks them; none, and none are shown."""
+        return []
 
     def problem(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
         """Return why `network` cannot learn from `samples`, or None.

@@ -22,7 +22,7 @@ from fedcl.data.samples import Samples
 from fedcl.data.scans import InMemory, Scan
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
-from fedcl.tasks.base import Drawing, Picture, Task
+from fedcl.tasks.base import Drawing, Look, Picture, Task
 from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores
 
 
@@ -135,6 +135,10 @@ class Segmentation(Task):
         if planes:
             told["plane"] = ", ".join(planes if len(planes) == 1 else map(_counted, planes.items()))
         return told
+
+    def looks(self, data: SiteData) -> list[Look]:
+        """Return the first training cases: slices through the largest label, values by class."""
+        return [_look(case, self.dims) for case in data.train[:LOOKS]]
 
     def problem(self, network: nn.Module, samples: Samples, least: int = 0) -> str | None:
         """Return what is wrong where the network does not take images, or batches, of this size."""
@@ -278,6 +282,32 @@ class Segmentation(Task):
             for answer, scan in zip(prediction, case.scans, strict=True)
         ]  # fmt: skip
         return {name: fmean(one[name] for one in found) for name in names}
+
+
+LOOKS = 4
+"""How many cases of a site a person is shown."""
+
+
+def _look(case: Case, dims: int) -> Look:
+    """Return what a person is shown of a case: its first scan, channel 0."""
+    scan = case.scans[0]
+    image, labels = scan.content.image()[0], scan.content.labels()
+    marked = labels.where(labels != IGNORED, 0) > 0
+    size = [
+        own * space / n for own, space, n in zip(scan.own, scan.spacing, labels.shape, strict=True)
+    ]
+    slices = {}
+    names = ("axial", "coronal", "sagittal") if dims == 3 else (scan.plane or "slice",)
+    for axis, name in enumerate(names):
+        others = [other for other in range(3) if other != axis]
+        areas = marked.sum(dim=others)
+        place = int(areas.argmax()) if areas.any() else labels.shape[axis] // 2
+        high, wide = (size[other] for other in others)
+        cut = image.select(axis, place), labels.select(axis, place)
+        slices[name] = (*cut, high / wide)
+    there = labels.unique().tolist()
+    named = {"ignored" if c == IGNORED else f"class {c}": image[labels == c] for c in there}
+    return Look(case.name, slices, named)
 
 
 VOXELS = 2**18

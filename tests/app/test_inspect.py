@@ -100,3 +100,25 @@ def test_what_is_wrong_is_one_line(capsys, override: str, said: str):
     assert main(["inspect", override]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+@pytest.mark.parametrize(("name", "across"), [("phantom", 2), ("phantom3d", 4)])
+def test_sheets_show_images_labels_and_intensities(tmp_path: Path, capsys, name: str, across: int):
+    small = ["scenario.size=32", "scenario.patients=4"]
+    asked = ["inspect", f"scenario={name}", *small, "--sheets", str(tmp_path / "sheets")]
+    assert main(asked) == 0
+    assert f"6 pictures in {tmp_path / 'sheets'}" in capsys.readouterr().out
+    files = sorted((tmp_path / "sheets").iterdir())
+    assert [file.name for file in files] == [f"{site}.png" for site in "ABCDEF"]
+    with Image.open(files[0]) as sheet:
+        width, height = sheet.size
+        colours = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
+    assert width == round(2.6 * across * 110) and height > 100
+    apart = np.abs(colours - [0, 0x72, 0xB2]).max(axis=1)
+    assert (apart < 30).sum() > 50, "outlines in the first colour"
+
+
+def test_fields_have_no_sheets(tmp_path: Path, capsys):
+    asked = ["inspect", "scenario=cine_domain", "model=siren", "strategy=finetune"]
+    assert main([*asked, "--sheets", str(tmp_path / "sheets")]) == 0
+    assert "have no pictures" in capsys.readouterr().out and not (tmp_path / "sheets").exists()
