@@ -122,6 +122,7 @@ def _fill(site: Path) -> None:
     scenario().cases("A", site)
 
 
+@pytest.mark.slow
 def test_two_processes_may_fill_one_folder(site: Path, kept: Path):
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=_fill, args=(site,)) for _ in range(2)]

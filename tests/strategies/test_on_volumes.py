@@ -1,4 +1,4 @@
-"""What methods make of volumes: in numpy, and in a run of every one of them."""
+"""What methods make of volumes, in numpy; runs of all of them are in tests/app/test_runs.py."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from fedcl.registry import STRATEGY
 from strategies.parts.anatomy import REGIONS, places, quantiles, regions, reshape
 from tests.conftest import TINY, read
 from tests.images import nifti
@@ -81,42 +80,24 @@ def test_reshaping_moves_an_organ_along_all_axes():
     assert ((moved > 2.5).long() == marks).float().mean() > 0.97
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sites of eight small volumes."""
-    root = tmp_path_factory.mktemp("volumes")
+@pytest.mark.parametrize("name", ["replay", "souvenir", "tkrl"])
+def test_methods_that_keep_or_report_something_take_patches(cli: Any, tmp_path: Path, name: str):
+    """Samples that are drawn anew each time: buffers, reports and probes are made of some."""
     for site in "AB":
         for n in range(8):
             mask = np.zeros((10, 12, 6), np.uint8)
             mask[3:7, 3:7, 2:4] = 1
             image = RNG.normal(size=mask.shape) + 3 * mask
-            nifti(root / site / "images" / f"p{n}.nii", image.astype(np.float32))
-            nifti(root / site / "masks" / f"p{n}.nii", mask)
-    return root
-
-
-NEEDS: dict[str, list[str]] = {
-    "fedbn": ["model=plain_unet", "model.channels=[4,8]", "model.norm=batch"],
-    "tkrl": ["model.channels=[4,8]", "strategy.probes.steps=2"],
-    "contrastive": [
-        "models.large.name=plain_unet", "models.large.channels=[8,16]",
-        "models.small.name=plain_unet", "models.small.channels=[4,8]",
-        "models.large.norm=instance", "models.small.norm=instance",
-        "sites.A.model=large", "sites.B.model=small",
-    ],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [n for n in STRATEGY.available() if not n.startswith("field_")])
-def test_every_method_trains_on_volumes(cli: Any, data: Path, tmp_path: Path, name: str):
-    own = [o for o in TINY if not o.startswith(("scenario.", "timeline.", "model."))]
-    patch = ["scenario.patch=[4,8,8]"] if name in ("ted", "plop", "replay") else []
-    folder = tmp_path / "run"
-    assert cli(
-        *own, "scenario=folder", f"scenario.root={data}", "scenario.patient='^(.+)$'",
-        "scenario.spatial_dims=3", "scenario.labels=[0,1]", "timeline.rounds=1",
-        "timeline.stages=[[A],[B]]", *NEEDS.get(name, ["model.channels=[4,8]"]), *patch,
-        f"strategy={name}", f"run.dir={folder}",
-    ) == 0  # fmt: skip
-    results = read(folder)
+            nifti(tmp_path / "d" / site / "images" / f"p{n}.nii", image.astype(np.float32))
+            nifti(tmp_path / "d" / site / "masks" / f"p{n}.nii", mask)
+    own = [o for o in TINY if not o.startswith(("scenario.", "timeline."))]
+    probes = ["strategy.probes.steps=2"] if name == "tkrl" else []
+    asked = [
+        "scenario=folder", f"scenario.root={tmp_path / 'd'}", "scenario.patient='^(.+)$'",
+        "scenario.spatial_dims=3", "scenario.labels=[0,1]", "scenario.patch=[4,8,8]",
+        "timeline.rounds=1", f"strategy={name}", *probes,
+    ]  # fmt: skip
+    assert cli(*own, *asked, f"run.dir={tmp_path / 'run'}") == 0
+    results = read(tmp_path / "run")
     assert results["status"] == "completed" and results["failures"] == []
+    assert (name == "replay") == (results["stored"] != {})
