@@ -1,6 +1,6 @@
 """Find a strategy, scenario, model, ... by its name: nothing else can be asked for.
 
-A name is that of a module in one of the packages below (`SCENARIO` to `PRIVACY`), where folders
+A name is that of a module in one of the packages below (`SCENARIO` to `SCHEDULE`), where folders
 of the same name elsewhere on the Python path add theirs, or of an entry point that an installed
 distribution declares in the group "fedcl.KEY". So neither a message nor a checkpoint can name
 code of its own.

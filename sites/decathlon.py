@@ -8,14 +8,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from fedcl.data.files import bad, composed, natural, stem_of, text_of, visible
-from fedcl.data.grid import Array
+from fedcl.data.files import composed, natural, stem_of, text_of, visible
 from fedcl.data.notes import Notes
-from fedcl.data.reading import Files, Pair
-from fedcl.errors import ConfigError, DataError
-from fedcl.settings import closest, setting
+from fedcl.data.reading import Files
+from fedcl.errors import DataError
+from fedcl.settings import closest
 from sites.parts.cohorts import CohortScenario
 
 
@@ -24,18 +21,7 @@ class Decathlon(CohortScenario):
     """One task of the Decathlon, its cases shared out among sites.
 
     Of 4-D images the last axis is the channels (`channels`).
-
-    Attributes:
-        margin: slices that are kept above and below those with a label; null for all.
     """
-
-    margin: int | None = setting(None, low=0)
-
-    def __post_init__(self) -> None:
-        """Check that slices are left out of no volume."""
-        super().__post_init__()
-        if self.margin is not None and self.spatial_dims == 3:
-            raise ConfigError("scenario.margin: for slices; with scenario.spatial_dims=3 take null")
 
     def modality(self, site: str, path: Path) -> str:
         """Return what dataset.json says of the first channel; empty where it says nothing."""
@@ -52,26 +38,6 @@ class Decathlon(CohortScenario):
         """
         files = _files(site, path, notes)
         return {name: [Files((image,), label)] for name, (image, label) in files.items()}
-
-    def selection(self) -> int | None:
-        """Return `margin`; see `ImageScenario.selection`."""
-        return self.margin
-
-    def parts(self, site: str, pair: Pair, files: Files, notes: Notes) -> list[Array]:
-        """Return the slices within `margin` of one with a label, unbroken run by run."""
-        if self.margin is None:
-            return []
-        with_label = np.flatnonzero(pair.labels.any(axis=(1, 2)))
-        if not len(with_label):
-            what = "no label in it; scenario.margin=null keeps all slices"
-            raise bad(site, files.mask, what)
-        apart = np.abs(np.arange(len(pair.labels))[:, None] - with_label)
-        kept = np.flatnonzero((apart <= self.margin).any(axis=1))
-        left = len(pair.labels) - len(kept)
-        if left:
-            what = "slices beyond scenario.margin left out, in tests too"
-            notes.add(what, f"{files.images[0].name} {left}")
-        return np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
 
 
 def _files(site: str, root: Path, notes: Notes) -> dict[str, tuple[Path, Path]]:

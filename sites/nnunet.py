@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fedcl.data.files import text_of
+from fedcl.data.layouts import Layout
 from fedcl.data.notes import Notes
-from fedcl.data.patterns import Pattern, Tree
 from fedcl.data.reading import Files
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
 from sites.parts.cohorts import CohortScenario
 
-IMAGES = Pattern("imagesTr/{case}_{channel}", "imagesTr")
-LABELS = Pattern("labelsTr/{case}", "labelsTr")
+LAYOUT = Layout.of("imagesTr/{case}_{channel}", "labelsTr/{case}", None, "nnU-Net")
 
 
 @dataclass
@@ -55,26 +54,10 @@ class NNUNet(CohortScenario):
         """Return the files of every case; see `CohortScenario.found`.
 
         Raises:
-            DataError: a case has no labels, or other channels than the first one.
+            DataError: see `Layout.found`.
         """
-        tree = Tree(site, path, 1)
-        channels: dict[str, dict[str, Path]] = {}
-        for known, file in tree.match(IMAGES):
-            channels.setdefault(known["case"], {})[known["channel"]] = file
-        if not channels:
-            raise DataError(f"site {site}: {path} holds no imagesTr/CASE_0000 that is read")
-        first = sorted(next(iter(channels.values())))
-        found = {}
-        for case, files in channels.items():
-            one = next(iter(files.values()))
-            if sorted(files) != first:
-                raise DataError(
-                    f"site {site}: case {case} has the channels {', '.join(sorted(files))}, the "
-                    f"first one {', '.join(first)}"
-                )
-            images = tuple(files[name] for name in first)
-            found[case] = [Files(images, tree.one([LABELS], one, case=case))]
-        return found
+        found = LAYOUT.found(site, path, notes)
+        return {case: [one.files] for case, one in found.items()}
 
 
 def _dataset(root: Path) -> dict[str, Any]:

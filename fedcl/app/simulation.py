@@ -22,6 +22,8 @@ from fedcl.config.schema import Config
 from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
 from fedcl.hospital.cache import Cache
+from fedcl.hospital.client_app import client_app
+from fedcl.hospital.faulty_app import faulty_app
 from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
 from fedcl.reporting.console import Display, console
@@ -97,8 +99,8 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> Results:
 def _run(config: Config, folder: Path, state: State | None, values: Mapping[str, Any]) -> Results:
     started = time.perf_counter()
     torch.set_num_threads(config.job.learner.threads)
-    nodes = nodes_of(config, folder)
-    with Display() as display, _engine(config, list(nodes.values()), display.replied) as grid:
+    nodes, cache = nodes_of(config, folder), Cache()
+    with Display() as display, _engine(config, nodes, cache, display.replied) as grid:
         server = Server(grid, config, Checkpoint(folder / "checkpoint"), state, watchers=[display])
         return conduct(
             server,
@@ -106,7 +108,7 @@ def _run(config: Config, folder: Path, state: State | None, values: Mapping[str,
             values,
             started,
             terminal=RichHandler(logging.WARNING, console=console, show_path=False),
-            pictures=lambda: _pictures(config, server.state, nodes),
+            pictures=lambda: _pictures(config, server.state, nodes, cache),
         )
 
 
@@ -137,20 +139,25 @@ def nodes_of(config: Config, folder: Path) -> dict[str, NodeConfig]:
 
 @contextmanager
 def _engine(
-    config: Config, nodes: list[NodeConfig], on_reply: Callable[[Message], None]
+    config: Config,
+    nodes: Mapping[str, NodeConfig],
+    cache: Cache,
+    on_reply: Callable[[Message], None],
 ) -> Iterator[LocalGrid]:
-    engine = config.engine
-    app = FAULTY if any("faults" in node for node in nodes) else APP
+    """Open the engine; hospitals in this process share `cache` with whoever opens it."""
+    engine, configured = config.engine, list(nodes.values())
+    faulty = any("faults" in node for node in configured)
     if engine.name == "inprocess":
-        yield InProcessGrid(app, nodes, on_reply)
+        app = faulty_app(cache) if faulty else client_app(cache)
+        yield InProcessGrid(app, configured, on_reply)
         return
     if engine.name == DEPLOYED:
         raise ConfigError(
             "engine: superlink is what `flwr run` takes; simulate on inprocess or ray"
         )
     grid = RayGrid(
-        app,
-        nodes,
+        FAULTY if faulty else APP,
+        configured,
         on_reply,
         workers=engine.workers,
         num_cpus=engine.num_cpus,
@@ -164,12 +171,15 @@ def _engine(
         grid.close()
 
 
-def _pictures(config: Config, state: State, nodes: Mapping[str, NodeConfig]) -> list[Picture]:
+def _pictures(
+    config: Config, state: State, nodes: Mapping[str, NodeConfig], cache: Cache
+) -> list[Picture]:
     """Draw test cases of each site, in this process.
 
-    Images are read here, by whoever runs the simulation; no message can carry them.
+    Images are read here, by whoever runs the simulation, where no hospital of this process has
+    read them; no message can carry them.
     """
-    text, task, cache = config.job.to_json(), config.job.task, Cache()
+    text, task = config.job.to_json(), config.job.task
     drawing = task.drawing
     if drawing is None:
         return []

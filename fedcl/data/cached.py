@@ -31,6 +31,8 @@ VERSION = 1
 ARRAYS = ("image", "labels", "own", "places")
 FRESH = 2.0
 """Seconds after a change in which a second one might not show in a file's time."""
+ABANDONED = 86400.0
+"""Seconds after which nobody goes on writing a file."""
 SUFFIX = ".safetensors"
 
 
@@ -130,9 +132,19 @@ class Kept:
             raise DataError(f"{file}: written, and cannot be read; is the disk damaged?")
         return found
 
-    def trim(self) -> None:
-        """Remove what was used least recently where the folder holds too much."""
+    def trim(self, used: Sequence[Scan]) -> int:
+        """Remove what was used least recently where the folder holds too much.
+
+        And what a process that was killed has left half-written.
+
+        Returns:
+            How many of the scans `used` are in files that had to go.
+        """
         there = []
+        for part in self.place.rglob("*.part"):
+            with contextlib.suppress(OSError):  # another run has removed it
+                if time.time() - part.stat().st_mtime > ABANDONED:
+                    part.unlink()
         for path in self.place.glob(f"*{SUFFIX}"):
             try:
                 known = path.stat()
@@ -140,11 +152,14 @@ class Kept:
                 continue
             there.append((known.st_mtime, known.st_size, path))
         left = sum(size for _, size, _ in there)
+        gone = set()
         for _, size, path in sorted(there):
             if left <= self.most:
-                return
+                break
             path.unlink(missing_ok=True)
+            gone.add(path)
             left -= size
+        return sum(isinstance(s.content, OnDisk) and s.content.file in gone for s in used)
 
     def _found(self, file: Path, again: Callable[[], Made]) -> Made | None:
         """Return what a file tells of its scans; None where there is none, or a damaged one."""

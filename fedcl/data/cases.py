@@ -161,6 +161,7 @@ def _official(cases: Sequence[Case], site: str, val: float, test: float, seed: i
         part: [case for case in cases if (case.part or "train") == part]
         for part in ("train", "val", "test")
     }
+    notes = []
     for name, share in (("test", test), ("val", val)):
         if not parts[name] and len(parts["train"]) > 1:
             order = numpy_rng("split", name, seed, site).permutation(len(parts["train"]))
@@ -169,10 +170,13 @@ def _official(cases: Sequence[Case], site: str, val: float, test: float, seed: i
             every = list(enumerate(parts["train"]))
             parts[name] = [case for number, case in every if number in drawn]
             parts["train"] = [case for number, case in every if number not in drawn]
+            what = f"the given split names no case for {name}: drawn from those for training"
+            notes.append(Note(what, tuple(case.name for case in parts[name])))
     empty = [name for name, part in parts.items() if not part]
     if empty:
         raise DataError(
             f"site {site}: by the given split there is no patient for {', '.join(empty)}, and "
             f"{len(cases)} in all are too few to draw one"
         )
-    return SiteData(tuple(parts["train"]), tuple(parts["val"]), tuple(parts["test"]))
+    train, validation, testing = (tuple(part) for part in parts.values())
+    return SiteData(train, validation, testing, tuple(notes))

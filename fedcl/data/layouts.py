@@ -99,8 +99,12 @@ class Layout:
         self._check_folder(site, root / self.mask[0].fixed)
         found: dict[str, Found] = {}
         used: dict[Path, Path] = {}
+        _, first = next(iter(images.values()))
         for case, (told, channels) in images.items():
-            files = tuple(channels[name] for name in sorted(channels))
+            files = tuple(channels[number] for number in sorted(channels))
+            if channels.keys() != first.keys():
+                has, others = (", ".join(map(str, sorted(one))) for one in (channels, first))
+                raise bad(site, files[0], f"case {case} has the channels {has}, the first {others}")
             mask = tree.one(self.mask, files[0], **known, **told)
             if mask in used:
                 raise bad(site, mask, f"the mask of {used[mask].name} and {files[0].name}")
@@ -123,19 +127,19 @@ class Layout:
 
     def _images(
         self, tree: Tree, masks: set[Path], known: dict[str, str]
-    ) -> dict[str, tuple[dict[str, str], dict[str, Path]]]:
+    ) -> dict[str, tuple[dict[str, str], dict[int, Path]]]:
         """Return of every case what its placeholders are, and the image of each channel.
 
         Raises:
             DataError: there are none, or two of one name.
         """
         for pattern in self.image:
-            images: dict[str, tuple[dict[str, str], dict[str, Path]]] = {}
+            images: dict[str, tuple[dict[str, str], dict[int, Path]]] = {}
             for told, path in tree.match(pattern, **known):
                 # A pattern of images may mean masks as well, which lie beside them.
                 if path in masks and pattern.text not in [one.text for one in self.mask]:
                     continue
-                channel = told.pop("channel", "")
+                channel = int(told.pop("channel", 0))
                 _, channels = images.setdefault(told["case"], (told, {}))
                 other = channels.setdefault(channel, path)
                 if other != path:

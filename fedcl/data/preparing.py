@@ -32,6 +32,7 @@ class Preparation:
         normalise: one of `NORMALISATIONS`, channel by channel, over the whole volume.
         window: the intensities that become -1 and 1 ("window"), clipped beyond.
         nonzero: whether voxels that are 0 are left out of it, and stay 0 ("zscore").
+        margin: of slices, how many are kept above and below those with a label; None for all.
     """
 
     spacing: tuple[float, ...] = ()
@@ -39,18 +40,17 @@ class Preparation:
     normalise: str = "zscore"
     window: tuple[float, float] = (-140.0, 260.0)
     nonzero: bool = False
+    margin: int | None = None
 
-    def __call__(self, pair: Pair, parts: Sequence[Array | slice] = ()) -> list[Scan]:
-        """Return an image as networks are shown it.
+    def __call__(self, pair: Pair) -> list[Scan]:
+        """Return an image as networks are shown it, in parts that are scored each by itself.
 
-        Args:
-            pair: as it was read.
-            parts: the numbers of the slices of each part that is used; empty for one of all.
+        There are several where slices between them are left out (`margin`).
 
         Raises:
-            ValueError: nothing is left of it.
+            ValueError: nothing is left of it, or it cannot be brought to the spacing.
         """
-        shape, image = self.shape(pair), pair.image
+        shape, image, runs = self.shape(pair), pair.image, self._runs(pair.labels)
         if shape != image.shape[1:]:
             # Counted from its minimum, what is constant stays so when it is resampled: otherwise
             # rounding would leave a pattern that normalising blows up.
@@ -68,8 +68,19 @@ class Preparation:
                 torch.from_numpy(np.ascontiguousarray(pair.labels[part])),
                 pair.plane,
             )
-            for part in parts or [slice(None)]
+            for part in runs
         ]
+
+    def _runs(self, labels: Array) -> Sequence[Array | slice]:
+        """Return which slices are used, unbroken run by run."""
+        if self.margin is None:
+            return [slice(None)]
+        marked = np.flatnonzero(labels.any(axis=(1, 2)))
+        if not len(marked):
+            raise ValueError("no label in its mask; scenario.margin=null keeps all slices")
+        apart = np.abs(np.arange(len(labels))[:, None] - marked)
+        kept = np.flatnonzero((apart <= self.margin).any(axis=1))
+        return np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
 
     def shape(self, pair: Pair) -> Shape:
         """Return slices, rows and columns that networks are shown of an image."""
@@ -78,15 +89,18 @@ class Preparation:
         if self.resize:
             wanted: Sequence[int] = self.resize
         elif self.spacing:
-            across = zip(there[-len(self.spacing) :], self._own(pair), self.spacing, strict=True)
+            if not pair.measured:
+                raise ValueError(
+                    "it does not say how large its voxels are; take scenario.spacing=null, or "
+                    "scenario.resize"
+                )
+            axes = len(self.spacing)
+            across = zip(there[-axes:], pair.spacing[-axes:], self.spacing, strict=True)
             wanted = [max(1, round(n * own / new)) for n, own, new in across]
         else:
             return there
         full = (*there[: 3 - len(wanted)], *wanted)
         return full[0], full[1], full[2]
-
-    def _own(self, pair: Pair) -> tuple[float, ...]:
-        return pair.spacing[-len(self.spacing) :]
 
     def _back(self, lowest: Array) -> Array | float:
         """Return what is added again to intensities counted from the minimum."""
@@ -94,8 +108,6 @@ class Preparation:
 
     def _normal(self, image: Array, region: Array | None) -> Array:
         """Return one channel normalised; only what lies in `region` has a say."""
-        from monai import transforms as mt  # takes seconds
-
         if self.normalise == "none":
             return image
         if self.normalise == "window":
@@ -109,6 +121,8 @@ class Preparation:
             return shown
         if region is not None or self.nonzero or self.normalise == "percentile":
             return self._within(image, region)
+        from monai import transforms as mt  # takes seconds
+
         change: Any = mt.NormalizeIntensity() if self.normalise == "zscore" else mt.ScaleIntensity()
         found: Array = np.asarray(change(image))
         return found

@@ -68,6 +68,7 @@ class Pair:
         spacing: distance between voxels (slice, row, column), in mm where a file says so, else 1.
         plane: of the slices, or "as stored".
         affine: from (column, row, slice) to mm; None where no orientation is given.
+        measured: whether a file says how far voxels lie apart.
     """
 
     image: Array
@@ -75,6 +76,7 @@ class Pair:
     spacing: Spacing
     plane: str
     affine: Array | None
+    measured: bool = True
 
 
 def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
@@ -99,11 +101,13 @@ def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
         region, _ = _laid_along(files.region, _read_region, grid, reader, notes)
         mask = np.where(region > 0, mask, np.uint8(IGNORED))
     # Where one of the two does not say how it lies, it is taken to lie like the other.
-    cut = cut_of(max((grid, mask_grid), key=_detail), reader.dims)
+    told = max((grid, mask_grid), key=_detail)
+    cut = cut_of(told, reader.dims)
     if cut.plane in ("sagittal", "coronal"):
         notes.add(f"cut into {cut.plane} slices, across the coarsest axis", first.name)
     pixels = np.stack([cut(one) for one in image])
-    return Pair(pixels, cut(mask), cut.spacing, cut.plane, cut.affine)
+    measured = told.spacing is not None
+    return Pair(pixels, cut(mask), cut.spacing, cut.plane, cut.affine, measured)
 
 
 def _channels(files: Files, reader: Reader, notes: Notes) -> tuple[Array, Grid]:
@@ -116,13 +120,28 @@ def _channels(files: Files, reader: Reader, notes: Notes) -> tuple[Array, Grid]:
         turned, its = along(np.moveaxis(values, 0, -1), its, grid)
         check_same(reader.site, file, grid, its, notes, reader.same_origin)
         parts.append(np.moveaxis(turned, -1, 0))
-    for file, part in zip(files.images, parts, strict=True):
-        if others and len(part) != 1:
-            raise bad(reader.site, file, f"{len(part)} channels in one of several files")
+    if others:
+        parts = [_single(reader.site, *one) for one in zip(files.images, parts, strict=True)]
+    there = np.concatenate(parts)
     try:
-        return reader.channels.take(np.concatenate(parts)), grid
+        taken = reader.channels.take(there)
     except ValueError as error:
         raise bad(reader.site, first, str(error)) from None
+    if len(taken) > len(there):
+        notes.add("grey images, whose one channel is taken for all three colours", first.name)
+    return taken, grid
+
+
+def _single(site: str, file: Path, part: Array) -> Array:
+    """Return the one channel, (1, i, j, k), of a file among several.
+
+    Raises:
+        DataError: it has more.
+    """
+    try:
+        return Channels().take(part)
+    except ValueError:
+        raise bad(site, file, f"{len(part)} channels in one of several files") from None
 
 
 def _laid_along(

@@ -31,6 +31,11 @@ class Samples(ABC):
         return True
 
     @property
+    def ready(self) -> bool:
+        """Whether all samples lie on the device as they are."""
+        return False
+
+    @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of an input."""
@@ -77,6 +82,9 @@ class Samples(ABC):
             change: made to every sample; None for none.
             loaders: threads that load ahead; 0, and each sample is loaded when it is needed.
         """
+        if self.ready and change is None:
+            yield from (self[index.to(self.device)] for index in indices)
+            return
 
         def one(number: int, place: int, sample: int) -> Sample:
             rng = numpy_rng("sample", *keys, number, place)
@@ -119,6 +127,11 @@ class Stacked(Samples):
     targets: Tensor
 
     @property
+    def ready(self) -> bool:
+        """See `Samples.ready`."""
+        return True
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """See `Samples.shape`."""
         return tuple(self.inputs.shape[1:])
@@ -143,20 +156,6 @@ class Stacked(Samples):
     def parts(self, size: int) -> Iterator["Stacked"]:
         """Yield all samples at once: they lie ready."""
         yield self
-
-    def batches(
-        self,
-        indices: Iterable[Tensor],
-        keys: Sequence[Key] = (),
-        change: Change | None = None,
-        loaders: int = 0,
-    ) -> Iterator["Stacked"]:
-        """See `Samples.batches`."""
-        if change is not None:
-            yield from super().batches(indices, keys, change, loaders)
-            return
-        for index in indices:
-            yield self[index.to(self.device)]
 
 
 @dataclass(frozen=True)

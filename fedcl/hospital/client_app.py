@@ -34,11 +34,11 @@ log = logging.getLogger("fedcl")
 Handler = Callable[[Message, Context], Message]
 
 
-def client_app() -> ClientApp:
-    """Return the app of a hospital, with a cache of its own."""
+def client_app(cache: Cache | None = None) -> ClientApp:
+    """Return the app of a hospital, with a cache of its own or a given one."""
     import monai  # noqa: F401  networks and scores need it; it takes seconds, and time is now
 
-    made, cache = ClientApp(), Cache()
+    made, cache = ClientApp(), cache or Cache()
     made.query("hello")(_discreet(partial(hello, cache)))
     made.train()(_discreet(partial(train, cache)))
     made.query("report")(_discreet(partial(report, cache)))

@@ -15,15 +15,16 @@ from flwr.clientapp import ClientApp
 from fedcl.arrays import Arrays
 from fedcl.config.faults import STRAGGLE, Plan
 from fedcl.errors import TooLateError
+from fedcl.hospital.cache import Cache
 from fedcl.hospital.client_app import client_app
 from fedcl.wire import records
 from fedcl.wire.answers import Update
 from fedcl.wire.requests import TrainRequest
 
 
-def faulty_app() -> ClientApp:
+def faulty_app(cache: Cache | None = None) -> ClientApp:
     """Return the app of a hospital that fails as its node's configuration says."""
-    made, real = ClientApp(), client_app()
+    made, real = ClientApp(), client_app(cache)
 
     @made.train()
     def train(message: Message, context: Context) -> Message:

@@ -57,8 +57,8 @@ class Hospital:
         cache: of the process.
         text: the job, as it was sent.
         run: whose state it is, if `state_path` is for several.
-        own: settings of a scenario that a real hospital chooses for itself; None in a simulation,
-            where the job's are taken.
+        holding: where a real hospital holds prepared images, "memory" or "disk"; empty in a
+            simulation, where the job says it.
     """
 
     site: str
@@ -68,7 +68,7 @@ class Hospital:
     cache: Cache
     text: str
     run: str = ""
-    own: Mapping[str, Any] | None = None
+    holding: str = ""
 
     @classmethod
     def of(
@@ -87,10 +87,10 @@ class Hospital:
         received = node.get("received-path", state / "received" if state else None)
         cache = cache or Cache()
         kept = Received(Path(str(received)) if received else None, cache)
-        own = None if node.get("simulated") else {"cache": str(node.get("cache", "memory"))}
-        if own and own["cache"] not in ("memory", "disk"):
-            raise DataError(f"site {site}: cache: give memory or disk, got {own['cache']!r}")
-        return cls(site, folders, state, kept, cache, text, run, own)
+        holding = "" if node.get("simulated") else str(node.get("cache", "memory"))
+        if holding not in ("", "memory", "disk"):
+            raise DataError(f"site {site}: cache: give memory or disk, got {holding!r}")
+        return cls(site, folders, state, kept, cache, text, run, holding)
 
     @property
     def job(self) -> Job:
@@ -98,13 +98,12 @@ class Hospital:
 
         def read() -> Job:
             job = Job.from_json(self.text)
-            chosen = {name: one for name, one in (self.own or {}).items() if name in free(job)}
-            return replace(job, scenario=replace(job.scenario, **chosen)) if chosen else job
+            chosen: dict[str, Any] = {"cache": self.holding}
+            if self.holding and "cache" in without_effect(job.scenario):
+                return replace(job, scenario=replace(job.scenario, **chosen))
+            return job
 
-        def free(job: Job) -> list[str]:
-            return without_effect(job.scenario)
-
-        return self.cache.get("job", (self.text, str(self.own)), read, most=8)
+        return self.cache.get("job", (self.text, self.holding), read, most=8)
 
     @property
     def role(self) -> Role:

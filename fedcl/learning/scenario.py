@@ -115,8 +115,9 @@ class PatientScenario(Scenario):
             for number in range(1, self.classes)
             if not any(scan.counts[number] for case in cases for scan in case.scans)
         ]
+        found = split(cases, site, self.val, self.test, seed)
         notes = [*getattr(cases, "notes", ()), *absent, *vanished(cases, self.classes)]
-        return replace(split(cases, site, self.val, self.test, seed), notes=tuple(notes))
+        return replace(found, notes=(*notes, *found.notes))
 
     def called(self, site: str, number: int) -> str:
         """Return how the users at a site call a class."""

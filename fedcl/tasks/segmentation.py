@@ -90,14 +90,26 @@ class Segmentation(Task):
             items = [Item(scan) for scan in scans]
         else:
             items = [Item(scan, n) for scan in scans for n in range(scan.shape[1])]
-        size = self.window
-        if not size:
-            shapes = [scan.shape[-self.dims :] for scan in scans]
-            size = self._whole([max(along) for along in zip(*shapes, strict=True)])
-        crops = Crops(items, size, device, bool(self.patch), self.foreground)
+        crops = Crops(items, self._sample(scans), device, bool(self.patch), self.foreground)
         if crops.fixed and all(isinstance(scan.content, InMemory) for scan in scans):
             return crops[torch.arange(len(crops))]
         return crops
+
+    def _sample(self, scans: Sequence[Scan]) -> tuple[int, ...]:
+        """Return the size of a sample of some scans."""
+        shapes = [scan.shape[-self.dims :] for scan in scans]
+        return self.window or self._whole([max(along) for along in zip(*shapes, strict=True)])
+
+    def _trained_on(self, scans: Sequence[Scan]) -> str:
+        """Return what a sample is, for a person who checks it."""
+        size = self._sample(scans)
+        if self.patch:
+            return f"{'x'.join(map(str, size))} drawn"
+        there = [scan.shape[-self.dims :] for scan in scans]
+        cut = any(n > most for shape in there for n, most in zip(shape, size, strict=True))
+        padded_ = any(n < most for shape in there for n, most in zip(shape, size, strict=True))
+        how = " and ".join(["cut"] * cut + ["padded"] * padded_)
+        return f"{'x'.join(map(str, size))} {how}".strip()
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -128,6 +140,7 @@ class Segmentation(Task):
             "slices": str(sum(scan.own[0] for scan in scans)),
             "size": _several({"x".join(map(str, scan.own[-self.dims :])) for scan in scans}),
             "voxel": _several({_size(scan) for scan in scans}),
+            "trained on": self._trained_on([scan for case in data.train for scan in case.scans]),
             "labelled": ", ".join(_share(count / max(known, 1)) for count in counts),
         }
         if self.ignores or ignored:

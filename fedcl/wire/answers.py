@@ -22,6 +22,8 @@ from fedcl.wire.requests import CACHED
 
 EFFORT = ("seconds", "cpu", "memory")
 """What every answer says of the work behind it."""
+LARGEST = 2**24
+"""Numbers in a sample, of which the server has its model take one: four channels of 128^3 fit."""
 NOTES = 20
 """How many notes on its data a hospital may send."""
 
@@ -79,7 +81,7 @@ class Hello:
         if not hello.error and not likely:
             raise ValueError(f"impossible numbers of cases {counts} or samples {samples}")
         fits = 1 <= len(hello.shape) <= 4 and all(1 <= size <= 8192 for size in hello.shape)
-        fits = fits and math.prod(hello.shape) <= 2**22  # the server has its model take one
+        fits = fits and math.prod(hello.shape) <= LARGEST
         if not hello.error and not fits:
             raise ValueError(f"impossible shape of a sample {hello.shape}")
         return hello

@@ -30,8 +30,10 @@ log = logging.getLogger("fedcl")
 NodeConfig = dict[str, str | int | float | bool]
 
 
-def load_app(reference: str) -> ClientApp:
+def load_app(reference: str | ClientApp) -> ClientApp:
     """Import the ClientApp that "module:attribute" names, or have the function so named make it."""
+    if isinstance(reference, ClientApp):
+        return reference
     module, _, attribute = reference.partition(":")
     found = getattr(importlib.import_module(module), attribute)
     app = found if isinstance(found, ClientApp) else found()
@@ -60,7 +62,7 @@ class LocalGrid(Grid):
     """What grids without a network share: nodes, contexts and message ids.
 
     Args:
-        app: the ClientApp, or a function that makes it, as "module:attribute".
+        app: the ClientApp, or as "module:attribute" where it is, or a function that makes it.
         nodes: the configuration of each node, which gets the ids 1, 2, ...
         on_reply: called with each reply as it comes in.
 
@@ -70,7 +72,7 @@ class LocalGrid(Grid):
 
     def __init__(
         self,
-        app: str,
+        app: str | ClientApp,
         nodes: Sequence[NodeConfig],
         on_reply: Callable[[Message], None] = lambda reply: None,
     ) -> None:

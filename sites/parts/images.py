@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from fedcl.data.cached import Kept, Made, folder
 from fedcl.data.cases import Case, Cases
 from fedcl.data.channels import Channels
 from fedcl.data.files import bad, folder_of
-from fedcl.data.grid import SPACING, Array, written
+from fedcl.data.grid import SPACING, written
 from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
 from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes
-from fedcl.data.reading import Files, Pair, Reader, read_pair
+from fedcl.data.reading import Files, Reader, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
 from fedcl.learning.scenario import PatientScenario
@@ -40,7 +40,7 @@ class Patient:
 
     name: str
     files: Sequence[Files]
-    part: str = field(default="", compare=False)
+    part: str = ""
 
 
 @dataclass
@@ -68,14 +68,15 @@ class ImageScenario(PatientScenario):
             otherwise.
         window: the intensities that become -1 and 1.
         nonzero: whether voxels that are 0 are left out of the mean and deviation, and stay 0.
+        margin: of slices, how many are kept above and below those with a label; null for all.
         labels: of every class, background first, the mask value that means it, or a list of
             several, or a colour such as "#ff0000".
         site_labels: the same for sites that mark the classes by other values, by their names.
         ignore: mask values that count nowhere, neither in training nor in scores.
         same_origin: whether a mask is refused that its header places over a voxel away from its
             image; otherwise it is taken voxel by voxel.
-        scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm), sensitivity and
-            specificity.
+        scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
+            pictures), sensitivity and specificity.
         splits: a file that says which cases are for training, validation and testing; see
             `fedcl.data.splits`. Cases that it does not name are left out.
         fold: of such a file that has several.
@@ -97,6 +98,7 @@ class ImageScenario(PatientScenario):
     normalise: str = setting("auto", choices=("auto", *NORMALISATIONS))
     window: list[float] = setting(factory=lambda: [-140.0, 260.0])
     nonzero: bool = False
+    margin: int | None = setting(None, low=0)
     labels: list[Any] = setting(factory=lambda: [0, 1])
     site_labels: dict[str, Any] = setting(factory=dict)
     ignore: list[Any] = setting(factory=list)
@@ -120,6 +122,8 @@ class ImageScenario(PatientScenario):
                 raise ConfigError(f"scenario.{one}: give it or scenario.{other}, not both")
         if len(self.window) != 2 or not -LIMIT < self.window[0] < self.window[1] < LIMIT:
             raise ConfigError(f"scenario.window: give [low, high], got {self.window}")
+        if self.margin is not None and self.spatial_dims == 3:
+            raise ConfigError("scenario.margin: for slices; with scenario.spatial_dims=3 take null")
         unknown = [name for name in self.scores if name not in FURTHER]
         if unknown or len({*self.scores}) < len(self.scores):
             raise ConfigError(f"scenario.scores: some of {', '.join(FURTHER)}, got {self.scores}")
@@ -179,6 +183,7 @@ class ImageScenario(PatientScenario):
             normalise,
             (low, high),
             self.nonzero,
+            self.margin,
         )
 
     def check_sites(self, there: Sequence[str]) -> None:
@@ -209,17 +214,6 @@ class ImageScenario(PatientScenario):
         """Return how the layout says that images were taken, such as "CT"; empty if it does not."""
         return ""
 
-    def selection(self) -> Any:
-        """Return, as JSON can have it, the settings on which `parts` depends."""
-        return None
-
-    def parts(self, site: str, pair: Pair, files: Files, notes: Notes) -> list[Array]:
-        """Return the slices of an image that are used, in parts that are scored each by itself.
-
-        None means all slices, as one. Others are for networks that are shown slices.
-        """
-        return []
-
     def cases(self, site: str, path: Path | None) -> Cases:
         """Read all patients of a site, in order; arguments as for `load`.
 
@@ -243,9 +237,17 @@ class ImageScenario(PatientScenario):
             scans = self._scans(site, patient, prepare, notes)
             if scans:
                 cases.append(Case(patient.name, tuple(scans), part))
-        if self.cache == "disk":
-            Kept(folder(), self.cache_gb * 2**30).trim()
+        if self._kept is not None:
+            gone = self._kept.trim([scan for case in cases for scan in case.scans])
+            if gone:
+                what = "prepared images that scenario.cache_gb has no room for, made each time anew"
+                notes.add(f"{what}: {gone}")
         return Cases(cases, notes.all())
+
+    @property
+    def _kept(self) -> Kept | None:
+        """The folder of prepared images; None where they are held in memory."""
+        return Kept(folder(), self.cache_gb * 2**30) if self.cache == "disk" else None
 
     def _scans(self, site: str, patient: Patient, prepare: Preparation, notes: Notes) -> list[Scan]:
         """Return the images of a patient, less those of which no voxel counts."""
@@ -253,14 +255,14 @@ class ImageScenario(PatientScenario):
             site, self.labels_of(site), Channels.of(self.channels), self.spatial_dims,
             self.same_origin,
         )  # fmt: skip
-        kept = Kept(folder(), self.cache_gb * 2**30) if self.cache == "disk" else None
+        kept = self._kept
         scans: list[Scan] = []
         for files in patient.files:
             make = partial(self._made, files, reader, prepare)
             settings: list[Any] = [
                 *map(repr, (reader.labels, reader.channels, prepare, files.frame))
             ]
-            settings += [self.spatial_dims, self.same_origin, self.selection()]
+            settings += [self.spatial_dims, self.same_origin]
             made, noted = make() if kept is None else kept.scans(files.every, settings, make)
             for note in noted:
                 for item in note.items or [""]:
@@ -285,9 +287,12 @@ class ImageScenario(PatientScenario):
             notes.add("left out, since all of the mask is ignored", name)
             return [], list(notes.all())
         try:
-            scans = prepare(pair, self.parts(reader.site, pair, files, notes))
+            scans = prepare(pair)
         except ValueError as error:
             raise bad(reader.site, files.images[0], str(error)) from None
+        left = len(pair.labels) - sum(scan.own[0] for scan in scans)
+        if left:
+            notes.add("slices beyond scenario.margin left out, in tests too", f"{name} {left}")
         return scans, list(notes.all())
 
     def called(self, site: str, number: int) -> str:

@@ -151,3 +151,17 @@ def test_a_file_that_may_yet_change_is_looked_at_again(site: Path, kept: Path):
     scenario().cases("A", site)
     assert len(list((kept / "known").iterdir())) == there, "nothing is noted of a fresh file"
     assert time.time() - now.stat().st_mtime < cached.FRESH
+
+
+def test_too_small_a_folder_and_what_was_left_half_written_are_told_and_removed(
+    site: Path, kept: Path
+):
+    scenario().cases("A", site)
+    size = next(kept.glob("*.safetensors")).stat().st_size
+    for name, age in (("old", 2 * cached.ABANDONED), ("new", 1.0)):
+        (kept / f"{name}.part").write_bytes(b"x")
+        os.utime(kept / f"{name}.part", (time.time() - age,) * 2)
+    cases = scenario(cache_gb=2.5 * size / 2**30).cases("A", site)
+    assert "scenario.cache_gb has no room for, made each time anew: 2" in str(cases.notes[-1])
+    assert sorted(path.name for path in kept.glob("*.part")) == ["new.part"]
+    assert equal(cases, scenario(cache="memory").cases("A", site))

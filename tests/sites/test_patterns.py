@@ -207,3 +207,43 @@ def test_pictures_may_be_compressed_as_stare_publishes_them(tmp_path: Path):
     case = folder(channels=3, normalise="none").cases("A", tmp_path / "A")[2]
     wanted = np.random.default_rng(2).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     assert np.array_equal(case.images[0].numpy(), np.moveaxis(wanted, -1, 0))
+
+
+def test_channels_are_in_the_order_of_their_numbers_and_the_same_for_all(tmp_path: Path):
+    for n in range(3):
+        for channel in (1, 2, 10):
+            image = np.full((6, 5), 10 * channel + n, np.uint8)
+            picture(tmp_path / "images" / f"p{n}_{channel}.png", image)
+        picture(tmp_path / "masks" / f"p{n}.png", np.zeros((6, 5), np.uint8))
+    asked = {"image": "images/{case}_{channel}", "channels": 3, "normalise": "none"}
+    case = folder(**asked).cases("A", tmp_path)[1]
+    assert case.images[0, :, 0, 0].tolist() == [11, 21, 101]
+    (tmp_path / "images" / "p2_10.png").rename(tmp_path / "images" / "p2_3.png")
+    with pytest.raises(DataError, match="case p2 has the channels 1, 2, 3, the first 1, 2, 10"):
+        folder(**asked).cases("A", tmp_path)
+
+
+def test_what_is_guessed_or_cut_is_told(tmp_path: Path):
+    """A grey picture among coloured ones, a split without validation, images beyond the size."""
+    for n in range(5):
+        fundus(tmp_path / "images" / f"p{n}.png", n)
+        vessels(tmp_path / "masks" / f"p{n}.png")
+    deep = (np.arange(600).reshape(20, 30) * 100).astype(np.uint16)
+    picture(tmp_path / "images" / "p0.png", deep)
+    parts = {"train": ["p0", "p1", "p2", "p3"], "test": ["p4"]}
+    scenario = folder(channels=3, size=16, assigned=parts)
+    data = scenario.load("A", tmp_path, 0)
+    told = " | ".join(map(str, data.notes))
+    assert "grey images, whose one channel is taken for all three colours: p0.png" in told
+    assert "the given split names no case for val: drawn from those for training: p" in told
+    assert scenario.task.describe(data)["trained on"] == "16x16 cut"
+    patches = folder(channels=3, patch=[8, 16], assigned=parts)
+    assert patches.task.describe(data)["trained on"] == "8x16 drawn"
+
+
+def test_pictures_have_no_millimetres_to_be_brought_to(tmp_path: Path):
+    for n in range(3):
+        fundus(tmp_path / "images" / f"p{n}.png", n)
+        vessels(tmp_path / "masks" / f"p{n}.png")
+    with pytest.raises(DataError, match=r"p0\.png: it does not say how large its voxels are"):
+        folder(channels=3, spacing=0.5).cases("A", tmp_path)

@@ -109,8 +109,8 @@ def test_mnms_reads_the_marked_frames_of_its_vendors(tmp_path: Path):
     ("name", "write", "damage", "said"),
     [
         ("nnunet", published.nnunet, "dataset.json", "dataset.json cannot be read"),
-        ("nnunet", published.nnunet, "labelsTr/site0_000.nii.gz", "labelsTr finds no file"),
-        ("nnunet", published.nnunet, "imagesTr/site0_000_0001.nii.gz", "has the channels 0000"),
+        ("nnunet", published.nnunet, "labelsTr/site0_000.nii.gz", "finds no file labelsTr/site0"),
+        ("nnunet", published.nnunet, "imagesTr/site0_000_0001.nii.gz", "has the channels 0"),
         ("acdc_segmentation", published.acdc, "training/patient000/Info.cfg", "Info.cfg"),
         (
             "acdc_segmentation", published.acdc,

@@ -165,7 +165,7 @@ def test_what_a_site_has_is_counted_on_the_images_as_they_came():
     data = SiteData((Case("a", (scan,)),), (Case("b", (scan, scan)),), ())
     assert Segmentation(1, 3).describe(data) == {
         "slices": "6", "size": "8x8", "voxel": "5x0.5x0.5", "labelled": "0%, 13.3%",
-        "ignored": "6.2%", "plane": "axial",
+        "ignored": "6.2%", "plane": "axial", "trained on": "4x4",
     }  # fmt: skip
     assert Segmentation(1, 3, dims=3).describe(data)["size"] == "2x8x8"
 
