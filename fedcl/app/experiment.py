@@ -47,8 +47,8 @@ def conduct(
     Raises:
         FedclError: it cannot begin, in which case nothing is written, or not go on.
     """
-    config, status = server.config, "failed"
-    about = server.meet()
+    about, status = server.meet(), "failed"
+    config = server.config
     tracker = None
     if config.tracking.enabled:
         from fedcl.reporting.mlflow import Tracker

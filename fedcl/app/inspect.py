@@ -15,6 +15,7 @@ from fedcl.errors import DataError
 from fedcl.registry import name_of
 from fedcl.reporting.sheets import draw_sheet
 from fedcl.reporting.terminal import MOST
+from fedcl.server import settling
 from fedcl.server.architecture import cost
 from fedcl.server.outcome import cohorts, presence
 
@@ -30,11 +31,17 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
     Raises:
         FedclError: the data of a site cannot be used, or a model not take them.
     """
+    said: list[str] = []
+    name = config.job.scenario.measures
+    if name:
+        config = config.settled({name: settling.joined(_measured(config))})
+        value = getattr(config.job.scenario, name)
+        said.append(f"scenario.{name}: {value}, the median over the sites of the first stage")
     job, timeline = config.job, config.timeline
     task, several = job.task, len(job.models) > 1
     rows: list[dict[str, str]] = []
     shown: dict[str, tuple[str, Samples]] = {}
-    said = job.scenario.left_out()
+    said += job.scenario.left_out()
     for number, stage in enumerate(timeline.stages, start=1):
         for site in stage:
             role = job.roles[site]
@@ -79,6 +86,15 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
             "sample",
             soft_wrap=True,
         )
+
+
+def _measured(config: Config) -> dict[str, list[float]]:
+    """Return what each site of the first stage would say of a setting that waits for it."""
+    scenario, told = config.job.scenario, {}
+    for site in config.timeline.present(0):
+        with reading(site):
+            told[site] = scenario.measure(site, scenario.location(site), config.job.seed)
+    return told
 
 
 def _timeline(config: Config) -> Table:

@@ -108,7 +108,7 @@ def _run(config: Config, folder: Path, state: State | None, values: Mapping[str,
             values,
             started,
             terminal=RichHandler(logging.WARNING, console=console, show_path=False),
-            pictures=lambda: _pictures(config, server.state, nodes, cache),
+            pictures=lambda: _pictures(server.config, server.state, nodes, cache),
         )
 
 

@@ -113,7 +113,7 @@ class Job:
                 "where a model teaches, and no `teaching`: inherit from Distilling "
                 "(strategies.parts.distillation), or say which model teaches"
             )
-        if self.learner.keep == "best" and not task.held_out:
+        if self.learner.keep != "last" and not task.held_out:
             raise ConfigError(
                 f"learner.keep: {task.words} has no cases to validate on but those it is trained "
                 "on; take learner.keep=last"

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fedcl.aggregations.base import Aggregation
@@ -100,6 +100,15 @@ class Config:
     def deployed(self) -> bool:
         """Whether hospitals are real ones, which may be there or not."""
         return self.engine.name == DEPLOYED
+
+    def settled(self, values: Mapping[str, Any]) -> "Config":
+        """Return it with scenario settings that hospitals had to measure.
+
+        Raises:
+            ConfigError: they measured what cannot be.
+        """
+        scenario = replace(self.job.scenario, **values)
+        return replace(self, job=replace(self.job, scenario=scenario))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return, by dotted keys, all that what is learned depends on, as JSON has it."""

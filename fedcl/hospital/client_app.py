@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fedcl import arrays
+from fedcl.data.files import reading
 from fedcl.data.samples import Samples, Stacked
 from fedcl.effort import Clock
 from fedcl.errors import FedclError, RunError
@@ -24,6 +25,7 @@ from fedcl.hospital.cache import Cache
 from fedcl.hospital.site import Hospital, MissingError
 from fedcl.hospital.teacher import teacher
 from fedcl.learning import loop
+from fedcl.learning.descent import descent, moments_of
 from fedcl.learning.step import Lesson
 from fedcl.seeding import seeded
 from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
@@ -86,6 +88,8 @@ def hello(cache: Cache, message: Message, context: Context) -> Message:
     try:
         job = str(message.content.config_records["job"]["json"])
         hospital = Hospital.of(node, job, cache=cache)
+        if hospital.job.scenario.measures:
+            return Message(_measured(hospital).pack(), reply_to=message)
         hospital.check()
     except FedclError as error:
         if not simulated:
@@ -112,6 +116,14 @@ def hello(cache: Cache, message: Message, context: Context) -> Message:
     return Message(about.pack(), reply_to=message)
 
 
+def _measured(hospital: Hospital) -> Hello:
+    """Return what a scenario has to know of a site before it can prepare its data."""
+    site, path = next(iter(hospital.places.items()))
+    with reading(site):
+        told = hospital.job.scenario.measure(site, path, hospital.job.seed)
+    return Hello(hospital.site, measured=told)
+
+
 def train(cache: Cache, message: Message, context: Context) -> Message:
     """Train for one round from the weights sent; return the weights that may leave."""
     clock = Clock()
@@ -127,6 +139,8 @@ def train(cache: Cache, message: Message, context: Context) -> Message:
     lesson = _lesson(hospital, call, student, samples, state)
     keys = (job.seed, hospital.site, call.stage, call.round)
     rate = job.learner.rate(call.stage)
+    gathered = f"optimiser/{call.stage}/"
+    optimiser = descent(lesson, job.optimiser, hospital.tensors(arrays.under(gathered, state)))
     with seeded("train", *keys):
         losses = loop.train(
             lesson,
@@ -137,7 +151,7 @@ def train(cache: Cache, message: Message, context: Context) -> Message:
             keys,
             validate=lambda: hospital.validate(student),
             change=job.change,
-            optimiser=job.optimiser,
+            optimiser=optimiser,
         )
     weights = arrays.of_network(student)
     problem = arrays.mismatch(weights, weights)
@@ -145,6 +159,9 @@ def train(cache: Cache, message: Message, context: Context) -> Message:
         raise RunError(f"training gave bad weights: {problem}")
     shared, local = arrays.split(weights, hospital.local)
     stays = _staying(local, buffers, lesson.auxiliary)
+    if job.optimiser.keep:
+        moments = moments_of(optimiser)
+        stays |= {gathered + key: value.cpu().numpy() for key, value in moments.items()}
     if stays:
         hospital.state().save(call.round, stays, base=call.state)
     update = Update(

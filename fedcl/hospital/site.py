@@ -224,7 +224,7 @@ class Hospital:
         return SiteState(self.state_path / self.run)
 
     def kept(self, version: int) -> arrays.Arrays:
-        """Return what it kept: "weights/", "auxiliary/" and "buffer/" arrays."""
+        """Return what it kept: "weights/", "auxiliary/", "buffer/" and "optimiser/" arrays."""
         return self.state().load(version) if version else {}
 
     def completed(self, call: TrainRequest) -> TrainRequest:
@@ -366,8 +366,11 @@ class Hospital:
 
     def on_device(self, record: ArrayRecord | None) -> dict[str, Tensor]:
         """Return the arrays of `record` as tensors."""
+        return self.tensors(records.from_record(record) if record is not None else {})
+
+    def tensors(self, known: arrays.Arrays) -> dict[str, Tensor]:
+        """Return arrays as tensors, on the device that is computed on."""
         device = loop.device_of(self.job.learner)
-        known = records.from_record(record) if record is not None else {}
         return {key: torch.tensor(value, device=device) for key, value in known.items()}
 
     def score(

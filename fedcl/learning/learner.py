@@ -18,8 +18,9 @@ class Learner:
         epochs: passes over the site's training samples per round.
         steps: gradient steps per round; replaces `epochs` when given.
         clip: largest gradient norm; null for no clipping.
-        keep: the weights sent back: of the "last" epoch, or of the epoch "best" on the
-            site's validation cases.
+        keep: "last": what a round or a stage ends with counts; "best": of a round, a site sends
+            back the weights of the epoch that did best on its validation cases; "best_round": of a
+            stage, the global model of the round counts that did best on the cohort's.
         device: "auto" (CUDA when there is one), "cpu" or "cuda".
         amp: bfloat16 mixed precision, on a GPU only.
         compile: let torch.compile write the network's code: some seconds per process and
@@ -35,7 +36,7 @@ class Learner:
     epochs: int = setting(2, low=1)
     steps: int | None = setting(None, low=1)
     clip: float | None = setting(None, above=0)
-    keep: str = setting("last", choices=("last", "best"))
+    keep: str = setting("last", choices=("last", "best", "best_round"))
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), effect=False)
     amp: bool = True
     compile: bool = setting(False, effect=False)

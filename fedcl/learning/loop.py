@@ -8,18 +8,17 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import islice, tee
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedcl.data.samples import Change, Samples
 from fedcl.errors import RunError
+from fedcl.learning.descent import descent
 from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Step, joined, named
 from fedcl.learning.strategy import Strategy
 from fedcl.optimisers.adam import Adam
-from fedcl.optimisers.base import Optimiser
 from fedcl.seeding import Key, torch_rng
 
 
@@ -44,7 +43,7 @@ def train(
     keys: Sequence[Key],
     validate: Callable[[], float] | None = None,
     change: Change | None = None,
-    optimiser: Optimiser | None = None,
+    optimiser: torch.optim.Optimizer | None = None,
 ) -> dict[str, float]:
     """Train the lesson's student in place on one site's samples, for one round.
 
@@ -56,8 +55,8 @@ def train(
         lr: the learning rate, given the share of the round that is done.
         keys: what the order of the samples, and whatever is drawn, depends on.
         validate: scores the student as it is; needed to keep the best epoch.
-        optimiser: how gradients are followed; None for Adam.
         change: made to every sample, which student and teacher then both see.
+        optimiser: of all that the lesson trains, see `descent`; None for Adam.
 
     Returns:
         The mean of each loss term over the steps.
@@ -68,8 +67,7 @@ def train(
     device, student, task = samples.device, lesson.student, lesson.task
     amp = learner.amp and device.type == "cuda"
     trained = nn.ModuleList([m for m in (student, lesson.auxiliary) if m is not None])
-    groups = _groups(lesson)
-    descent = (optimiser or Adam()).make(groups, lr(0.0))
+    optimiser = optimiser or descent(lesson, Adam())
     order, rng = (task.generator(torch_rng(what, *keys), device) for what in ("batches", "drawn"))
     per_epoch = math.ceil(len(samples) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
@@ -83,7 +81,7 @@ def train(
     batches = samples.batches(ahead, keys, change, learner.loaders)
     fixed = samples.fixed and change is None
     for number, (index, batch) in enumerate(zip(indices, batches, strict=True), start=1):
-        for group in descent.param_groups:
+        for group in optimiser.param_groups:
             group["lr"] = group["factor"] * lr((number - 1) / total)
         step = Step(
             **vars(lesson),
@@ -95,11 +93,11 @@ def train(
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
             terms = joined(named("objective", strategy.objective(step)), step.model_loss())
-        descent.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:
             nn.utils.clip_grad_norm_(trained.parameters(), learner.clip)
-        descent.step()
+        optimiser.step()
         for name, value in terms.items():
             new[name].append(value.detach())
         if number % per_epoch == 0 or number == total:
@@ -114,17 +112,6 @@ def train(
     if best:
         best.restore()
     return {name: value / counts[name] for name, value in sums.items()}
-
-
-def _groups(lesson: Lesson) -> list[dict[str, Any]]:
-    """Return what is trained, by the factor on its learning rate."""
-    groups: dict[float, list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in lesson.student.named_parameters():
-        if parameter.requires_grad:
-            groups[lesson.model.rate(name)].append(parameter)
-    if lesson.auxiliary is not None:
-        groups[1.0] += (p for p in lesson.auxiliary.parameters() if p.requires_grad)
-    return [{"params": members, "factor": factor} for factor, members in groups.items()]
 
 
 class _Best:

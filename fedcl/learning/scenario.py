@@ -51,6 +51,15 @@ class Scenario(ABC):
             DataError: the data cannot be used; names the site and the file.
         """
 
+    @property
+    def measures(self) -> str:
+        """The setting whose value sites of the first stage have to measure; empty if none has."""
+        return ""
+
+    def measure(self, site: str, path: Path | None, seed: int) -> list[float]:
+        """Return what a site says of that setting; arguments and errors as of `load`."""
+        raise NotImplementedError(f"{type(self).__name__} measures nothing")
+
     def left_out(self) -> list[str]:
         """Return what lies beside the sites' data and is of no site, a sentence each."""
         return []

@@ -13,7 +13,13 @@ class Optimiser(ABC):
     """A way to follow gradients; a subclass's fields are its settings.
 
     It is made anew in every round, at every site.
+
+    Attributes:
+        keep: whether a site keeps what it has gathered (Adam's moments, the momentum) for its next
+            round in the stage; otherwise every round begins anew, as does every stage.
     """
+
+    keep: bool = False
 
     @abstractmethod
     def make(self, groups: Sequence[dict[str, Any]], rate: float) -> torch.optim.Optimizer:

@@ -20,7 +20,7 @@ from fedcl.server.state import ARRAYS, State
 
 log = logging.getLogger("fedcl")
 
-FORMAT = 8
+FORMAT = 9
 """Of a snapshot and of what sites keep; another one cannot be read."""
 
 

@@ -73,6 +73,7 @@ class Results:
     cohorts: list[list[str]] = field(default_factory=list)
     away: dict[str, list[int]] = field(default_factory=dict)
     rounds_per_stage: int = 0
+    chosen: list[int] = field(default_factory=list)
     score: str = "dice"
     case: str = "patient"
     matrix: Matrix
@@ -96,6 +97,7 @@ class Results:
     secondary: dict[str, ScoreResults] = field(default_factory=dict)
     architectures: dict[str, ArchitectureResults] = field(default_factory=dict)
     data_sha256: dict[str, str] = field(default_factory=dict)
+    settled: dict[str, list[Number]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     source: dict[str, dict[str, Any]] = field(default_factory=dict)

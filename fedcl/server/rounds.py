@@ -104,6 +104,8 @@ class Stage(FlowerStrategy):
                 timeout=self.config.engine.timeout,
                 evaluate_fn=self._finish_round,
             )
+        if self.state.best:
+            self.state.weights = self.state.best
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -357,10 +359,23 @@ class Stage(FlowerStrategy):
             return
         self.state.round += 1
         self.state.tries = 0
+        self._choose()
         self.knowledge.advance()
         done = Round(self.number, self.state.round, self._validating, self.losses, self.validation)
         for watcher in self.watchers:
             watcher.round_done(done, self.state)
+
+    def _choose(self) -> None:
+        """Keep the weights of a round that is better than all before in the stage.
+
+        Only rounds in which the whole cohort has validated can be compared.
+        """
+        if self.config.job.learner.keep != "best_round" or not self.validation:
+            return
+        state, score = self.state, fmean(self.validation.values())
+        whole = self.validation.keys() >= set(self.expected)
+        if whole and (state.best_score is None or score > state.best_score):
+            state.best, state.best_score, state.best_round = state.weights, score, state.round
 
     def _own(self, model: str, weights: ArrayRecord) -> ArrayRecord:
         """Return an architecture's part of a round's weights, the same record for all its sites."""

@@ -19,6 +19,7 @@ from fedcl.server.events import Round, Watcher
 from fedcl.server.exchange import Exchange
 from fedcl.server.outcome import outcome
 from fedcl.server.rounds import Stage
+from fedcl.server.settling import settled
 from fedcl.server.state import State
 from fedcl.wire.answers import Hello
 
@@ -60,6 +61,11 @@ class Server:
                     f"{', '.join(sorted(one.local)[:3])} to itself, which a pool has no use for; "
                     "change the strategy or scenario.shared"
                 )
+            if config.job.learner.keep == "best_round" and one.local:
+                raise ConfigError(
+                    f"learner.keep: best_round chooses among global models, and hospitals keep "
+                    f"{', '.join(sorted(one.local)[:3])} to themselves; take last or best"
+                )
             if not config.job.task.shared and not one.local:
                 raise ConfigError(
                     "scenario.shared: false, but nothing of this model stays at a site: patients "
@@ -68,7 +74,11 @@ class Server:
                 )
         self.cases: dict[str, int] = {}
         self.shape: list[int] = []
-        self.exchange = Exchange(grid, config, self.state, name, self._admit)
+        self._grid, self._name = grid, name
+        self.exchange = self._exchange()
+
+    def _exchange(self) -> Exchange:
+        return Exchange(self._grid, self.config, self.state, self._name, self._admit)
 
     def _new(self) -> State:
         """Return the state in which a run begins.
@@ -96,6 +106,10 @@ class Server:
             ConfigError: what sites are to send cannot be protected.
             RunError: a hospital could not answer at all.
         """
+        config = settled(self._grid, self.config, self.state)
+        if config is not self.config:
+            self.config = config
+            self.exchange = self._exchange()
         timeline = self.config.timeline
         needed = timeline.present(self.state.stage) if self.config.deployed else timeline.sites
         about = self._welcome(needed + timeline.trainers([]))
@@ -124,6 +138,8 @@ class Server:
         if site not in self.config.timeline.sites:  # a pool, which holds what its sites do
             return
         config, strategy = self.config, self.config.job.strategy
+        if hello.measured:
+            raise DataError(f"site {site}: it told a measure that it was not asked for")
         if self.state.digests.get(site, hello.digest) != hello.digest:
             raise DataError(f"site {site}: its data have changed since the run began")
         if not self.cases:
@@ -203,6 +219,10 @@ class Server:
         state.rows.append(scores)
         state.elsewhere.append(elsewhere)
         state.momentum = {}
+        state.chosen.append(state.best_round if state.best else state.round)
+        if config.job.learner.keep == "best_round":
+            self._tell_chosen()
+        state.best, state.best_score = {}, None
         state.sent.append(dict(state.ledger.bytes))
         teaching = config.job.strategy.teaching
         if teaching is not None and teaching.changes == "stage":
@@ -211,8 +231,24 @@ class Server:
         with writing(file):
             arrays.save_file(file, state.weights)
 
+    def _tell_chosen(self) -> None:
+        """Say which round's weights the stage ended with."""
+        state = self.state
+        if state.best:
+            words = state.stage, state.best_round, state.best_score
+            log.info("stage %d ends with the weights of round %d (validation %.3f)", *words)
+        else:
+            log.warning(
+                "stage %d ends with its last round: in none did the whole cohort validate, so that "
+                "learner.keep=best_round could compare none",
+                state.stage,
+            )
+
     def _tell_notes(self, sites: Iterable[str]) -> None:
         """Say what was left out, guessed or changed in reading the data of some sites."""
+        for name, value in self.state.settled.items():
+            told = "scenario.%s: %s, the median over the sites of the first stage"
+            log.warning(told, name, [round(number, 4) for number in value])
         self.state.left_out = self.config.job.scenario.left_out()
         for line in self.state.left_out:
             log.warning("%s", line)

@@ -7,7 +7,7 @@ from typing import Any
 from fedcl.arrays import Arrays
 from fedcl.server.ledger import Ledger
 
-ARRAYS = ("weights", "teacher", "memory", "momentum")
+ARRAYS = ("weights", "teacher", "memory", "momentum", "best")
 """The parts of a state that are arrays: one file each."""
 
 
@@ -25,6 +25,10 @@ class State:
         teacher: what teaches in the current stage, if anything; likewise.
         memory: what the strategy remembers of earlier stages.
         momentum: what the aggregation carries from round to round, within a stage.
+        best, best_score, best_round: with `learner.keep=best_round` the weights of the best round
+            of the stage so far, the mean of its validation scores (None before there is one) and
+            its number.
+        chosen: the round, counted over all stages, whose weights each finished stage ended with.
         round: rounds finished, over all stages.
         tries: how often the next one has failed.
         initial: scores of the untrained model, once it was evaluated.
@@ -38,6 +42,7 @@ class State:
         stored: training samples that each site keeps for later stages.
         holds: digests of what each site was sent and keeps.
         digests: digest of each site's data.
+        settled: scenario settings that hospitals had to measure.
         notes: what was left out, guessed or changed in reading them, by site.
         left_out: what lies beside the sites' data and is of none.
         sources: of a field, where each site's values come from (`Source.numbers`).
@@ -53,6 +58,10 @@ class State:
     teacher: Arrays = field(default_factory=dict)
     memory: Arrays = field(default_factory=dict)
     momentum: Arrays = field(default_factory=dict)
+    best: Arrays = field(default_factory=dict)
+    best_score: float | None = None
+    best_round: int = 0
+    chosen: list[int] = field(default_factory=list)
     round: int = 0
     tries: int = 0
     initial: Scores | None = None
@@ -66,6 +75,7 @@ class State:
     stored: dict[str, int] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    settled: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     sources: dict[str, list[float]] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from fedcl.data.labels import IGNORED
 Spacing = tuple[float, float, float]
 Array = NDArray[np.bool_]
 Score = Callable[[Tensor, Tensor, Spacing], list[float]]
+Ranking = Callable[[Tensor, Tensor], list[float]]
 
 TOLERANCE = 2.0
 """How far surfaces may lie apart that count as the same, in the unit of the spacing."""
@@ -97,6 +98,61 @@ def specificity(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[flo
     ]
 
 
+def cldice(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+    """Return the centreline Dice of every class (Shit et al., CVPR 2021), for vessels and the like.
+
+    The harmonic mean of two shares: of the prediction's centreline that lies in the label, and of
+    the label's that lies in the prediction.
+    """
+    shares = []
+    for found, wanted in _classes(prediction, label):
+        if found.any() and wanted.any():
+            precise = wanted[_centreline(found)].mean()
+            complete = found[_centreline(wanted)].mean()
+            both = precise + complete
+            shares.append(float(2 * precise * complete / both) if both else 0.0)
+        else:
+            shares.append(0.0 if found.any() or wanted.any() else 1.0)
+    return shares
+
+
+def _centreline(mask: Array) -> Array:
+    """Return the skeleton of a mask, (D, H, W), not empty, one voxel thin.
+
+    Of a single slice it is that of Zhang and Suen, of a stack that of Lee et al. Theirs may leave
+    nothing of a small blob, which then is its own.
+    """
+    from skimage.morphology import skeletonize  # of an extra
+
+    thin: Array = skeletonize(mask[0])[None] if len(mask) == 1 else skeletonize(mask) > 0
+    return thin if thin.any() else mask
+
+
+def auc(answers: Tensor, label: Tensor) -> list[float]:
+    """Return the area under the ROC curve of every class against the rest, voxel by voxel.
+
+    That is the chance that a voxel of the class gets a higher probability of it than one that is
+    not (ties count half); 1 where all voxels are of the class, or none: there is nothing to tell
+    apart.
+
+    Args:
+        answers: probabilities, shape (K, V), class 0 the background.
+        label: classes, shape (V,).
+    """
+    from scipy.stats import rankdata
+
+    areas = []
+    for number in range(1, len(answers)):
+        wanted = label.numpy() == number
+        many, others = int(wanted.sum()), int((~wanted).sum())
+        if many and others:
+            ranks = rankdata(answers[number].numpy())[wanted].sum()
+            areas.append(float((ranks - many * (many + 1) / 2) / (many * others)))
+        else:
+            areas.append(1.0)
+    return areas
+
+
 def _classes(prediction: Tensor, label: Tensor) -> list[tuple[Array, Array]]:
     """Return prediction and label of every class but 0, (D, H, W)."""
     every = range(1, label.shape[1])
@@ -139,10 +195,14 @@ SCORES: dict[str, Score] = {
     "surface_dice": surface_dice,
     "sensitivity": sensitivity,
     "specificity": specificity,
+    "cldice": cldice,
 }
+"""Scores of a segmentation."""
+RANKINGS: dict[str, Ranking] = {"auc": auc}
+"""Scores of the probabilities behind it."""
 SEGMENTATION = ("dice", "iou", "hd95")
 """The scores that every case has."""
-FURTHER = tuple(name for name in SCORES if name not in SEGMENTATION)
+FURTHER = tuple(name for name in (*SCORES, *RANKINGS) if name not in SEGMENTATION)
 
 
 def by_class(names: Sequence[str], classes: int) -> tuple[str, ...]:
@@ -158,6 +218,7 @@ def case_scores(
     classes: int,
     spacing: Spacing,
     names: Sequence[str] = SEGMENTATION,
+    answers: Tensor | None = None,
 ) -> dict[str, float]:
     """Return the scores `names` of one case.
 
@@ -166,9 +227,12 @@ def case_scores(
         label: likewise, or `IGNORED` where the prediction is not looked at either.
         classes: number of classes, background included.
         spacing: distance between voxels (slice, row, column).
-        names: some of `SCORES`, the mean over classes, or of one class; see `by_class`.
+        names: some of `SCORES` and `RANKINGS`, the mean over classes, or of one class; see
+            `by_class`.
+        answers: the probabilities of the classes, shape (K, D, H, W); needed for `RANKINGS`.
     """
     counts = label != IGNORED
+    known, ranked = label[counts], None if answers is None else answers[:, counts].float()
     prediction, label = (x.where(counts, 0) for x in (prediction, label))
     p, l = (F.one_hot(x.long(), classes).movedim(-1, 0)[None].float() for x in (prediction, label))
     wanted = {name: re.fullmatch(r"(.+?)(?:_(\d+))?", name) for name in names}
@@ -177,7 +241,10 @@ def case_scores(
     for name, match in wanted.items():
         assert match is not None
         score, number = match.groups()
-        if score not in values:
+        if score in RANKINGS and score not in values:
+            assert ranked is not None, f"{score} is taken of probabilities"
+            values[score] = RANKINGS[score](ranked, known)
+        elif score not in values:
             values[score] = SCORES[score](p, l, spacing)
         found[name] = values[score][int(number) - 1] if number else fmean(values[score])
     return found

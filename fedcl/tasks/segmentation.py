@@ -287,13 +287,11 @@ class Segmentation(Task):
 
         They are taken on the images' own grids: the prediction is brought there.
         """
-        found = [
-            case_scores(
-                restored(answer, scan.own).max(0).indices, scan.content.truth(), self.classes,
-                scan.spacing, names,
-            )
-            for answer, scan in zip(prediction, case.scans, strict=True)
-        ]  # fmt: skip
+        found = []
+        for answer, scan in zip(prediction, case.scans, strict=True):
+            own = restored(answer, scan.own)
+            segmented, truth = own.max(0).indices, scan.content.truth()
+            found.append(case_scores(segmented, truth, self.classes, scan.spacing, names, own))
         return {name: fmean(one[name] for one in found) for name in names}
 
 

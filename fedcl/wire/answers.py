@@ -24,6 +24,10 @@ EFFORT = ("seconds", "cpu", "memory")
 """What every answer says of the work behind it."""
 LARGEST = 2**24
 """Numbers in a sample, of which the server has its model take one: four channels of 128^3 fit."""
+MEASURES = 8
+"""Numbers that a scenario setting can be made of."""
+LIMIT = 1e9
+"""What any such number is below."""
 NOTES = 20
 """How many notes on its data a hospital may send."""
 
@@ -41,6 +45,8 @@ class Hello:
         shape: of what the network is shown of one, (C, H, W) for an image.
         notes: what was left out, guessed or changed in reading its data.
         source: of a field, `Source.numbers`; empty where there is no source.
+        measured: what the scenario's `measure` says, where that is asked for before all else; then
+            it is all that is told.
     """
 
     site: str
@@ -53,6 +59,7 @@ class Hello:
     shape: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     source: list[float] = field(default_factory=list)
+    measured: list[float] = field(default_factory=list)
 
     def pack(self) -> RecordDict:
         """Return the records."""
@@ -74,8 +81,14 @@ class Hello:
             shape=[fields.whole(size) for size in fields.several(record["shape"])],
             notes=[one_line(note) for note in fields.names(record["notes"])[:NOTES]],
             source=[fields.number(number) for number in fields.several(record["source"])],
+            measured=[fields.number(number) for number in fields.several(record["measured"])],
         )
         Source.of(hello.source)
+        told = hello.measured
+        if len(told) > MEASURES or not all(abs(number) < LIMIT for number in told):
+            raise ValueError(f"impossible measures {told[:MEASURES]}")
+        if told:
+            return hello
         counts, samples = (hello.train, hello.val, hello.test), hello.samples
         likely = all(1 <= count <= 10**7 for count in counts) and 1 <= samples <= 10**10
         if not hello.error and not likely:

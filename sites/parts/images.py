@@ -2,16 +2,18 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from fedcl.data import splits
 from fedcl.data.cached import Kept, Made, folder
-from fedcl.data.cases import Case, Cases
+from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
 from fedcl.data.files import bad, folder_of
 from fedcl.data.grid import SPACING, written
@@ -53,7 +55,8 @@ class ImageScenario(PatientScenario):
         channels: how many an image has, or a list of those to take, counted from 0, or
             "luminance", the brightness of colours.
         spacing: in mm that voxels are brought to: one number, or [row, column] or [slice, row,
-            column]; null, and they stay.
+            column]; "auto" for the median of the training images at the sites of the first stage;
+            null, and they stay.
         resize: rows and columns, or slices, rows and columns, to which images are stretched; null,
             and they are not.
         size: of what networks are shown in training, to which images are padded or cut about
@@ -76,7 +79,7 @@ class ImageScenario(PatientScenario):
         same_origin: whether a mask is refused that its header places over a voxel away from its
             image; otherwise it is taken voxel by voxel.
         scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
-            pictures), sensitivity and specificity.
+            pictures), sensitivity, specificity, cldice (of centrelines) and auc.
         splits: a file that says which cases are for training, validation and testing; see
             `fedcl.data.splits`. Cases that it does not name are left out.
         fold: of such a file that has several.
@@ -127,6 +130,10 @@ class ImageScenario(PatientScenario):
         unknown = [name for name in self.scores if name not in FURTHER]
         if unknown or len({*self.scores}) < len(self.scores):
             raise ConfigError(f"scenario.scores: some of {', '.join(FURTHER)}, got {self.scores}")
+        if "cldice" in self.scores and find_spec("skimage") is None:
+            raise ConfigError(
+                "scenario.scores: cldice needs scikit-image: pip install 'fedcl[vessels]'"
+            )
         self.preparation("")
         _ = self.task
         if self.splits is not None:
@@ -178,13 +185,37 @@ class ImageScenario(PatientScenario):
             normalise = "window" if modality == "CT" else "zscore"
         low, high = self.window
         return Preparation(
-            distances(self.spacing, dims, "scenario.spacing"),
+            distances(None if self.measures else self.spacing, dims, "scenario.spacing"),
             sizes(self.resize, dims, "scenario.resize", low=1 if dims == 3 else 8),
             normalise,
             (low, high),
             self.nonzero,
             self.margin,
         )
+
+    @property
+    def measures(self) -> str:
+        """See `Scenario.measures`: the spacing, where it is "auto"."""
+        return "spacing" if self.spacing == "auto" else ""
+
+    def measure(self, site: str, path: Path | None, seed: int) -> list[float]:
+        """Return the median distance between the voxels of training images, axis by axis.
+
+        Raises:
+            DataError: see `cases`; and files that do not say how large their voxels are.
+        """
+        notes = Notes()
+        patients = {one.name: one for one in self._patients(site, path, notes)}
+        named = [Case(name, (), one.part) for name, one in patients.items()]
+        reader, found = self._reader(site), []
+        for case in split(named, site, self.val, self.test, seed).train:
+            for files in patients[case.name].files:
+                pair = read_pair(files, reader, notes)
+                if not pair.measured:
+                    what = "it does not say how large its voxels are; take scenario.spacing=null"
+                    raise bad(site, files.images[0], what)
+                found.append(pair.spacing[-self.spatial_dims :])
+        return [median(axis) for axis in zip(*found, strict=True)]
 
     def check_sites(self, there: Sequence[str]) -> None:
         """Raise a ConfigError where settings name a site that is not there."""
@@ -220,29 +251,40 @@ class ImageScenario(PatientScenario):
         Raises:
             DataError: files missing, unreadable or at odds; names the site and the file.
         """
-        if path is None:
-            raise DataError(f"site {site}: no folder of its own is given and scenario.root unset")
         notes = Notes()
-        modality = self.modality(site, Path(path))
+        patients = self._patients(site, path, notes)
+        modality = self.modality(site, Path(path or ""))
         prepare = self.preparation(modality)
         if prepare.normalise == "window" and modality not in ("", "CT"):
             notes.add(f"dataset.json says {modality}, not CT: a window in HU may not be meant")
         cases: list[Case] = []
-        parts = {name: part for part, names in self.assigned.items() for name in names}
-        for patient in self.patients(site, Path(path), notes):
-            part = parts.get(patient.name, "" if parts else patient.part)
-            if parts and not part:
-                notes.add("left out, since scenario.splits does not name them", patient.name)
-                continue
+        for patient in patients:
             scans = self._scans(site, patient, prepare, notes)
             if scans:
-                cases.append(Case(patient.name, tuple(scans), part))
+                cases.append(Case(patient.name, tuple(scans), patient.part))
         if self._kept is not None:
             gone = self._kept.trim([scan for case in cases for scan in case.scans])
             if gone:
                 what = "prepared images that scenario.cache_gb has no room for, made each time anew"
                 notes.add(f"{what}: {gone}")
         return Cases(cases, notes.all())
+
+    def _patients(self, site: str, path: Path | None, notes: Notes) -> list[Patient]:
+        """Return the patients of a site that have a part in the run, each with the part it has.
+
+        Raises:
+            DataError: see `cases`.
+        """
+        if path is None:
+            raise DataError(f"site {site}: no folder of its own is given and scenario.root unset")
+        every = self.patients(site, Path(path), notes)
+        if not self.assigned:
+            return list(every)
+        parts = {name: part for part, names in self.assigned.items() for name in names}
+        for patient in every:
+            if patient.name not in parts:
+                notes.add("left out, since scenario.splits does not name them", patient.name)
+        return [replace(one, part=parts[one.name]) for one in every if one.name in parts]
 
     @property
     def _kept(self) -> Kept | None:
@@ -251,11 +293,7 @@ class ImageScenario(PatientScenario):
 
     def _scans(self, site: str, patient: Patient, prepare: Preparation, notes: Notes) -> list[Scan]:
         """Return the images of a patient, less those of which no voxel counts."""
-        reader = Reader(
-            site, self.labels_of(site), Channels.of(self.channels), self.spatial_dims,
-            self.same_origin,
-        )  # fmt: skip
-        kept = self._kept
+        reader, kept = self._reader(site), self._kept
         scans: list[Scan] = []
         for files in patient.files:
             make = partial(self._made, files, reader, prepare)
@@ -278,6 +316,12 @@ class ImageScenario(PatientScenario):
                     )
             scans += made
         return scans
+
+    def _reader(self, site: str) -> Reader:
+        return Reader(
+            site, self.labels_of(site), Channels.of(self.channels), self.spatial_dims,
+            self.same_origin,
+        )  # fmt: skip
 
     def _made(self, files: Files, reader: Reader, prepare: Preparation) -> Made:
         """Read an image and prepare it, and say what was noted; none where no voxel counts."""

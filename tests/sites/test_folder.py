@@ -8,19 +8,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
+from fedcl.config.hydra import compose
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import parse
 from sites.folder import Folder
 from tests.conftest import ROOT
 from tests.layouts import IMAGE, MASK, RNG, folder, pair, refusal, write
 
-REPO = ROOT
-
-
-DATA = REPO.parent / "shared" / "data"
+DATA = ROOT.parent / "shared" / "data"
 
 
 def scaled(image: np.ndarray) -> torch.Tensor:
@@ -297,8 +294,7 @@ def test_settings_refused(key: str, value: Any) -> None:
 
 
 def test_configuration_gives_every_field_its_default() -> None:
-    values = OmegaConf.to_container(OmegaConf.load(REPO / "conf" / "scenario" / "folder.yaml"))
-    assert isinstance(values, dict)
+    values = compose(["scenario=folder"])["scenario"]
     assert values.pop("name") == "folder"
     assert set(values) == {field.name for field in fields(Folder)}
     assert parse(Folder, values, "scenario") == Folder()
