@@ -19,7 +19,8 @@ class Replay(Strategy):
     Its share in the average is that of its buffer.
 
     Attributes:
-        slices: how many slices a hospital keeps, drawn at random.
+        slices: how many training samples a hospital keeps, drawn at random: slices, in 3-D volumes
+            or patches.
     """
 
     slices: int = setting(8, low=1)

@@ -44,7 +44,7 @@ def test_settings_are_those_of_the_dataclasses(site: Path):
     text = (site / "reference" / "settings.html").read_text()
     for key in ("learner.batch_size", "strategy.weight.akt", "scenario.site_labels", "sites.SITE"):
         assert key in text
-    assert "weights sent back" in text, "what a docstring says of a setting"
+    assert "passes over the site" in text, "what a docstring says of a setting"
 
 
 @pytest.mark.slow

@@ -50,7 +50,8 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
             data = data.limited(role.data_fraction, job.seed, site)
             for model in role.models:
                 if model not in shown:
-                    shown[model] = site, task.samples(data.train[:1], torch.device("cpu"))
+                    one = task.sized(data.train).samples(data.train[:1], torch.device("cpu"))
+                    shown[model] = site, one
             parts = {"train": data.train, "val": data.val, "test": data.test}
             counts = {name: str(len(cases)) for name, cases in parts.items()}
             own = {"model": role.model} if several else {}

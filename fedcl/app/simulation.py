@@ -179,8 +179,7 @@ def _pictures(
     Images are read here, by whoever runs the simulation, where no hospital of this process has
     read them; no message can carry them.
     """
-    text, task = config.job.to_json(), config.job.task
-    drawing = task.drawing
+    text, drawing = config.job.to_json(), config.job.task.drawing
     if drawing is None:
         return []
     settings = config.job.learner
@@ -195,7 +194,7 @@ def _pictures(
             model, records.to_record(shared), state.versions.get(site, 0), config.timeline.sites
         )
         for case in drawing.drawn(hospital.data(site).test):
-            prediction = task.predict(network, case, device, settings.amp)
+            prediction = hospital.task.predict(network, case, device, settings.amp)
             picture = drawing.picture(case, prediction)
             pictures.append(replace(picture, title=f"{site}: {picture.title}"))
     return pictures

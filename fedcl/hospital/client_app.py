@@ -22,6 +22,7 @@ from fedcl.data.samples import Samples, Stacked
 from fedcl.effort import Clock
 from fedcl.errors import FedclError, RunError
 from fedcl.hospital.cache import Cache
+from fedcl.hospital.checks import check, too_few
 from fedcl.hospital.site import Hospital, MissingError
 from fedcl.hospital.teacher import teacher
 from fedcl.learning import loop
@@ -90,7 +91,7 @@ def hello(cache: Cache, message: Message, context: Context) -> Message:
         hospital = Hospital.of(node, job, cache=cache)
         if hospital.job.scenario.measures:
             return Message(_measured(hospital).pack(), reply_to=message)
-        hospital.check()
+        check(hospital)
     except FedclError as error:
         if not simulated:
             log.error("%s", error)
@@ -221,7 +222,7 @@ def report(cache: Cache, message: Message, context: Context) -> Message:
     clock = Clock()
     call, hospital, network = _begin(ReportRequest, cache, message, context)
     samples = hospital.samples(call.shares)
-    problem = hospital.too_few(network, samples, len(samples))
+    problem = too_few(hospital, network, samples, len(samples))
     if problem is not None:
         raise RunError(problem)
     reporting = hospital.job.strategy.reporting(network, samples.shape)

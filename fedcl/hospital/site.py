@@ -23,9 +23,10 @@ from fedcl.hospital.cache import Cache
 from fedcl.hospital.store import Received, SiteState
 from fedcl.learning import loop
 from fedcl.learning.step import Activations, watch
-from fedcl.registry import describe, name_of
+from fedcl.registry import describe
 from fedcl.seeding import seeded, torch_rng
 from fedcl.settings import without_effect
+from fedcl.tasks.base import Task
 from fedcl.wire import records
 from fedcl.wire.requests import TrainRequest
 
@@ -37,9 +38,6 @@ class MissingError(RunError):
         super().__init__(f"{', '.join(records)} must be sent again")
         self.records = records
 
-
-LEAST = 4
-"""Training samples below which a hospital tells nothing about them but weights."""
 
 Places = Mapping[str, Path | None]
 
@@ -156,6 +154,11 @@ class Hospital:
         """What the data depend on, but for their place and the seed."""
         return json.dumps(describe(self.job.scenario))
 
+    @property
+    def task(self) -> Task:
+        """What is learned, in samples as large as the training cases of its places need."""
+        return self.job.task.sized([c for name in self.places for c in self.data(name).train])
+
     def samples(self, shares: Mapping[str, float]) -> Samples:
         """Return the training samples of some of its places, stacked once per process.
 
@@ -176,7 +179,7 @@ class Hospital:
 
         def stack() -> Samples:
             cases = [c for name, share in shares.items() for c in self._limited(name, share).train]
-            return self.job.task.samples(cases, device)
+            return self.task.samples(cases, device)
 
         key = self._scenario, places, self.job.seed, device
         return self.cache.get("samples", key, stack)
@@ -220,7 +223,7 @@ class Hospital:
             RunError: the node's configuration gives none.
         """
         if self.state_path is None:
-            raise RunError(f"site {self.site}: this strategy keeps state; set state-path")
+            raise RunError(f"site {self.site}: this run keeps state at sites; set state-path")
         return SiteState(self.state_path / self.run)
 
     def kept(self, version: int) -> arrays.Arrays:
@@ -250,48 +253,6 @@ class Hospital:
 
     # --- networks --------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Read the data and see that the model can take it.
-
-        Raises:
-            DataError: it cannot; names the site.
-        """
-        device, task = loop.device_of(self.job.learner), self.job.task
-        every = sum(len(self.samples({name: 1.0})) for name in self.places)
-        size = self.job.learner.batch_size
-        smallest = every % size or min(every, size)
-        for name in self.places:
-            samples = self.samples({name: 1.0})
-            for model in self.job.models:  # all of them are evaluated here
-                network = self._network(model, (name,)).to(device)
-                own = model == self.role.model
-                problem = task.problem(network, samples, smallest if own else 0)
-                if problem is not None:
-                    raise DataError(f"site {name}: {problem}")
-            least = self.job.strategy.requirements.batch
-            if self.role.teacher is not None and len(samples) < least:
-                raise DataError(
-                    f"site {name}: {len(samples)} training samples; strategy "
-                    f"{name_of(self.job.strategy)} compares those of a batch and needs at least "
-                    f"{least}"
-                )
-        network = self._network(self.role.model, (next(iter(self.places)),))
-        problem = self.too_few(network, samples, every)
-        if problem is not None:
-            raise DataError(problem)
-        self.auxiliary({})
-
-    def too_few(self, network: nn.Module, samples: Samples, count: int) -> str | None:
-        """Return why the strategy's report of `count` such samples must not be sent, or None."""
-        reporting = self.job.strategy.reporting(network, samples.shape)
-        if reporting is None or count >= LEAST:
-            return None
-        return (
-            f"site {self.site}: {count} training samples; what strategy "
-            f"{name_of(self.job.strategy)} tells of fewer than {LEAST} would be close to an image; "
-            "give it more cases or take another strategy"
-        )
-
     def load(
         self, model: str, record: ArrayRecord, version: int, sites: Sequence[str]
     ) -> nn.Module:
@@ -312,7 +273,7 @@ class Hospital:
             raise RunError(
                 f"site {self.site}: asked for an architecture {model!r} that is not there"
             )
-        network = self._network(model, tuple(sites))
+        network = self.network(model, tuple(sites))
         network.to(loop.device_of(self.job.learner))
         weights = records.from_record(record)
         initial = self.cache.get(
@@ -327,7 +288,7 @@ class Hospital:
         arrays.into_network(network, weights)
         return network
 
-    def _network(self, model: str, sites: tuple[str, ...]) -> nn.Module:
+    def network(self, model: str, sites: tuple[str, ...]) -> nn.Module:
         """Return an architecture's network, whose weights are nobody's, to be overwritten."""
 
         def make() -> nn.Module:
@@ -380,7 +341,7 @@ class Hospital:
 
         One score for "val", all for "test".
         """
-        task, settings = self.job.task, self.job.learner
+        task, settings = self.task, self.job.learner
         device = loop.device_of(settings)
         found, seconds = [], 0.0
         for place in self.places:

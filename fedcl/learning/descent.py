@@ -23,7 +23,7 @@ def descent(
         moments: those of the round before, as `moments_of` gave them; none, and it begins anew.
 
     Raises:
-        RunError: the moments are those of another network or optimiser.
+        RunError: the moments are those of another network.
     """
     made = optimiser.make(_groups(lesson), 1.0)
     if not moments:

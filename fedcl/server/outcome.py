@@ -1,10 +1,11 @@
 """What a run has led to: pure functions of its configuration and state."""
 
+import contextlib
 import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fedcl import arrays
@@ -203,9 +204,12 @@ def cases(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the numbers depend on."""
-    packages = ("flwr", "torch", "monai", "ray", "numpy", "mlflow", "hydra-core")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    """Return the versions of what the numbers depend on, of what is installed."""
+    found = {"python": platform.python_version()}
+    for name in ("flwr", "torch", "monai", "ray", "numpy", "mlflow", "hydra-core"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _digest(state: State, sites: Sequence[str]) -> str:

@@ -74,6 +74,7 @@ class Server:
                 )
         self.cases: dict[str, int] = {}
         self.shape: list[int] = []
+        self.shapes: dict[str, list[int]] = {}
         self._grid, self._name = grid, name
         self.exchange = self._exchange()
 
@@ -135,6 +136,7 @@ class Server:
         Raises:
             DataError, ConfigError: see `meet`.
         """
+        self.shapes[site] = hello.shape
         if site not in self.config.timeline.sites:  # a pool, which holds what its sites do
             return
         config, strategy = self.config, self.config.job.strategy
@@ -248,16 +250,29 @@ class Server:
         """Say what was left out, guessed or changed in reading the data of some sites."""
         for name, value in self.state.settled.items():
             told = "scenario.%s: %s, the median over the sites of the first stage"
-            log.warning(told, name, [round(number, 4) for number in value])
+            log.warning(told, name, value)
         self.state.left_out = self.config.job.scenario.left_out()
         for line in self.state.left_out:
             log.warning("%s", line)
         notes: dict[str, list[str]] = {}
         for site in sites:
+            if site in self.shapes:
+                self.state.notes[site] += self._padded_otherwise(self.shapes[site])
             for note in self.state.notes[site]:
                 notes.setdefault(note, []).append(site)
         for note, whose in notes.items():
             log.warning("site%s %s: %s", "s" * (len(whose) > 1), ", ".join(whose), note)
+
+    def _padded_otherwise(self, shape: Sequence[int]) -> list[str]:
+        """Return a note where others, or the pool, train on larger samples than a site."""
+        largest = [max(sizes) for sizes in zip(*self.shapes.values(), strict=True)]
+        if list(shape) == largest:
+            return []
+        own, most = ("x".join(map(str, sizes[1:])) for sizes in (shape, largest))
+        return [
+            f"samples of {own}, elsewhere up to {most}: networks that normalise over an image see "
+            "how much of it is padding; scenario.size makes them alike"
+        ]
 
     def _expect(self, sites: Sequence[str], what: str) -> None:
         """Wait for hospitals, not for ever.

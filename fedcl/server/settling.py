@@ -7,7 +7,7 @@ from statistics import median
 from flwr.serverapp import Grid
 
 from fedcl.config.schema import Config
-from fedcl.errors import DataError
+from fedcl.errors import ConfigError, DataError
 from fedcl.server.roster import Roster
 from fedcl.server.state import State
 from fedcl.wire.answers import Hello
@@ -28,27 +28,32 @@ def settled(grid: Grid, config: Config, state: State) -> Config:
     if not name:
         return config
     if name not in state.settled:
-        state.settled[name] = joined(_asked(grid, config))
+        state.settled[name] = joined(_asked(grid, config, name))
     return config.settled(state.settled)
 
 
 def joined(told: Mapping[str, Sequence[float]]) -> list[float]:
-    """Return the median of what sites have measured, number by number."""
-    return [median(numbers) for numbers in zip(*told.values(), strict=True)]
+    """Return the median of what sites have measured, number by number, as people can retype it."""
+    return [round(median(numbers), 6) for numbers in zip(*told.values(), strict=True)]
 
 
-def _asked(grid: Grid, config: Config) -> Mapping[str, Sequence[float]]:
+def _asked(grid: Grid, config: Config, name: str) -> Mapping[str, Sequence[float]]:
     """Return what each site of the first stage has measured."""
     told: dict[str, Sequence[float]] = {}
+    sites = config.timeline.present(0)
 
     def admit(site: str, hello: Hello) -> None:
-        length = len(next(iter(told.values()), hello.measured))
-        if not hello.measured or len(hello.measured) != length:
+        if site not in sites:
+            return
+        if not hello.measured:
             raise DataError(f"site {site}: it did not say what it has measured")
+        try:
+            config.settled({name: hello.measured})
+        except ConfigError as error:
+            raise DataError(f"site {site}: what it has measured cannot be ({error})") from None
         told[site] = hello.measured
 
     roster = Roster(grid, config.job, config.engine.timeout, config.wait, admit)
-    sites = config.timeline.present(0)
     roster.meet(sites)
     for site in sites:
         if site in roster.refused:

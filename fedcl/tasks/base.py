@@ -147,6 +147,13 @@ class Task(ABC):
         """Return the task with samples of sizes that all of `models` can take."""
         return self
 
+    def sized(self, cases: Sequence[Any]) -> Self:
+        """Return the task as a site has it whose training cases these are.
+
+        What a network is shown of a case to test it is then as large as what it is trained on.
+        """
+        return self
+
     @abstractmethod
     def samples(self, cases: Sequence[Any], device: torch.device) -> Samples:
         """Return what is to be learned from `cases`, where a network on `device` gets it."""

@@ -120,12 +120,15 @@ def _centreline(mask: Array) -> Array:
     """Return the skeleton of a mask, (D, H, W), not empty, one voxel thin.
 
     Of a single slice it is that of Zhang and Suen, of a stack that of Lee et al. Theirs may leave
-    nothing of a small blob, which then is its own.
+    nothing of a small part, which then is its own.
     """
+    from scipy.ndimage import label
     from skimage.morphology import skeletonize  # of an extra
 
     thin: Array = skeletonize(mask[0])[None] if len(mask) == 1 else skeletonize(mask) > 0
-    return thin if thin.any() else mask
+    parts, count = label(mask, np.ones((3, 3, 3)))
+    lost = np.setdiff1d(np.arange(1, count + 1), parts[thin])
+    return thin | np.isin(parts, lost)
 
 
 def auc(answers: Tensor, label: Tensor) -> list[float]:
@@ -232,7 +235,7 @@ def case_scores(
         answers: the probabilities of the classes, shape (K, D, H, W); needed for `RANKINGS`.
     """
     counts = label != IGNORED
-    known, ranked = label[counts], None if answers is None else answers[:, counts].float()
+    known = label[counts]
     prediction, label = (x.where(counts, 0) for x in (prediction, label))
     p, l = (F.one_hot(x.long(), classes).movedim(-1, 0)[None].float() for x in (prediction, label))
     wanted = {name: re.fullmatch(r"(.+?)(?:_(\d+))?", name) for name in names}
@@ -242,8 +245,8 @@ def case_scores(
         assert match is not None
         score, number = match.groups()
         if score in RANKINGS and score not in values:
-            assert ranked is not None, f"{score} is taken of probabilities"
-            values[score] = RANKINGS[score](ranked, known)
+            assert answers is not None, f"{score} is taken of probabilities"
+            values[score] = RANKINGS[score](answers[:, counts].float(), known)
         elif score not in values:
             values[score] = SCORES[score](p, l, spacing)
         found[name] = values[score][int(number) - 1] if number else fmean(values[score])

@@ -83,6 +83,14 @@ class Segmentation(Task):
         along = zip(*(model.multiples(self.dims) for model in models), strict=True)
         return replace(self, multiples=tuple(math.lcm(*needed) for needed in along))
 
+    def sized(self, cases: Sequence[Case]) -> "Segmentation":
+        """Return the task with samples as large as the largest of these images, if not given.
+
+        Normalisation over an image sees its padding: an image must be padded alike in training and
+        in tests.
+        """
+        return replace(self, size=self._sample([scan for case in cases for scan in case.scans]))
+
     def samples(self, cases: Sequence[Case], device: torch.device) -> Samples:
         """Return the slices or volumes of `cases` in order, or parts of them."""
         scans = [scan for case in cases for scan in case.scans]

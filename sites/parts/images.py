@@ -204,17 +204,24 @@ class ImageScenario(PatientScenario):
         Raises:
             DataError: see `cases`; and files that do not say how large their voxels are.
         """
-        notes = Notes()
-        patients = {one.name: one for one in self._patients(site, path, notes)}
-        named = [Case(name, (), one.part) for name, one in patients.items()]
-        reader, found = self._reader(site), []
-        for case in split(named, site, self.val, self.test, seed).train:
-            for files in patients[case.name].files:
+        notes, reader = Notes(), self._reader(site)
+        cases: list[Case] = []
+        voxels: dict[str, list[tuple[float, ...]]] = {}
+        for patient in self._patients(site, path, notes):
+            own = []
+            for files in patient.files:
                 pair = read_pair(files, reader, notes)
+                if (pair.labels == IGNORED).all():  # it is left out of the run, too
+                    continue
                 if not pair.measured:
                     what = "it does not say how large its voxels are; take scenario.spacing=null"
                     raise bad(site, files.images[0], what)
-                found.append(pair.spacing[-self.spatial_dims :])
+                own.append(pair.spacing[-self.spatial_dims :])
+            if own:
+                cases.append(Case(patient.name, (), patient.part))
+                voxels[patient.name] = own
+        train = split(cases, site, self.val, self.test, seed).train
+        found = [voxel for case in train for voxel in voxels[case.name]]
         return [median(axis) for axis in zip(*found, strict=True)]
 
     def check_sites(self, there: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedcl import arrays
 from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
@@ -149,6 +150,45 @@ def test_an_aggregation_goes_on_to_the_same_bits(name: str, tmp_path: Path, grid
     assert run(config, grid, tmp_path / "run")["weights_sha256"] == expected["weights_sha256"]
     hashes = {key: value["weights_sha256"] for key, value in SAID.items() if stages in key}
     assert len(set(hashes.values())) == len(hashes), "two rules gave the same weights"
+
+
+GATHERING = [
+    *TINY, "strategy=ted", "timeline.stages=[[A,B],[C]]", "timeline.participation=cumulative",
+]  # fmt: skip
+"""Sites A and B train in both stages, in the second beside a module of the strategy's own."""
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_what_an_optimiser_keeps_goes_on_to_the_same_bits(name: str, tmp_path: Path, grids: Any):
+    overrides = [*GATHERING, f"optimiser={name}", "optimiser.keep=true"]
+    config, expected = reference(overrides, tmp_path / "whole", grids)
+    grid = grids(config, tmp_path / "run", "inprocess")
+    for stop in (2, 4):  # at the end of the first stage, and of the second
+        with pytest.raises(KeyboardInterrupt):
+            run(config, grid, tmp_path / "run", stop)
+    again = run(config, grid, tmp_path / "run")
+    assert again["weights_sha256"] == expected["weights_sha256"]
+    assert again["cases"] == expected["cases"]
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_an_optimiser_keeps_what_it_has_gathered_within_a_stage(
+    rounds: int, tmp_path: Path, grids: Any
+):
+    """Stages of one round are as if nothing were kept: each begins anew."""
+    ends = []
+    for keep in ("true", "false"):
+        overrides = [*GATHERING, f"timeline.rounds={rounds}", f"optimiser.keep={keep}"]
+        config = Config.parse(compose(overrides))
+        run(config, grids(config, tmp_path / keep, "inprocess"), tmp_path / keep)
+        folder = tmp_path / keep / "checkpoint"
+        ends.append(arrays.digest(arrays.load_file(folder / "stage-2.safetensors")))
+        kept = {
+            part for file in (folder / "sites" / "A").glob(f"round-{2 * rounds:06d}.safetensors")
+            for part in arrays.load_file(file) if part.startswith("optimiser/")
+        }  # fmt: skip
+        assert {key.split("/")[1] for key in kept} == ({"1"} if keep == "true" else set())
+    assert (ends[0] == ends[1]) == (rounds == 1)
 
 
 VARIED = [

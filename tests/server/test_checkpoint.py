@@ -21,13 +21,16 @@ def state(round_: int) -> State:
 def test_a_snapshot_comes_back_exactly(tmp_path: Path):
     written = state(3)
     written.teacher = {"w": np.float32([1e-45, -0.0])}
+    written.best, written.best_score, written.best_round = {"w": np.float32([0.1, np.pi])}, 0.1, 2
+    written.chosen, written.settled = [2], {"spacing": [0.1 + 0.2, 1e-3]}
     written.versions, written.digests, written.tracking_run = {"A": 3}, {"A": "ff"}, "run"
     Checkpoint(tmp_path).save(written)
     read = Checkpoint(tmp_path).load()
-    for name in ("weights", "teacher"):
+    for name in ("weights", "teacher", "best"):
         one, two = getattr(written, name), getattr(read, name)
         assert all(one[key].tobytes() == two[key].tobytes() for key in one)
-    for name in ("round", "initial", "rows", "trained", "versions", "digests", "ledger"):
+    same = ("round", "initial", "rows", "trained", "versions", "digests", "ledger")
+    for name in (*same, "best_score", "best_round", "chosen", "settled"):
         assert getattr(read, name) == getattr(written, name), name
     assert read.tracking_run == "run"
 

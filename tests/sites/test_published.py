@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,29 @@ def test_one_command_runs_it(
     assert cli(*QUICK, *asked, f"run.dir={tmp_path / 'run'}") == 0
     results = read(tmp_path / "run")
     assert results["sites"] == sites and all(value is not None for value in results["matrix"][-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "site", "slices"),
+    [
+        ("nnunet", published.nnunet, "A", 8.0),
+        ("acdc_segmentation", published.acdc, "DCM", 8.0),
+        ("mnms", published.mnms, "A", 9.2),
+        ("decathlon", partial(published.nnunet, version=1, channels=1), "A", 8.0),
+    ],
+)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_site_tells_how_large_its_voxels_are(
+    tmp_path: Path, name: str, write: Callable[[Path], Path], site: str, slices: float, dims: int
+):
+    root = write(tmp_path)
+    if name == "decathlon":  # its files have no number of a channel
+        for image in (root / "imagesTr").iterdir():
+            image.rename(image.with_name(image.name.replace("_0000", "")))
+    more = {"cohorts": {"A": {}}} if site == "A" and name != "mnms" else {}
+    made = scenario(name, root, spacing="auto", spatial_dims=dims, labels=[0, 1, 2, 3], **more)
+    assert made.measures == "spacing" and not scenario(name, root, spacing=2).measures
+    assert made.measure(site, root, 0) == pytest.approx([slices, 1.25, 1.25][-dims:])
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -7,8 +7,13 @@ import pytest
 import torch
 from monai.metrics import compute_hausdorff_distance
 from scipy import ndimage
+from skimage.morphology import skeletonize
+from sklearn.metrics import roc_auc_score
 
+from fedcl.data.cases import Case
+from fedcl.data.labels import IGNORED
 from fedcl.tasks.metrics import by_class, case_scores
+from fedcl.tasks.segmentation import Segmentation
 
 EMPTY = torch.zeros(2, 8, 8, dtype=torch.uint8)
 
@@ -194,3 +199,130 @@ def test_surface_dice_is_the_share_of_surfaces_within_the_tolerance():
     assert case_scores(one, empty, 2, spacing, ("surface_dice",)) == {"surface_dice": 0.0}
     nothing = case_scores(empty, empty, 2, spacing, ("sensitivity", "specificity"))
     assert nothing == {"sensitivity": 1.0, "specificity": 1.0}
+
+
+# --- centrelines ----------------------------------------------------------------------------------
+
+
+def cldice(prediction: np.ndarray, label: np.ndarray) -> float:
+    pair = (torch.from_numpy(mask.astype(np.uint8)) for mask in (prediction, label))
+    return case_scores(*pair, 2, (1.0, 1.0, 1.0), ("cldice",))["cldice"]
+
+
+def drawn(*parts: tuple[slice | int, slice | int]) -> np.ndarray:
+    """Return a slice of 11 x 11 with rectangles, as a stack of one."""
+    mask = np.zeros((1, 11, 11), bool)
+    for rows, columns in parts:
+        mask[0, rows, columns] = True
+    return mask
+
+
+LINE = drawn((5, slice(1, 10)))
+CROSS = drawn((5, slice(1, 10)), (slice(1, 10), 5))
+BAR = drawn((slice(4, 7), slice(1, 10)))
+"""Thinned by hand: seven voxels of its middle row, and one beside at its end."""
+BESIDE = drawn((4, slice(1, 10)))
+FAR = drawn((9, slice(1, 10)))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "wanted"),
+    [
+        (CROSS, CROSS, 1.0),
+        (CROSS, LINE, 2 * (9 / 17) / (1 + 9 / 17)),  # of the cross' 17 voxels 9 are the line's
+        (LINE, CROSS, 2 * (9 / 17) / (1 + 9 / 17)),
+        (LINE, BAR, 2 * (7 / 8) / (1 + 7 / 8)),  # thinner, but where the bar's centre is
+        (BAR, LINE, 2 * (7 / 8) / (1 + 7 / 8)),
+        (BESIDE, BAR, 2 * (1 / 8) / (1 + 1 / 8)),  # within the bar, but off its centre
+        (FAR, LINE, 0.0),
+    ],
+    ids=["same", "more", "less", "thinner", "thicker", "beside", "apart"],
+)
+def test_centreline_dice_by_hand(prediction: np.ndarray, label: np.ndarray, wanted: float):
+    assert cldice(prediction, label) == pytest.approx(wanted)
+
+
+def test_centreline_dice_of_a_volume_is_that_of_its_skeletons():
+    """Tubes that wind; independently: sums over the skeletons of Lee's method."""
+    z, y, x = np.mgrid[:12, :24, :24]
+    found, wanted = (
+        ((y - 12 - 6 * np.sin(x / 4 + turn)) ** 2 + (z - 5 - turn) ** 2 < width)
+        for turn, width in ((0.0, 5), (0.8, 7))
+    )
+    lines = [skeletonize(mask, method="lee") > 0 for mask in (found, wanted)]
+    precise = (lines[0] & wanted).sum() / lines[0].sum()
+    complete = (lines[1] & found).sum() / lines[1].sum()
+    assert 0.1 < precise < 1 and 0.1 < complete < 1
+    expected = 2 / (1 / precise + 1 / complete)
+    assert cldice(found, wanted) == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 4, 4), (3, 3, 3), (6, 6, 6)]
+)
+def test_what_has_hardly_a_centreline_is_scored_all_the_same(shape: tuple[int, int, int]):
+    """Thinning deletes a cube of even side altogether."""
+    mask = np.pad(np.ones(shape, bool), [(0, 0) if shape[0] == 1 else (2, 2), (2, 2), (2, 2)])
+    empty = np.zeros_like(mask)
+    assert cldice(mask, mask) == 1.0
+    assert cldice(mask, empty) == cldice(empty, mask) == 0.0 and cldice(empty, empty) == 1.0
+    other = np.roll(mask, mask.shape[2] // 2, 2) & ~mask
+    if other.any():
+        assert 0 <= cldice(mask, other) <= 1 and 0 <= cldice(other, mask) <= 1
+
+
+# --- probabilities --------------------------------------------------------------------------------
+
+
+def auc(probabilities: list[float], labels: list[int]) -> float:
+    foreground = torch.tensor(probabilities)[None, None]
+    answers = torch.stack([1 - foreground, foreground])
+    label = torch.tensor(labels)[None, None]
+    found = case_scores((foreground > 0.5).long(), label, 2, (1, 1, 1), ("auc",), answers)
+    return found["auc"]
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    assert auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 3 / 4  # 0.35 is below 0.4
+    assert auc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1]) == 3.5 / 4  # a tie is half a pair
+    assert auc([0.2, 0.2, 0.2], [0, 1, 0]) == 0.5
+    assert auc([0.9, 0.1], [0, 1]) == 0.0
+    assert auc([0.9, 0.1], [0, 0]) == auc([0.9, 0.1], [1, 1]) == 1.0, "nothing to tell apart"
+
+
+def three_classes(shape: tuple[int, ...] = (3, 9, 8)) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return probabilities with many ties, and labels of which some are ignored."""
+    rng = torch.Generator().manual_seed(3)
+    answers = (torch.rand(3, *shape, generator=rng) * 8).round() / 8
+    label = torch.randint(0, 3, shape, generator=rng)
+    label[torch.rand(shape, generator=rng) < 0.3] = IGNORED
+    return answers, label
+
+
+def test_auc_is_that_of_scikit_learn_class_by_class_where_voxels_count():
+    answers, label = three_classes()
+    counts = (label != IGNORED).numpy()
+    areas = [roc_auc_score(label.numpy()[counts] == c, answers[c].numpy()[counts]) for c in (1, 2)]
+    names = by_class(("auc",), 3)
+    assert names == ("auc", "auc_1", "auc_2")
+    found = case_scores(answers.max(0).indices, label, 3, (1, 1, 1), names, answers)
+    assert [found["auc_1"], found["auc_2"]] == pytest.approx(areas)
+    assert found["auc"] == pytest.approx(sum(areas) / 2) and abs(areas[0] - areas[1]) > 1e-3
+    answers[:, ~torch.from_numpy(counts)] = 0.99  # what is ignored may be anything
+    assert case_scores(answers.max(0).indices, label, 3, (1, 1, 1), names, answers) == found
+    label[label == 2] = 0
+    absent = case_scores(answers.max(0).indices, label, 3, (1, 1, 1), names, answers)
+    assert absent["auc_2"] == 1.0 and absent["auc_1"] != 1.0
+
+
+def test_a_case_is_scored_by_the_probabilities_behind_its_segmentation():
+    """Those of two photographs, one by one, and their mean."""
+    task = Segmentation(1, 2, further=("auc", "cldice"))
+    assert task.scores == ("dice", "iou", "hd95", "auc", "cldice")
+    chances = torch.tensor([[0.1, 0.4, 0.35, 0.8], [0.9, 0.2, 0.3, 0.1]])
+    labels = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0]], dtype=torch.uint8)
+    both = [Case.of("p", torch.zeros(1, 1, 2, 2), one.reshape(1, 2, 2)).scans[0] for one in labels]
+    case = Case("p", tuple(both))
+    answers = [torch.stack([1 - one, one]).reshape(2, 1, 2, 2) for one in chances]
+    assert task.score(answers, case, ("auc",)) == {"auc": pytest.approx((3 / 4 + 3 / 4) / 2)}

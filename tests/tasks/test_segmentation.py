@@ -76,6 +76,34 @@ def test_whole_images_are_answered_whatever_the_size_of_samples(dims: int, setti
     assert all(np.prod(size) <= VOXELS or size[0] == 1 for size in network.seen)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_site_tests_images_padded_as_it_trains_on_them(dims: int) -> None:
+    """Normalising over an image sees its padding: the answer would be another one without."""
+    with seeded("normalised"):
+        layer = {2: nn.Conv2d, 3: nn.Conv3d}[dims](1, 3, 3, padding=1)
+        network = nn.Sequential({2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](1), layer)
+    trained, tested = [case((4, 16, 24)), case((6, 12, 16))], case((4, 8, 16))
+    task = Segmentation(1, 3, dims=dims).sized(trained)
+    largest = (6, 16, 24)[-dims:]
+    assert task.samples(trained, CPU).shape == (1, *largest)
+    (found,) = task.predict(network, tested, CPU, amp=False)
+    (scan,) = tested.scans
+    image = scan.content.image()
+    border = (4, 4, 4, 4) if dims == 2 else (4, 4, 4, 4, 1, 1)
+    full = torch.nn.functional.pad(image, border, value=float(image.min()))
+    shown = full.movedim(1, 0) if dims == 2 else full[None]
+    answer = network(shown).softmax(1).detach()[..., 4:12, 4:20]
+    expected = answer.movedim(0, 1) if dims == 2 else answer[0, :, 1:5]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    (bare,) = Segmentation(1, 3, dims=dims).predict(network, tested, CPU, amp=False)
+    assert (found - bare).abs().max() > 0.01
+
+
+def test_a_size_that_is_given_is_that_of_every_site() -> None:
+    for settings in ({"size": (8, 8)}, {"patch": (8, 8)}):
+        assert Segmentation(1, 2, **settings).sized([case((1, 30, 20))]).window == (8, 8)
+
+
 def test_where_windows_overlap_the_middle_of_each_counts_most():
     """A network that answers by the place in its window shows how windows are weighed."""
 

@@ -62,10 +62,11 @@ def arrays_of(content: RecordDict) -> Iterator[np.ndarray]:
         yield from from_record(record).values()
 
 
-@pytest.mark.parametrize("strategy", STRATEGY.available())
-def test_nothing_crosses_but_what_is_documented(tmp_path: Path, strategy: str):
+@pytest.mark.parametrize("asked", [*STRATEGY.available(), "ted optimiser.keep=true"])
+def test_nothing_crosses_but_what_is_documented(tmp_path: Path, asked: str):
+    strategy, *more = asked.split()
     overrides = [*base(strategy), *NEEDS.get(strategy, []), "timeline.rounds=1"]
-    config = Config.parse(compose([*overrides, f"strategy={strategy}"]))
+    config = Config.parse(compose([*overrides, f"strategy={strategy}", *more]))
     nodes: list[Any] = [
         {"site": site, "state-path": str(tmp_path / SECRET / site)}
         for site in config.timeline.sites

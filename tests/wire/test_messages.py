@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from fedcl.wire.answers import NOTES, Hello, Report, Scored, Update
+from fedcl.wire.answers import LIMIT, MEASURES, NOTES, Hello, Report, Scored, Update
 from fedcl.wire.fields import MalformedError
 
 UPDATE = Update({"w": np.ones(3, np.float32)}, 7, 4, {"seg": 0.5}, 1.0, "ff", holds=["aa"])
@@ -123,6 +123,32 @@ def test_a_source_that_places_no_volume_is_refused(source: list[float]):
     hello = Hello("A", digest="x", train=1, val=1, test=1, samples=1, shape=[1, 8, 8])
     with pytest.raises(MalformedError):
         Hello.unpack(replace(hello, source=[float(one) for one in source]).pack())
+
+
+def test_a_measure_comes_back_alone():
+    told = Hello("A", measured=[1.5, 2.0, 0.1])
+    assert Hello.unpack(told.pack()) == told
+    assert Hello.unpack(HELLO.pack()).measured == []
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        [1.0] * (MEASURES + 1), [1.0, float("nan")], [float("inf")], [-float("inf")], [1e300],
+        [LIMIT], [-LIMIT],
+    ],
+)  # fmt: skip
+def test_measures_that_no_setting_can_have_are_refused(measured: list[float]):
+    for hello in (Hello("A"), HELLO):
+        with pytest.raises(MalformedError, match="impossible measures"):
+            Hello.unpack(replace(hello, measured=measured).pack())
+
+
+def test_measures_are_numbers():
+    content = Hello("A", measured=[1.0]).pack()
+    content["hello"]["measured"] = ["1.0"]
+    with pytest.raises(MalformedError, match="is not a number"):
+        Hello.unpack(content)
 
 
 def test_notes_are_bounded_in_number_and_length_and_printable():

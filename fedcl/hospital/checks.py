@@ -1,0 +1,56 @@
+"""Whether a hospital can take part: its data, and what the model makes of them."""
+
+from torch import nn
+
+from fedcl.data.samples import Samples
+from fedcl.errors import DataError
+from fedcl.hospital.site import Hospital
+from fedcl.learning import loop
+from fedcl.registry import name_of
+
+LEAST = 4
+"""Training samples below which a hospital tells nothing about them but weights."""
+
+
+def check(hospital: Hospital) -> None:
+    """Read the data and see that the model can take it.
+
+    Raises:
+        DataError: it cannot; names the site.
+    """
+    device, task = loop.device_of(hospital.job.learner), hospital.task
+    every = sum(len(hospital.samples({name: 1.0})) for name in hospital.places)
+    size = hospital.job.learner.batch_size
+    smallest = every % size or min(every, size)
+    for name in hospital.places:
+        samples = hospital.samples({name: 1.0})
+        for model in hospital.job.models:  # all of them are evaluated here
+            network = hospital.network(model, (name,)).to(device)
+            own = model == hospital.role.model
+            problem = task.problem(network, samples, smallest if own else 0)
+            if problem is not None:
+                raise DataError(f"site {name}: {problem}")
+        least = hospital.job.strategy.requirements.batch
+        if hospital.role.teacher is not None and len(samples) < least:
+            raise DataError(
+                f"site {name}: {len(samples)} training samples; strategy "
+                f"{name_of(hospital.job.strategy)} compares those of a batch and needs at least "
+                f"{least}"
+            )
+    network = hospital.network(hospital.role.model, (next(iter(hospital.places)),))
+    problem = too_few(hospital, network, samples, every)
+    if problem is not None:
+        raise DataError(problem)
+    hospital.auxiliary({})
+
+
+def too_few(hospital: Hospital, network: nn.Module, samples: Samples, count: int) -> str | None:
+    """Return why the strategy's report of `count` such samples must not be sent, or None."""
+    reporting = hospital.job.strategy.reporting(network, samples.shape)
+    if reporting is None or count >= LEAST:
+        return None
+    return (
+        f"site {hospital.site}: {count} training samples; what strategy "
+        f"{name_of(hospital.job.strategy)} tells of fewer than {LEAST} would be close to an image; "
+        "give it more cases or take another strategy"
+    )
