@@ -17,7 +17,6 @@ from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
-from fedcl.data.files import reading
 from fedcl.errors import DataError, FedclError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Round, Watcher
@@ -392,11 +391,3 @@ def test_a_hospital_that_comes_later_is_asked_with_the_value(data: Path, tmp_pat
     assert grid.asked == [("A", True), ("B", True), ("A", False), ("B", False), ("C", False)]
     found = outcome(one.config, one.state).values()
     assert found["stages"] == [["A", "B"], ["C"]] and not found["failures"]
-
-
-def test_folders_that_cannot_be_read_are_the_sites_error(data: Path, tmp_path: Path):
-    scenario = config(data, AUTO).job.scenario
-    with pytest.raises(DataError, match="site A"), reading("A"):
-        scenario.measure("A", tmp_path / "nowhere", 0)
-    with pytest.raises(DataError, match="site A: no folder of its own is given"):
-        scenario.measure("A", None, 0)
