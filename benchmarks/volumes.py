@@ -5,8 +5,6 @@
   once, volumes are not copied, tensors carry no history). In turn, in one process.
 - `memory`: the most that a process holds, with few volumes and ten times as many.
 - `startup`: seconds until training begins, with prepared volumes to be made, and made before.
-
-Tables are printed, with `--write` also put into RESULTS.md.
 """
 
 import argparse
@@ -333,13 +331,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="?", choices=CHOICES, help="default: all")
     parser.add_argument("--repeats", type=int, help="default: 5 pairs for speed, else 3 runs")
-    parser.add_argument("--write", action="store_true", help="into RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="also into RESULTS.md")
     given = parser.parse_args()
     for name in [given.part] if given.part else CHOICES:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["FEDCL_CACHE"] = f"{folder}/cache"
             repeats = given.repeats or (5 if name == "speed" else 3)
-            text = "\n".join([f"# Volumes: {name}", "", *CHOICES[name](Path(folder), repeats)])
+            text = "\n".join([f"## Volumes: {name}", "", *CHOICES[name](Path(folder), repeats)])
         print(text, flush=True)
         if given.write:
             write_section(f"volumes, {name}", text)

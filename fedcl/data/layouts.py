@@ -143,10 +143,15 @@ class Layout:
                 _, channels = images.setdefault(told["case"], (told, {}))
                 other = channels.setdefault(channel, path)
                 if other != path:
-                    raise bad(tree.site, path, f"same name as {other.name}; keep one")
+                    raise bad(tree.site, path, self._twice(tree, told["case"], other))
             if images:
                 return {case: images[case] for case in sorted(images, key=natural)}
         raise DataError(f"site {tree.site}: {self._nothing(tree)}")
+
+    def _twice(self, tree: Tree, case: str, other: Path) -> str:
+        """Return that a file is of a case that another one is of, too."""
+        where = other.relative_to(tree.root)
+        return f"of case {case} like {where}; keep one, or let {{case}} tell them apart"
 
     def _check_rest(
         self, tree: Tree, found: dict[str, Found], masks: set[Path], notes: Notes

@@ -189,10 +189,19 @@ def test_what_has_no_partner_or_two_is_named(tmp_path: Path):
 
 def test_a_folder_that_is_for_nothing_known_is_named(tmp_path: Path):
     for part in ("training", "extra"):
+        fundus(tmp_path / part / "image" / f"of_{part}.png")
+        vessels(tmp_path / part / "mask" / f"of_{part}.png")
+    scenario = folder(image="{part}/image/{case}", mask="{part}/mask/{case}", channels=3)
+    with pytest.raises(DataError, match=r"\{part\} is 'extra'"):
+        scenario.cases("A", tmp_path)
+
+
+def test_one_name_in_two_folders_is_told_with_both(tmp_path: Path):
+    for part in ("training", "test"):
         fundus(tmp_path / part / "image" / "a.png")
         vessels(tmp_path / part / "mask" / "a.png")
     scenario = folder(image="{part}/image/{case}", mask="{part}/mask/{case}", channels=3)
-    with pytest.raises(DataError, match=r"\{part\} is 'extra'|same name as"):
+    with pytest.raises(DataError, match=r"image/a\.png: of case a like (test|training)/image/a"):
         scenario.cases("A", tmp_path)
 
 
