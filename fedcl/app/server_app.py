@@ -44,6 +44,7 @@ ENGINE = ("engine.quorum", "engine.timeout", "engine.norm_bound")
 RESUME = "run.resume"
 OWN = (
     "scenario.root", "scenario.table", "scenario.splits", "strategy.teacher.file", "timeline.file",
+    "model.weights",
 )  # fmt: skip
 """Paths: of the hospitals or of this machine, never of who starts a run."""
 SIMULATED = ("timeline.dropout", "timeline.stragglers", "timeline.centralised")
@@ -132,7 +133,8 @@ def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None
     values = compose(overrides)
     values["engine"] |= {"name": DEPLOYED}
     for key, value in flat(values):  # whatever way it was said
-        if key in OWN and value is not None:
+        given = re.sub(r"^models\.[^.]+\.", "model.", key)
+        if given in OWN and value is not None:
             raise ConfigError(
                 f"run-config: {key}: a path; it is the server's or the hospital's own"
             )

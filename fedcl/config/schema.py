@@ -13,6 +13,7 @@ from fedcl.config.job import Job
 from fedcl.config.roles import Roles
 from fedcl.config.timeline import timeline_of
 from fedcl.errors import ConfigError
+from fedcl.learning.strategy import Strategy
 from fedcl.privacy.base import Privacy
 from fedcl.registry import (
     AGGREGATION,
@@ -147,6 +148,24 @@ def _somebody_is_taught(config: Config) -> None:
         )
 
 
+def _who_teaches_at_first_can(config: Config) -> None:
+    strategy = config.job.strategy
+    for model in config.job.models.values():
+        if not model.teaches:
+            continue
+        problem = ""
+        if model.weights is None:
+            problem = "there are no model.weights that could"
+        elif strategy.teaching is None or strategy.teaching.changes == "never":
+            problem = f"strategy {name_of(strategy)} has no teacher that they could be"
+        elif type(strategy).reporting is not Strategy.reporting:
+            problem = f"strategy {name_of(strategy)} needs what hospitals told of a stage before"
+        elif config.job.task.known_inputs is not None:
+            problem = f"{config.job.task.words} are taught where others were, and nobody was"
+        if problem:
+            raise ConfigError(f"model.teaches: {problem}; take false")
+
+
 def _somebody_is_scored(config: Config) -> None:
     task, sites = config.job.task, config.timeline.sites
     if not any(task.scores[0] in task.scored(site) for site in sites):
@@ -208,6 +227,7 @@ def _every_stage_can_be_played(config: Config) -> None:
 
 CHECKS = (
     _somebody_is_taught,
+    _who_teaches_at_first_can,
     _somebody_is_scored,
     _privacy_holds,
     _faults_can_happen,

@@ -32,7 +32,18 @@ class Layers:
 
 @dataclass
 class Model:
-    """A family of networks; one subclass per file, its fields are the settings."""
+    """A family of networks; one subclass per file, its fields are the settings.
+
+    Attributes:
+        weights: trained before, to begin with: a file (safetensors, or a torch checkpoint), or the
+            folder of a run or of a MONAI bundle; null, and they are drawn from the seed.
+        strict: whether all arrays must fit; otherwise those that do not begin anew.
+        teaches: whether these weights also teach in the first stage.
+    """
+
+    weights: str | None = setting(None, travels=False)
+    strict: bool = True
+    teaches: bool = False
 
     def watched(self, network: nn.Module) -> Layers:
         """Return the layers of a network, as `build` made it, that methods may look at."""

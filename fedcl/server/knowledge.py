@@ -49,7 +49,8 @@ class Knowledge:
         if teaching.changes == "never":
             return self._record("teacher", role.teacher, self.state.teacher)
         this = role.teacher != role.model and teaching.refresh != "stage"
-        if not self._has_trained(role.teacher, self.stage if this else self.stage - 1):
+        trained = self._has_trained(role.teacher, self.stage if this else self.stage - 1)
+        if not trained and not self.state.begun.get(role.teacher, {}).get("teaches"):
             return None
         source = self.state.weights if teaching.refresh == "round" else self.state.teacher
         return self._record("teacher", role.teacher, source)

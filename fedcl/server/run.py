@@ -13,6 +13,7 @@ from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, DataError, RunError, writing
 from fedcl.registry import name_of
 from fedcl.server.architecture import architectures, cost
+from fedcl.server.begin import begun, in_words
 from fedcl.server.checkpoint import Checkpoint, Keeper
 from fedcl.server.evaluation import Closing
 from fedcl.server.events import Round, Watcher
@@ -66,6 +67,11 @@ class Server:
                     f"learner.keep: best_round chooses among global models, and hospitals keep "
                     f"{', '.join(sorted(one.local)[:3])} to themselves; take last or best"
                 )
+            if one.model.weights is not None and one.local:
+                raise ConfigError(
+                    f"model.weights: hospitals keep {', '.join(sorted(one.local)[:3])} to "
+                    "themselves and would begin without them; take another strategy"
+                )
             if not config.job.task.shared and not one.local:
                 raise ConfigError(
                     "scenario.shared: false, but nothing of this model stays at a site: patients "
@@ -87,17 +93,22 @@ class Server:
         Raises:
             ConfigError: the teacher trained before cannot be used.
         """
-        weights = arrays.Arrays()
-        for one in self.architectures.values():
-            if one.sites:
-                weights |= one.whole(arrays.of_network(one.network))
-        job = self.config.job
-        teacher = arrays.Arrays()
+        job, told = self.config.job, {}
+        weights, teacher = arrays.Arrays(), arrays.Arrays()
+        for name, one in self.architectures.items():
+            if not one.sites:
+                continue
+            own, taken = begun(one)
+            weights |= one.whole(own)
+            if taken:
+                told[name] = taken
+            if one.model.teaches:
+                teacher |= one.whole(own)
         teaching = job.strategy.teaching
         if teaching is not None and teaching.file is not None:
             for name in {role.teacher for role in job.roles.values() if role.teacher}:
                 teacher |= self.architectures[name].read(teaching.file)
-        return State(weights, self.config.fingerprint(), teacher)
+        return State(weights, self.config.fingerprint(), teacher, begun=told)
 
     def meet(self) -> dict[str, Hello]:
         """Meet the hospitals; nothing is written before those needed first have answered.
@@ -189,6 +200,10 @@ class Server:
         # First tell, then save: a round told twice after a crash can be recognised, one never
         # told cannot be made up for.
         watchers = [_Log(config), *self.watchers, keeper]
+        if state.initial is None:
+            for name, told in state.begun.items():
+                for line in in_words(name, told):
+                    log.warning("%s", line)
         self._tell_notes(about)
         for watcher in watchers:
             watcher.started(config, state, about)

@@ -42,6 +42,7 @@ class State:
         stored: training samples that each site keeps for later stages.
         holds: digests of what each site was sent and keeps.
         digests: digest of each site's data.
+        begun: of every architecture that began with weights trained before, what was taken.
         settled: scenario settings that hospitals had to measure.
         notes: what was left out, guessed or changed in reading them, by site.
         left_out: what lies beside the sites' data and is of none.
@@ -75,6 +76,7 @@ class State:
     stored: dict[str, int] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    begun: dict[str, dict[str, Any]] = field(default_factory=dict)
     settled: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)

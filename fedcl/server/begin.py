@@ -1,0 +1,200 @@
+"""The weights that a run begins from, trained by somebody before: whole, or what fits of them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedcl import arrays
+from fedcl.arrays import Arrays
+from fedcl.data.files import folder_of, printable
+from fedcl.errors import ConfigError, RunError
+from fedcl.server.architecture import Architecture
+
+LARGEST = 32 * 2**30
+"""Bytes of a file that may be one of weights."""
+NESTED = 4
+"""How deep in a checkpoint the weights may lie."""
+BUNDLE = ("models/model.safetensors", "models/model.pt")
+"""Where a MONAI bundle has its weights."""
+
+
+def begun(one: Architecture) -> tuple[Arrays, dict[str, Any]]:
+    """Return the weights that an architecture begins with, and what was taken for them.
+
+    Raises:
+        ConfigError: its `model.weights` cannot be read or, if they must, do not fit.
+    """
+    fresh, source = arrays.of_network(one.network), one.model.weights
+    if source is None:
+        return fresh, {}
+    file = found_at(source)
+    given = _aligned(_of_architecture(one.name, load(file)), fresh)
+    taken = {key for key, value in fresh.items() if _fits(given.get(key), value)}
+    renewed = [key for key in fresh if key not in taken]
+    left = [key for key in given if key not in fresh]
+    spoilt = [key for key in sorted(taken) if not np.isfinite(given[key]).all()]
+    if spoilt:
+        raise ConfigError(f"model.weights: {file}: {spoilt[0]} is not finite")
+    if one.model.strict and (renewed or left):
+        raise ConfigError(
+            f"model.weights: {file} is not of {one.name} as configured: "
+            f"{_problem(given, fresh, renewed, left)}; model.strict=false takes what fits"
+        )
+    if not taken:
+        raise ConfigError(f"model.weights: {file} has no array of {one.name}")
+    weights = {
+        key: given[key].astype(value.dtype) if key in taken else value
+        for key, value in fresh.items()
+    }
+    return weights, {
+        "file": file.name,
+        "sha256": arrays.digest({key: weights[key] for key in taken}),
+        "taken": len(taken),
+        "renewed": renewed,
+        "left": left,
+        "teaches": one.model.teaches,
+    }
+
+
+def in_words(name: str, told: Mapping[str, Any]) -> list[str]:
+    """Return what an architecture began with, as `begun` tells it, a sentence each."""
+    file = told["file"]
+    said = [f"{name} begins with {told['taken']} arrays of {file}"]
+    kinds = {"renewed": "begin anew, since they do not fit those", "left": "are left unused"}
+    for kind, what in kinds.items():
+        if told[kind]:
+            named = ", ".join(told[kind][:5]) + ", ..." * (len(told[kind]) > 5)
+            said.append(f"{name}: {len(told[kind])} arrays {what} of {file}: {named}")
+    return said
+
+
+def found_at(source: str) -> Path:
+    """Return the file of weights that `model.weights` means.
+
+    Args:
+        source: a file, the folder of a run, of which the last stage counts, or of a MONAI bundle.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = folder_of(source, "model.weights")
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ConfigError(f"model.weights: {printable(source)}: there is no such file or folder")
+    stages = sorted(path.glob("checkpoint/stage-*.safetensors"), key=_stage)
+    for file in (*reversed(stages), *(path / name for name in BUNDLE)):
+        if file.is_file():
+            return file
+    raise ConfigError(
+        f"model.weights: {path} has no weights: neither checkpoint/stage-N.safetensors of a run "
+        f"nor {BUNDLE[-1]} of a MONAI bundle"
+    )
+
+
+def _stage(file: Path) -> tuple[int, str]:
+    number = file.stem.rpartition("-")[2]
+    return (int(number) if number.isdecimal() else -1), file.name
+
+
+def load(file: Path) -> Arrays:
+    """Return the arrays in a file: safetensors, or a torch checkpoint, of which no code is run.
+
+    Of a checkpoint it is the mapping of names to tensors that holds most of them.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        if file.stat().st_size > LARGEST:
+            raise ConfigError(f"model.weights: {file}: larger than {LARGEST / 2**30:g} GiB")
+        with file.open("rb") as stream:
+            if stream.read(9)[8:] == b"{":  # safetensors: a length, then JSON
+                return arrays.load_file(file)
+        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
+    except RunError as error:
+        raise ConfigError(f"model.weights: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"model.weights: {file} cannot be read ({error.strerror})") from None
+    except Exception as error:  # damaged files make the decoder raise almost anything
+        foreign = "GLOBAL" in str(error) or "global" in str(error)
+        reason = (
+            "it holds Python objects, which are never loaded; save the network's state_dict alone"
+            if foreign
+            else "neither safetensors nor a torch checkpoint, or damaged"
+        )
+        raise ConfigError(f"model.weights: {file} cannot be read: {reason}") from None
+    every = list(_mappings(found, NESTED))
+    if not every:
+        raise ConfigError(f"model.weights: {file} holds no tensors by name")
+    return {key: _array(value) for key, value in max(every, key=len).items()}
+
+
+def _mappings(found: Any, depth: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield what maps names to tensors in nested mappings."""
+    if not isinstance(found, Mapping) or not depth:
+        return
+    own = {
+        key: value
+        for key, value in found.items()
+        if isinstance(key, str) and isinstance(value, torch.Tensor)
+    }
+    if own:
+        yield own
+    for value in found.values():
+        yield from _mappings(value, depth - 1)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor as an array; NumPy has no bfloat16."""
+    plain = tensor.detach()
+    return (plain.float() if plain.is_floating_point() else plain).numpy()
+
+
+def _of_architecture(name: str, given: Arrays) -> Arrays:
+    """Return the arrays of one architecture of several in a file, or all of them."""
+    own = arrays.under(f"{name}/", given)
+    return own or given
+
+
+def _aligned(given: Arrays, wanted: Mapping[str, Any]) -> Arrays:
+    """Return arrays by the network's names, where all in a file begin with some word more.
+
+    Such as "module." of torch's DataParallel, or the name of the network in a larger module.
+    """
+    if given.keys() & wanted.keys():
+        return given
+    first = next(iter(wanted), "")
+    words = {key.removesuffix(first) for key in given if key.endswith(first)}
+    fitting = {word: len(arrays.under(word, given).keys() & wanted.keys()) for word in words}
+    best = max(sorted(fitting), key=lambda word: fitting[word], default="")
+    return arrays.under(best, given)
+
+
+def _fits(given: np.ndarray | None, wanted: np.ndarray) -> bool:
+    """Return whether an array can be taken: of the shape, and a number where it is to be one."""
+    return (
+        given is not None
+        and given.shape == wanted.shape
+        and (given.dtype.kind == "f") == (wanted.dtype.kind == "f")
+    )
+
+
+def _problem(given: Arrays, fresh: Arrays, renewed: list[str], left: list[str]) -> str:
+    """Return what of two sets of arrays does not fit, the first of its kind by name."""
+    other = [key for key in renewed if key in given]
+    absent = [key for key in renewed if key not in given]
+    told = []
+    if other:
+        shapes = f"{given[other[0]].shape}, not {fresh[other[0]].shape}"
+        told.append(f"{other[0]} has shape {shapes} ({len(other)} such)")
+    if absent:
+        told.append(f"{absent[0]} is not in it ({len(absent)} such)")
+    if left:
+        told.append(f"{left[0]} is not the model's ({len(left)} such)")
+    return ", ".join(told)
