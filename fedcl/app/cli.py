@@ -67,6 +67,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--strict", action="store_true", help="refuse runs not completed")
     command.add_argument("--mix", action="store_true", help="compare what differs all the same")
     command.set_defaults(run=compare)
+    about = "write a mask for every image in a folder, as a run's model sees it"
+    command = commands.add_parser("predict", help=about, description=about)
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("--images", type=Path, required=True, help="folder of images")
+    command.add_argument("--out", type=Path, required=True, help="folder to write into, new")
+    command.add_argument("--site", help="as whose images; default: samples as large as the largest")
+    command.add_argument("--stage", type=int, help="after which stage, from 1; default: the last")
+    command.add_argument("--model", help="of several architectures; default: the site's")
+    command.add_argument(
+        "--pattern", default="{case}",
+        help="which files are images, as scenario.image, e.g. '{case}_{channel}.nii.gz'",
+    )  # fmt: skip
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.set_defaults(run=predict)
     about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
@@ -125,6 +139,18 @@ def export(given: argparse.Namespace) -> None:
     size = " x ".join(map(str, written))
     for line in (f"written to {given.out}: {size}", *told):
         print(line)
+
+
+def predict(given: argparse.Namespace) -> None:
+    """Write masks; see `fedcl.app.predict.predict`."""
+    from rich.console import Console
+
+    from fedcl.app.predict import predict as write
+
+    write(
+        given.run_folder, given.images, given.out, Console(), given.site, given.stage, given.model,
+        given.pattern, given.device,
+    )  # fmt: skip
 
 
 def inspect(given: argparse.Namespace) -> None:

@@ -60,6 +60,12 @@ class Cut:
         turned = nib.orientations.apply_orientation(array, self.turn)
         return np.moveaxis(turned, self.axis, 2).T
 
+    def back(self, slices: Array) -> Array:
+        """Return (i, j, k) of (slices, rows, columns): what was cut, as it is stored."""
+        turned = np.moveaxis(slices.T, 2, self.axis)
+        stored = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), self.turn)
+        return np.asarray(nib.orientations.apply_orientation(turned, stored))
+
 
 def along(array: Array, grid: Grid, other: Grid) -> tuple[Array, Grid]:
     """Return an array and its grid, with axes turned and exchanged to run as those of `other`.

@@ -77,6 +77,19 @@ class Layout:
         matched = (known for pattern in self.image for known, _ in tree.match(pattern))
         return sorted({known["site"] for known in matched if "site" in known})
 
+    def images(self, site: str, root: Path) -> dict[str, tuple[Path, ...]]:
+        """Return the image files of every case, a file per channel, where there are no masks.
+
+        Raises:
+            DataError: there are none, or two of one name.
+        """
+        self._check_folder(site, root / self.image[0].fixed)
+        found = self._images(self._tree(site, root), set(), {})
+        return {
+            case: tuple(channels[number] for number in sorted(channels))
+            for case, (_, channels) in found.items()
+        }
+
     def found(self, site: str, root: Path, notes: Notes) -> dict[str, Found]:
         """Return the files of every case, in the order of their names.
 

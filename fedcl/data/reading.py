@@ -11,7 +11,7 @@ from PIL import Image
 from fedcl.data import nifti, pictures, volumes
 from fedcl.data.channels import Channels
 from fedcl.data.files import bad, is_nifti, is_volume
-from fedcl.data.grid import Array, Grid, Spacing, along, apart, cut_of, offset
+from fedcl.data.grid import Array, Cut, Grid, Spacing, along, apart, cut_of, offset
 from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
@@ -108,6 +108,16 @@ def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
     pixels = np.stack([cut(one) for one in image])
     measured = told.spacing is not None
     return Pair(pixels, cut(mask), cut.spacing, cut.plane, cut.affine, measured)
+
+
+def read_alone(files: Files, reader: Reader, notes: Notes) -> tuple[Pair, Cut]:
+    """Read an image without a mask, and say how it was cut; errors as of `read_pair`."""
+    image, grid = _channels(files, reader, notes)
+    cut = cut_of(grid, reader.dims)
+    pixels = np.stack([cut(one) for one in image])
+    nothing = np.zeros(pixels.shape[1:], np.uint8)
+    measured = grid.spacing is not None
+    return Pair(pixels, nothing, cut.spacing, cut.plane, cut.affine, measured), cut
 
 
 def _channels(files: Files, reader: Reader, notes: Notes) -> tuple[Array, Grid]:

@@ -27,16 +27,9 @@ def read(file: Path, axes: tuple[int, ...], notes: Notes) -> tuple[Array, Grid]:
             of no or several series.
         ImportError: SimpleITK is not installed.
     """
-    try:
-        import SimpleITK as sitk  # noqa: N813  its own abbreviation
-    except ImportError:
-        raise ImportError(
-            "MetaImage, NRRD and DICOM need SimpleITK: pip install 'fedcl[volumes]'"
-        ) from None
-    for raw in data_beside(file):
-        if raw.parent != file.parent or raw.name in (".", ".."):
-            raise ValueError(f"its values lie in another folder ({raw})")
-    image: Any = sitk.ReadImage(_series(sitk, file) if file.is_dir() else str(file))
+    image = opened(file)
+    import SimpleITK as sitk  # noqa: N813  its own abbreviation
+
     if image.GetDimension() not in (2, 3):
         raise ValueError(f"{image.GetDimension()} axes, a slice or a volume is needed")
     array = sitk.GetArrayFromImage(image)  # (slice, row, column[, channel])
@@ -53,6 +46,20 @@ def read(file: Path, axes: tuple[int, ...], notes: Notes) -> tuple[Array, Grid]:
     shape = (stored.shape[0], stored.shape[1], stored.shape[2])
     affine, spacing = placed(TURNED @ _affine(image), 1.0, shape)
     return stored, Grid(shape, spacing, affine)
+
+
+def opened(file: Path) -> Any:
+    """Return SimpleITK's image of a file or series; errors as of `read`."""
+    try:
+        import SimpleITK as sitk  # noqa: N813  its own abbreviation
+    except ImportError:
+        raise ImportError(
+            "MetaImage, NRRD and DICOM need SimpleITK: pip install 'fedcl[volumes]'"
+        ) from None
+    for raw in data_beside(file):
+        if raw.parent != file.parent or raw.name in (".", ".."):
+            raise ValueError(f"its values lie in another folder ({raw})")
+    return sitk.ReadImage(_series(sitk, file) if file.is_dir() else str(file))
 
 
 def _affine(image: Any) -> Array:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedcl.data.alone import Alone
 from fedcl.data.cases import Case, SiteData, split, vanished
 from fedcl.data.notes import Note
-from fedcl.errors import DataError
+from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
 from fedcl.tasks.base import Task
 from fedcl.tasks.segmentation import Segmentation
@@ -59,6 +60,20 @@ class Scenario(ABC):
     def measure(self, site: str, path: Path | None, seed: int) -> list[float]:
         """Return what a site says of that setting; arguments and errors as of `load`."""
         raise NotImplementedError(f"{type(self).__name__} measures nothing")
+
+    def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
+        """Read one image that nobody has labelled, to be answered by a model.
+
+        Args:
+            name: of the case.
+            files: one that has all channels, or one per channel.
+            site: as which of the sites it is read.
+
+        Raises:
+            DataError: it cannot be used; names the file.
+            ConfigError: the scenario reads no image files.
+        """
+        raise ConfigError(f"scenario: {type(self).__name__} reads no image files of its own")
 
     def left_out(self) -> list[str]:
         """Return what lies beside the sites' data and is of no site, a sentence each."""

@@ -13,6 +13,7 @@ from fedcl.data.files import folder_of, printable
 from fedcl.errors import ConfigError, RunError
 from fedcl.server.architecture import Architecture
 
+KEY = "model.weights"
 LARGEST = 32 * 2**30
 """Bytes of a file that may be one of weights."""
 NESTED = 4
@@ -30,8 +31,8 @@ def begun(one: Architecture) -> tuple[Arrays, dict[str, Any]]:
     fresh, source = arrays.of_network(one.network), one.model.weights
     if source is None:
         return fresh, {}
-    file = found_at(source)
-    given = _aligned(_of_architecture(one.name, load(file)), fresh)
+    file = found_at(source, KEY)
+    given = _aligned(of_architecture(one.name, load(file, KEY)), fresh)
     taken = {key for key, value in fresh.items() if _fits(given.get(key), value)}
     renewed = [key for key in fresh if key not in taken]
     left = [key for key in given if key not in fresh]
@@ -71,26 +72,27 @@ def in_words(name: str, told: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def found_at(source: str) -> Path:
-    """Return the file of weights that `model.weights` means.
+def found_at(source: str, key: str) -> Path:
+    """Return the file of weights that a user means.
 
     Args:
         source: a file, the folder of a run, of which the last stage counts, or of a MONAI bundle.
+        key: what names it, for messages.
 
     Raises:
         ConfigError: there is none.
     """
-    path = folder_of(source, "model.weights")
+    path = folder_of(source, key)
     if path.is_file():
         return path
     if not path.is_dir():
-        raise ConfigError(f"model.weights: {printable(source)}: there is no such file or folder")
+        raise ConfigError(f"{key}: {printable(source)}: there is no such file or folder")
     stages = sorted(path.glob("checkpoint/stage-*.safetensors"), key=_stage)
     for file in (*reversed(stages), *(path / name for name in BUNDLE)):
         if file.is_file():
             return file
     raise ConfigError(
-        f"model.weights: {path} has no weights: neither checkpoint/stage-N.safetensors of a run "
+        f"{key}: {path} has no weights: neither checkpoint/stage-N.safetensors of a run "
         f"nor {BUNDLE[-1]} of a MONAI bundle"
     )
 
@@ -100,17 +102,21 @@ def _stage(file: Path) -> tuple[int, str]:
     return (int(number) if number.isdecimal() else -1), file.name
 
 
-def load(file: Path) -> Arrays:
+def load(file: Path, key: str) -> Arrays:
     """Return the arrays in a file: safetensors, or a torch checkpoint, of which no code is run.
 
     Of a checkpoint it is the mapping of names to tensors that holds most of them.
+
+    Args:
+        file: of weights.
+        key: what names it, for messages.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
         if file.stat().st_size > LARGEST:
-            raise ConfigError(f"model.weights: {file}: larger than {LARGEST / 2**30:g} GiB")
+            raise ConfigError(f"{key}: {file}: larger than {LARGEST / 2**30:g} GiB")
         with file.open("rb") as stream:
             if stream.read(9)[8:] == b"{":  # safetensors: a length, then JSON
                 return arrays.load_file(file)
@@ -118,9 +124,9 @@ def load(file: Path) -> Arrays:
     except ConfigError:
         raise
     except RunError as error:
-        raise ConfigError(f"model.weights: {error}") from None
+        raise ConfigError(f"{key}: {error}") from None
     except OSError as error:
-        raise ConfigError(f"model.weights: {file} cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{key}: {file} cannot be read ({error.strerror})") from None
     except Exception as error:  # damaged files make the decoder raise almost anything
         foreign = "GLOBAL" in str(error) or "global" in str(error)
         reason = (
@@ -128,10 +134,10 @@ def load(file: Path) -> Arrays:
             if foreign
             else "neither safetensors nor a torch checkpoint, or damaged"
         )
-        raise ConfigError(f"model.weights: {file} cannot be read: {reason}") from None
+        raise ConfigError(f"{key}: {file} cannot be read: {reason}") from None
     every = list(_mappings(found, NESTED))
     if not every:
-        raise ConfigError(f"model.weights: {file} holds no tensors by name")
+        raise ConfigError(f"{key}: {file} holds no tensors by name")
     return {key: _array(value) for key, value in max(every, key=len).items()}
 
 
@@ -156,7 +162,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return (plain.float() if plain.is_floating_point() else plain).numpy()
 
 
-def _of_architecture(name: str, given: Arrays) -> Arrays:
+def of_architecture(name: str, given: Arrays) -> Arrays:
     """Return the arrays of one architecture of several in a file, or all of them."""
     own = arrays.under(f"{name}/", given)
     return own or given

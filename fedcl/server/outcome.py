@@ -71,6 +71,7 @@ def outcome(
         architectures={name: _architecture(config, state, name) for name in config.job.models},
         data_sha256=state.digests,
         begun=state.begun,
+        samples=state.samples,
         settled={f"scenario.{name}": value for name, value in state.settled.items()},
         notes={site: notes for site, notes in state.notes.items() if notes},
         left_out=state.left_out,

@@ -98,6 +98,7 @@ class Results:
     architectures: dict[str, ArchitectureResults] = field(default_factory=dict)
     data_sha256: dict[str, str] = field(default_factory=dict)
     begun: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: dict[str, list[int]] = field(default_factory=dict)
     settled: dict[str, list[Number]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)

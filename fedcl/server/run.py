@@ -80,7 +80,6 @@ class Server:
                 )
         self.cases: dict[str, int] = {}
         self.shape: list[int] = []
-        self.shapes: dict[str, list[int]] = {}
         self._grid, self._name = grid, name
         self.exchange = self._exchange()
 
@@ -147,7 +146,7 @@ class Server:
         Raises:
             DataError, ConfigError: see `meet`.
         """
-        self.shapes[site] = hello.shape
+        self.state.samples[site] = hello.shape
         if site not in self.config.timeline.sites:  # a pool, which holds what its sites do
             return
         config, strategy = self.config, self.config.job.strategy
@@ -271,8 +270,7 @@ class Server:
             log.warning("%s", line)
         notes: dict[str, list[str]] = {}
         for site in sites:
-            if site in self.shapes:
-                self.state.notes[site] += self._padded_otherwise(self.shapes[site])
+            self.state.notes[site] += self._padded_otherwise(self.state.samples[site])
             for note in self.state.notes[site]:
                 notes.setdefault(note, []).append(site)
         for note, whose in notes.items():
@@ -280,7 +278,7 @@ class Server:
 
     def _padded_otherwise(self, shape: Sequence[int]) -> list[str]:
         """Return a note where others, or the pool, train on larger samples than a site."""
-        largest = [max(sizes) for sizes in zip(*self.shapes.values(), strict=True)]
+        largest = [max(sizes) for sizes in zip(*self.state.samples.values(), strict=True)]
         if list(shape) == largest:
             return []
         own, most = ("x".join(map(str, sizes[1:])) for sizes in (shape, largest))

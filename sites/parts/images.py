@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedcl.data import splits
+from fedcl.data.alone import Alone
 from fedcl.data.cached import Kept, Made, folder
 from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
@@ -21,7 +22,7 @@ from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
 from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes
-from fedcl.data.reading import Files, Reader, read_pair
+from fedcl.data.reading import Files, Reader, read_alone, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
 from fedcl.learning.scenario import PatientScenario
@@ -292,6 +293,22 @@ class ImageScenario(PatientScenario):
             if patient.name not in parts:
                 notes.add("left out, since scenario.splits does not name them", patient.name)
         return [replace(one, part=parts[one.name]) for one in every if one.name in parts]
+
+    def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
+        """Read one image that nobody has labelled; see `Scenario.alone`."""
+        notes, reader = Notes(), self._reader(site)
+        pair, cut = read_alone(Files(tuple(files), files[0]), reader, notes)
+        root = Path(self.root) if self.root else None
+        modality = self.modality(site, root) if root is not None and root.is_dir() else ""
+        prepare = replace(self.preparation(modality), margin=None)
+        try:
+            scans = prepare(pair)
+        except ValueError as error:
+            raise bad(site, files[0], str(error)) from None
+        return Alone(
+            Case(name, tuple(scans)), files[0], pair.image, cut, reader.labels,
+            pair.spacing if pair.measured else None, notes.all(),
+        )  # fmt: skip
 
     @property
     def _kept(self) -> Kept | None:

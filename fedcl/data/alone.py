@@ -1,0 +1,112 @@
+"""An image that nobody has labelled: read like the others, and its answer written back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedcl.data.cases import Case
+from fedcl.data.files import is_nifti, stem_of
+from fedcl.data.grid import Array, Cut, Spacing
+from fedcl.data.labels import Labels
+from fedcl.data.notes import Note
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One image, as networks are shown it and as it is stored.
+
+    Attributes:
+        case: with one scan and no labels.
+        file: of the image, or the first of those of its channels.
+        image: as it came, (C, slices, rows, columns).
+        cut: how it was turned and cut into slices.
+        labels: by which values the classes are written.
+        spacing: between voxels (slice, row, column), in mm; None where the file does not say.
+        notes: what was guessed in reading it.
+    """
+
+    case: Case
+    file: Path
+    image: Array
+    cut: Cut
+    labels: Labels
+    spacing: Spacing | None
+    notes: Sequence[Note]
+
+    @property
+    def written(self) -> str:
+        """The name of the file of its answer: of volumes its own, of pictures a PNG's."""
+        name = self.file.name
+        if self.file.is_dir():
+            return f"{name}.nii.gz"
+        if is_nifti(self.file) or name.lower().endswith((".mha", ".nrrd")):
+            return name
+        volume = name.lower().endswith((".mhd", ".nhdr"))
+        return f"{stem_of(name)}{'.mha' if volume else '.png'}"
+
+    def write(self, classes: Array, file: Path) -> None:
+        """Write the class of every voxel, by its mask value, on the image's own grid.
+
+        Args:
+            classes: shape (slices, rows, columns).
+            file: as `written` names it.
+        """
+        stored = self._values(self.cut.back(classes))
+        if file.name.lower().endswith(".png"):
+            _write_picture(stored, self.labels.colours, file)
+        elif is_nifti(self.file):
+            _write_nifti(stored, self.file, file)
+        else:
+            _write_volume(stored, self.file, file)
+
+    def _values(self, classes: Array) -> Array:
+        """Return the mask values of classes: of several that mean one, the first."""
+        values = np.array([group[0] for group in self.labels.values])
+        kind: Any = np.uint8
+        if not self.labels.colours:
+            kind = np.result_type(*(np.min_scalar_type(int(value)) for value in values))
+        return values.astype(np.int64 if self.labels.colours else kind)[classes]
+
+
+def _write_picture(stored: Array, colours: bool, file: Path) -> None:
+    """Write a picture, (column, row, 1), grey or in colours."""
+    from PIL import Image
+
+    marks = stored[:, :, 0].T
+    if colours:
+        parts = [(marks >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)]
+        Image.fromarray(np.stack(parts, -1)).save(file)
+        return
+    Image.fromarray(marks if marks.dtype == np.uint8 else marks.astype(np.int32)).save(file)
+
+
+def _write_nifti(stored: Array, source: Path, file: Path) -> None:
+    """Write NIfTI with the place, directions and units of its image."""
+    import nibabel as nib
+
+    image: Any = nib.load(source)
+    shape = image.shape[:3]
+    header = image.header.copy()
+    header.set_data_dtype(stored.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    made: Any = type(image)(stored.reshape(shape), image.affine, header)
+    made.set_sform(image.get_sform(), int(image.header["sform_code"]))
+    made.set_qform(image.get_qform(), int(image.header["qform_code"]))
+    nib.save(made, file)
+
+
+def _write_volume(stored: Array, source: Path, file: Path) -> None:
+    """Write what SimpleITK can: MetaImage, NRRD, and NIfTI for a folder of DICOM slices."""
+    import SimpleITK as sitk  # noqa: N813  its own abbreviation
+
+    from fedcl.data.volumes import opened
+
+    image: Any = opened(source)
+    array = np.ascontiguousarray(stored.transpose(2, 1, 0))
+    made: Any = sitk.GetImageFromArray(array if image.GetDimension() == 3 else array[0])
+    made.CopyInformation(image)
+    sitk.WriteImage(made, str(file), useCompression=True)
