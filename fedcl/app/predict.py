@@ -19,6 +19,7 @@ from fedcl.data.alone import Alone
 from fedcl.data.files import printable, reading
 from fedcl.data.grid import Array
 from fedcl.data.layouts import Layout
+from fedcl.data.patterns import Pattern
 from fedcl.data.resampling import restored
 from fedcl.errors import ConfigError, DataError, RunError
 from fedcl.files import write_atomically
@@ -43,7 +44,7 @@ class Trained:
         network: with the weights of a stage.
         scenario: as which images are read.
         task: that the network has learned, in samples of the size that it has seen.
-        site: as whose images they are read.
+        site: as whose images they are read; empty for those of no site.
         learner: of the run: where to compute.
     """
 
@@ -106,7 +107,7 @@ def trained(run: Path, site: str | None, stage: int | None, model: str | None) -
         raise ConfigError(f"predict: {file} is not all of {name} ({problem})")
     arrays.into_network(network, weights)
     learner = parse(Learner, values["learner"], "learner")
-    return Trained(network.eval(), scenario, fitted, site or results.sites[0], learner)
+    return Trained(network.eval(), scenario, fitted, site or "", learner)
 
 
 def _padded(
@@ -151,9 +152,11 @@ def predict(
             read: they are listed in `failed.txt`.
     """
     one = trained(run, site, stage, model)
-    layout = Layout.of(pattern, pattern, None, "--pattern")
-    with reading("predict"):
-        cases = layout.images("predict", images)
+    layout = Layout((Pattern(pattern, "--pattern"),), ())
+    if not images.is_dir():
+        raise ConfigError(f"--images: {images} is no folder")
+    with reading(one.site):
+        cases = layout.images(one.site, images)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"--out: {out} is there already; give a new folder")
     where = device_of(replace(one.learner, device=device))
@@ -162,19 +165,17 @@ def predict(
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     notes: dict[str, int] = {}
-    names: dict[str, str] = {}
+    written = 0
     for name, files in track(cases.items(), "predicting", console=console, transient=True):
         try:
             with reading(one.site):
                 alone = one.scenario.alone(name, files, one.site)
-            if alone.written in names:
-                raise DataError(f"its mask would be called as that of {names[alone.written]}")
             found = one.answer(alone, where)
             _write(alone, found, out)
         except (DataError, OSError) as error:
             failed[name] = printable(str(error).removeprefix(f"site {one.site}: "))
             continue
-        names[alone.written] = name
+        written += 1
         rows += _measured(alone, found)
         for note in alone.notes:
             notes[note.what] = notes.get(note.what, 0) + 1
@@ -186,7 +187,7 @@ def predict(
         write_atomically(out / "predictions.csv", table.getvalue().encode())
     for what, count in notes.items():
         console.print(f"note: {what} ({count})", markup=False, soft_wrap=True)
-    console.print(f"{len(names)} masks in {out}", markup=False, soft_wrap=True)
+    console.print(f"{written} masks in {out}", markup=False, soft_wrap=True)
     if failed:
         text = "".join(f"{name}: {reason}\n" for name, reason in failed.items())
         write_atomically(out / FAILED, text.encode())

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from fedcl.data.cases import Case
-from fedcl.data.files import is_nifti, stem_of
+from fedcl.data.files import NIFTI, VOLUMES, is_nifti
 from fedcl.data.grid import Array, Cut, Spacing
 from fedcl.data.labels import Labels
 from fedcl.data.notes import Note
+
+KEPT = (*NIFTI, *VOLUMES)
+"""Formats in which an answer is written as well."""
+TOGETHER = {".mhd": ".mha", ".nhdr": ".nrrd"}
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,14 @@ class Alone:
 
     @property
     def written(self) -> str:
-        """The name of the file of its answer: of volumes its own, of pictures a PNG's."""
-        name = self.file.name
+        """The name of the file of its answer: the case's, in the image's format.
+
+        Of pictures it is PNG, of MetaImage and NRRD in two files that of one, of DICOM NIfTI.
+        """
+        kind = next((one for one in KEPT if self.file.name.lower().endswith(one)), ".png")
         if self.file.is_dir():
-            return f"{name}.nii.gz"
-        if is_nifti(self.file) or name.lower().endswith((".mha", ".nrrd")):
-            return name
-        volume = name.lower().endswith((".mhd", ".nhdr"))
-        return f"{stem_of(name)}{'.mha' if volume else '.png'}"
+            kind = ".nii.gz"
+        return f"{self.case.name}{TOGETHER.get(kind, kind)}"
 
     def write(self, classes: Array, file: Path) -> None:
         """Write the class of every voxel, by its mask value, on the image's own grid.

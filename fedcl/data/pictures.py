@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 Array = np.ndarray[Any, Any]
 
@@ -43,8 +43,11 @@ def opened(file: Path) -> Picture:
         OSError, ValueError, ...: it is damaged, or there are several in one file.
     """
     content = _content(file)
-    with Image.open(BytesIO(content), formats=FORMATS) as picture:  # some damage shows only here
-        picture.verify()
+    try:
+        with Image.open(BytesIO(content), formats=FORMATS) as picture:
+            picture.verify()  # some damage shows only here
+    except UnidentifiedImageError:
+        raise ValueError(f"none of {', '.join(FORMATS)}, or damaged") from None
     with Image.open(BytesIO(content), formats=FORMATS) as picture:
         if getattr(picture, "n_frames", 1) > 1:
             raise ValueError("several pictures in one file")

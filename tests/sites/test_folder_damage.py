@@ -86,7 +86,7 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     flat[280:296] = bytes(16)  # the first row of the affine matrix
     colours = IMAGE.repeat(3).view([("R", "u1"), ("G", "u1"), ("B", "u1")]).reshape(16, 16)
     for name, content, reason in (
-        ("a.png", buffer.getvalue(), "cannot identify"),
+        ("a.png", buffer.getvalue(), "none of PNG"),
         ("a.tif", pages.getvalue(), "several pictures"),
         ("a.nii", nib.Nifti1Image(np.zeros(4), np.eye(4)).to_bytes(), "(4,)"),
         ("a.nii", nib.Nifti1Image(colours, np.eye(4)).to_bytes(), "numbers"),
