@@ -23,12 +23,13 @@ class Decathlon(CohortScenario):
     Of 4-D images the last axis is the channels (`channels`).
     """
 
-    def modality(self, site: str, path: Path) -> str:
-        """Return what dataset.json says of the first channel; empty where it says nothing."""
+    def modalities(self, site: str, path: Path) -> list[str]:
+        """Return what dataset.json says of the channels; empty where it says nothing."""
         try:
-            return str(json.loads(text_of(path / "dataset.json"))["modality"]["0"])
+            told = json.loads(text_of(path / "dataset.json"))["modality"]
+            return [str(told[str(number)]) for number in range(len(told))]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return ""
+            return []
 
     def found(self, site: str, path: Path, notes: Notes) -> dict[str, list[Files]]:
         """Return the files that dataset.json names; see `CohortScenario.found`.

@@ -24,7 +24,7 @@ LAYOUT = "give the folder that holds one folder per site, each with images/ and 
 
 @dataclass
 class SiteFiles:
-    """Where the files of one site lie; what is left out is as at other sites."""
+    """Where the files of one site lie; what is left out is as at other sites, "" is nowhere."""
 
     image: Any = None
     mask: Any = None
@@ -77,7 +77,8 @@ class Folder(ImageScenario):
             return Layout.of(self.image, self.mask, self.region, "scenario")
         own = self.site_files[site]
         return Layout.of(
-            own.image or self.image, own.mask or self.mask, own.region or self.region,
+            own.image or self.image, own.mask or self.mask,
+            self.region if own.region is None else own.region,
             f"scenario.site_files.{site}",
         )  # fmt: skip
 
@@ -121,15 +122,15 @@ class Folder(ImageScenario):
             return False
 
     def left_out(self) -> list[str]:
-        """Return what lies in `root` and is no site."""
-        layout = self.layout("")
+        """Return what lies in `root` and is no site, and what a split names in vain."""
+        layout, lost = self.layout(""), super().left_out()
         others = [path.name for path in self._inside() if not self._is_site(path)]
         if not others or layout.sited:
-            return []
+            return lost
         named = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
         fixed = layout.image[0].fixed
         what = f"without {fixed}/" if fixed else "without an image"
-        return [f"scenario.root: not taken for sites, {what}: {named} ({len(others)})"]
+        return [*lost, f"scenario.root: not taken for sites, {what}: {named} ({len(others)})"]
 
     def _inside(self) -> list[Path]:
         """Return what lies in `root`, hidden things apart."""

@@ -36,7 +36,7 @@ class NNUNet(CohortScenario):
         """Take from dataset.json what is not given."""
         if self.root is not None and (not self.labels or self.channels is None):
             told = _dataset(self._root)
-            self.labels = self.labels or _labels(told)
+            self.labels, self.ignore = self.labels or _labels(told), self.ignore or _ignored(told)
             names = told.get("channel_names", told.get("modality"))
             if self.channels is None:
                 self.channels = len(names) if isinstance(names, dict) and names else 1
@@ -44,11 +44,13 @@ class NNUNet(CohortScenario):
             raise ConfigError("scenario.labels and scenario.channels: give both, or scenario.root")
         super().__post_init__()
 
-    def modality(self, site: str, path: Path) -> str:
-        """Return what dataset.json says of the first channel; empty where it says nothing."""
+    def modalities(self, site: str, path: Path) -> list[str]:
+        """Return what dataset.json says of the channels; empty where it says nothing."""
         told = _dataset(path)
         names = told.get("channel_names", told.get("modality"))
-        return str(names.get("0", "")) if isinstance(names, dict) else ""
+        if not isinstance(names, dict):
+            return []
+        return [str(names.get(str(number), "")) for number in range(len(names))]
 
     def found(self, site: str, path: Path, notes: Notes) -> dict[str, list[Files]]:
         """Return the files of every case; see `CohortScenario.found`.
@@ -75,6 +77,12 @@ def _dataset(root: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"scenario.root: {file} cannot be read ({reason})") from None
     return told
+
+
+def _ignored(told: dict[str, Any]) -> list[Any]:
+    """Return the value that nnU-Net leaves out of everything, if dataset.json names one."""
+    labels = told.get("labels")
+    return [labels["ignore"]] if isinstance(labels, dict) and "ignore" in labels else []
 
 
 def _labels(told: dict[str, Any]) -> list[Any]:

@@ -20,8 +20,12 @@ FREE = (
     "scenario.stages", "scenario.root", "strategy.teacher.file",
 )  # fmt: skip
 """What may differ between runs of one method: repetitions, and where the data lie."""
-IGNORED = ("engine", "tracking", "run", *(f"learner.{k}" for k in ("threads", "device", "compile")))
-"""What does not change what is learned."""
+IGNORED = (
+    "engine", "tracking", "run", "learner.threads", "learner.device", "learner.compile",
+    "learner.loaders", "scenario.cache", "scenario.cache_gb", "scenario.scores",
+    "scenario.table", "scenario.splits",
+)  # fmt: skip
+"""What does not change what is learned, and where files lie: digests tell data apart."""
 
 
 @dataclass(frozen=True)

@@ -114,10 +114,10 @@ def _padded(
     task: Segmentation, samples: Mapping[str, Sequence[int]], site: str | None
 ) -> Segmentation:
     """Return the task with samples as a site has them, or the largest of all sites."""
-    if task.window or not samples:
+    if not samples:
         return task
     shapes = [shape for name, shape in samples.items() if site in (None, name)]
-    return replace(task, size=tuple(map(max, zip(*(shape[1:] for shape in shapes), strict=True))))
+    return replace(task, least=tuple(map(max, zip(*(shape[1:] for shape in shapes), strict=True))))
 
 
 def predict(

@@ -149,8 +149,16 @@ def _somebody_is_taught(config: Config) -> None:
 
 
 def _who_teaches_at_first_can(config: Config) -> None:
-    strategy = config.job.strategy
-    for model in config.job.models.values():
+    job, strategy = config.job, config.job.strategy
+    taught_by = {role.teacher for role in job.roles.values()}
+    trained = {role.model for role in job.roles.values()}
+    for name, model in job.models.items():
+        key = "model" if name == name_of(model) else f"models.{name}"
+        if model.weights is not None and name not in trained:
+            raise ConfigError(
+                f"{key}.weights: no site trains {name}; one that only teaches is given by "
+                "strategy.teacher.file"
+            )
         if not model.teaches:
             continue
         problem = ""
@@ -158,12 +166,16 @@ def _who_teaches_at_first_can(config: Config) -> None:
             problem = "there are no model.weights that could"
         elif strategy.teaching is None or strategy.teaching.changes == "never":
             problem = f"strategy {name_of(strategy)} has no teacher that they could be"
+        elif name not in taught_by:
+            problem = f"nobody is taught by {name}"
         elif type(strategy).reporting is not Strategy.reporting:
             problem = f"strategy {name_of(strategy)} needs what hospitals told of a stage before"
-        elif config.job.task.known_inputs is not None:
-            problem = f"{config.job.task.words} are taught where others were, and nobody was"
+        elif type(strategy).remember is not Strategy.remember:
+            problem = f"strategy {name_of(strategy)} needs what was remembered of a stage before"
+        elif job.task.known_inputs is not None:
+            problem = f"{job.task.words} are taught where others were, and nobody was"
         if problem:
-            raise ConfigError(f"model.teaches: {problem}; take false")
+            raise ConfigError(f"{key}.teaches: {problem}; take false")
 
 
 def _somebody_is_scored(config: Config) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from fedcl.data.cases import Case
-from fedcl.data.files import NIFTI, VOLUMES, is_nifti
+from fedcl.data.files import NIFTI, VOLUMES, bad, is_nifti
 from fedcl.data.grid import Array, Cut, Spacing
 from fedcl.data.labels import Labels
-from fedcl.data.notes import Note
+from fedcl.data.notes import Note, Notes
+from fedcl.data.preparing import Preparation
+from fedcl.data.reading import Files, Reader, read_alone
 
 KEPT = (*NIFTI, *VOLUMES)
 """Formats in which an answer is written as well."""
@@ -73,6 +75,32 @@ class Alone:
         if not self.labels.colours:
             kind = np.result_type(*(np.min_scalar_type(int(value)) for value in values))
         return values.astype(np.int64 if self.labels.colours else kind)[classes]
+
+
+def read_unlabelled(
+    name: str, files: Sequence[Path], reader: Reader, prepare: Preparation
+) -> Alone:
+    """Read an image that nobody has labelled.
+
+    Args:
+        name: of the case.
+        files: one that has all channels, or one per channel.
+        reader: how they are read.
+        prepare: what is made of it, with all slices.
+
+    Raises:
+        DataError: it cannot be used; names the file.
+    """
+    notes = Notes()
+    pair, cut = read_alone(Files(tuple(files), files[0]), reader, notes)
+    try:
+        scans = prepare(pair)
+    except ValueError as error:
+        raise bad(reader.site, files[0], str(error)) from None
+    return Alone(
+        Case(name, tuple(scans)), files[0], pair.image, cut, reader.labels,
+        pair.spacing if pair.measured else None, notes.all(),
+    )  # fmt: skip
 
 
 def _write_picture(stored: Array, colours: bool, file: Path) -> None:

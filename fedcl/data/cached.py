@@ -3,17 +3,19 @@
 A file's name is the SHA-256 of names and contents of all source files and of every setting that has
 a say, so that runs at the same time may share a folder, and a changed file or setting makes another
 name. Files are written under another name first: there are no half-written ones. One that is gone
-or damaged is made again.
+or cannot be read is made again, if its sources are still the same.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +54,12 @@ class OnDisk:
     Attributes:
         file: that has them, by names that begin with `prefix`.
         prefix: see `file`.
-        again: makes the file again where it is gone or damaged.
+        again: makes the arrays again where it is gone or damaged.
     """
 
     file: Path
     prefix: str
-    again: Callable[[], object] = field(compare=False, repr=False)
+    again: "Callable[[], Made]" = field(compare=False, repr=False)
 
     def image(self, box: Box = WHOLE) -> Tensor:
         """See `Content.image`."""
@@ -79,8 +81,16 @@ class OnDisk:
         try:
             return self._read(name, box)
         except (OSError, SafetensorError):
-            self.again()
-        return self._read(name, box)
+            scans, _ = self.again()
+        content = scans[int(self.prefix[:-1])].content
+        match name:
+            case "image":
+                return content.image(box[1:])  # type: ignore[arg-type]
+            case "labels":
+                return content.labels(box)  # type: ignore[arg-type]
+            case "own":
+                return content.truth()
+        return content.places()
 
     def _read(self, name: str, box: tuple[slice, ...]) -> Tensor:
         with safe_open(self.file, framework="pt") as stored:
@@ -115,22 +125,37 @@ class Kept:
         Raises:
             DataError: the folder cannot be written to.
         """
-        sources = [[f"{file.parent.name}/{file.name}", self._digest(file)] for file in files]
-        told = json.dumps([VERSION, sources, settings])
-        file = self.place / f"{hashlib.sha256(told.encode()).hexdigest()}{SUFFIX}"
+        file = self._file(files, settings)
 
-        def again() -> Made:
+        def anew(whatever_room: bool) -> Made:
             made = make()
-            self._write(file, made)
+            if self._file(files, settings) != file:
+                raise DataError(f"{files[0]}: it, or a file with it, has changed during the run")
+            if whatever_room or self._held() < self.most:
+                self._write(file, made)
             return made
 
+        again = partial(anew, False)
         found = self._found(file, again)
         if found is None:
-            again()
+            made = anew(True)  # what was used least recently goes, see `trim`
             found = self._found(file, again)
-        if found is None:
-            raise DataError(f"{file}: written, and cannot be read; is the disk damaged?")
+            return made if found is None else found
         return found
+
+    def _file(self, sources: Sequence[Path], settings: Any) -> Path:
+        """Return the file of what is made of some sources as they are now."""
+        told = [[f"{file.parent.name}/{file.name}", self._digest(file)] for file in sources]
+        named = json.dumps([VERSION, told, settings])
+        return self.place / f"{hashlib.sha256(named.encode()).hexdigest()}{SUFFIX}"
+
+    def _held(self) -> int:
+        """Return how many bytes of prepared images the folder holds."""
+        held = 0
+        for path in self.place.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):  # another run has removed it
+                held += path.stat().st_size
+        return held
 
     def trim(self, used: Sequence[Scan]) -> int:
         """Remove what was used least recently where the folder holds too much.
@@ -166,7 +191,8 @@ class Kept:
         try:
             with safe_open(file, framework="pt") as stored:
                 told = json.loads(stored.metadata()["told"])
-            os.utime(file)
+            with contextlib.suppress(OSError):  # on a disk that is read alone
+                os.utime(file)
         except (OSError, SafetensorError, ValueError, LookupError, TypeError):
             return None
         scans = [
@@ -211,11 +237,13 @@ class Kept:
         mark = f"{file.resolve()}\0{known.st_size}\0{known.st_mtime_ns}\0{known.st_ino}"
         note = self.place / "known" / hashlib.sha256(mark.encode()).hexdigest()
         try:
-            told = note.read_text()
-            if len(told) == 64:
+            told = note.read_text("ascii")
+            if re.fullmatch("[0-9a-f]{64}", told):
                 return told
-        except OSError:  # not met before
+        except (OSError, UnicodeError):  # not met before, or damaged
             pass
+        if not file.is_file():
+            raise DataError(f"{file}: neither a file nor a folder")
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if time.time() - known.st_mtime > FRESH:
@@ -234,7 +262,10 @@ def _put(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         part.replace(file)
     except OSError:
         with contextlib.suppress(OSError):  # the first error is the one to tell

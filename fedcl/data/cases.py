@@ -170,7 +170,7 @@ def _official(cases: Sequence[Case], site: str, val: float, test: float, seed: i
             every = list(enumerate(parts["train"]))
             parts[name] = [case for number, case in every if number in drawn]
             parts["train"] = [case for number, case in every if number not in drawn]
-            what = f"the given split names no case for {name}: drawn from those for training"
+            what = f"no case named for {name} is here: drawn from those for training"
             notes.append(Note(what, tuple(case.name for case in parts[name])))
     empty = [name for name, part in parts.items() if not part]
     if empty:

@@ -80,17 +80,20 @@ def is_volume(file: Path) -> bool:
 def data_beside(file: Path) -> list[Path]:
     """Return the files in which the values of a MetaImage or NRRD lie whose header names them.
 
-    Whether they are there or not. Of one file alone, or of other formats, there are none.
+    Whether they are there or not. Of one file alone, or of other formats, there are none; where
+    there are several, the text that says so stands for them.
     """
-    if not file.name.lower().endswith((".mhd", ".nhdr")):
+    if not file.name.lower().endswith(VOLUMES) or not file.is_file():
         return []
     try:
         with file.open("rb") as stream:
-            head = stream.read(HEADER).decode(errors="replace")
+            head = stream.read(HEADER).decode("latin-1")
     except OSError:  # reading it will say
         return []
+    if file.name.lower().endswith((".nrrd", ".nhdr")):
+        head = re.split(r"\r?\n\r?\n", head)[0]  # values may follow
     named = re.search(r"^(?:ElementDataFile\s*=|data\s*file\s*:)\s*(\S.*?)\s*$", head, re.M | re.I)
-    if named is None or named[1].upper().startswith(("LOCAL", "LIST")):
+    if named is None or named[1].upper() == "LOCAL":
         return []
     return [file.parent / named[1]]
 

@@ -42,10 +42,11 @@ class Labels:
         """
         groups = [one if isinstance(one, list | tuple) else [one] for one in given]
         every = [value for group in groups for value in group] + list(ignored)
+        other = "scenario.ignore" if key == "scenario.labels" else key
         colours = any(isinstance(value, str) for value in every)
-        read = (lambda v: _colour(v, key)) if colours else (lambda v: _whole(v, key))
-        values = tuple(tuple(map(read, group)) for group in groups)
-        left_out = tuple(map(read, ignored))
+        read = _colour if colours else _whole
+        values = tuple(tuple(read(value, key) for value in group) for group in groups)
+        left_out = tuple(read(value, other) for value in ignored)
         known = [value for group in (*values, left_out) for value in group]
         if not 2 <= len(values) <= IGNORED or not all(values) or len({*known}) < len(known):
             raise ConfigError(

@@ -1,6 +1,7 @@
 """Reading NIfTI: values, and where they lie as the header says; what it leaves open is told."""
 
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,17 @@ def read(file: Path, axes: tuple[int, ...], notes: Notes) -> tuple[Array, Grid]:
     Raises:
         ValueError and many others: it is damaged, or no image of numbers with these axes.
     """
-    if file.name.lower().endswith(".gz"):
-        # The decoder stops at the last voxel; a file cut short after it shows only here.
-        with gzip.open(file) as stream:
-            while stream.read(1 << 20):
-                pass
     image: Any = nib.load(file)
+    if file.name.lower().endswith(".gz"):
+        # The decoder stops at the last voxel; a file cut short after it shows only here. And room
+        # is made for as many voxels as the header tells of, whatever comes.
+        there = 0
+        with gzip.open(file) as stream:
+            while part := stream.read(1 << 20):
+                there += len(part)
+        told = math.prod(image.shape) * image.get_data_dtype().itemsize
+        if there < told:
+            raise ValueError(f"its header tells of {told} bytes of values, there are {there}")
     array = np.asanyarray(image.dataobj)
     while array.ndim > max(axes) and array.shape[-1] == 1:
         array = array[..., 0]

@@ -89,10 +89,13 @@ def _check_depth(picture: Image.Image, content: bytes) -> None:
             raise ValueError(
                 "16 bits with colours or transparency; save it as 16-bit grey or 8-bit"
             )
-    if picture.format == "PPM" and picture.mode == "RGB":
+    if picture.format == "PPM" and content[:2] in (b"P2", b"P3", b"P5", b"P6"):
         values = re.sub(rb"#[^\n]*\n", b" ", content[:512]).split()[:4]
-        if len(values) == 4 and values[3].isdigit() and int(values[3]) > 255:
+        most = int(values[3]) if len(values) == 4 and values[3].isdigit() else 255
+        if picture.mode == "RGB" and most > 255:
             raise ValueError("colours of more than 8 bits; save it as 16-bit grey or with 8 bits")
+        if most not in (255, 65535):
+            raise ValueError(f"values up to {most}, which would be stretched; save it with 255")
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         tags = picture.tag_v2
         bits = max(_numbers(tags.get(TiffImagePlugin.BITSPERSAMPLE, 1)))

@@ -1,5 +1,6 @@
 """From an image as it was read to what networks are shown: grid and intensities."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from fedcl.errors import ConfigError
 Array = np.ndarray[Any, Any]
 
 NORMALISATIONS = ("zscore", "minmax", "percentile", "window", "none")
+MOST = 2**30
+"""Voxels of an image that can be meant."""
 PERCENTILES = (0.5, 99.5)
 """What becomes 0 and 1 by "percentile"."""
 
@@ -29,7 +32,7 @@ class Preparation:
             empty, and they stay.
         resize: rows and columns, or slices, rows and columns, to which an image is stretched;
             empty, and it is not.
-        normalise: one of `NORMALISATIONS`, channel by channel, over the whole volume.
+        normalise: one of `NORMALISATIONS` for all channels, or one for each; over the whole volume.
         window: the intensities that become -1 and 1 ("window"), clipped beyond.
         nonzero: whether voxels that are 0 are left out of it, and stay 0 ("zscore").
         margin: of slices, how many are kept above and below those with a label; None for all.
@@ -37,7 +40,7 @@ class Preparation:
 
     spacing: tuple[float, ...] = ()
     resize: tuple[int, ...] = ()
-    normalise: str = "zscore"
+    normalise: str | tuple[str, ...] = "zscore"
     window: tuple[float, float] = (-140.0, 260.0)
     nonzero: bool = False
     margin: int | None = None
@@ -51,14 +54,18 @@ class Preparation:
             ValueError: nothing is left of it, or it cannot be brought to the spacing.
         """
         shape, image, runs = self.shape(pair), pair.image, self._runs(pair.labels)
+        ways = self.ways(len(image))
         if shape != image.shape[1:]:
             # Counted from its minimum, what is constant stays so when it is resampled: otherwise
             # rounding would leave a pattern that normalising blows up.
             lowest = image.min((1, 2, 3), keepdims=True)
-            image = scaled(image - lowest, shape).numpy() + self._back(lowest)
+            back = [self._back(how, one) for how, one in zip(ways, lowest, strict=True)]
+            image = scaled(image - lowest, shape).numpy() + np.stack(back)
         counts = pair.labels != IGNORED
         region = None if counts.all() else reduced(counts.astype(np.uint8), shape).numpy() > 0
-        normal = np.stack([self._normal(one, region) for one in image])
+        normal = np.stack(
+            [self._normal(how, one, region) for how, one in zip(ways, image, strict=True)]
+        )
         labels = reduced(pair.labels, shape).numpy()
         return [
             Scan.of(
@@ -75,7 +82,7 @@ class Preparation:
         """Return which slices are used, unbroken run by run."""
         if self.margin is None:
             return [slice(None)]
-        marked = np.flatnonzero(labels.any(axis=(1, 2)))
+        marked = np.flatnonzero(((labels > 0) & (labels != IGNORED)).any(axis=(1, 2)))
         if not len(marked):
             raise ValueError("no label in its mask; scenario.margin=null keeps all slices")
         apart = np.abs(np.arange(len(labels))[:, None] - marked)
@@ -100,17 +107,38 @@ class Preparation:
         else:
             return there
         full = (*there[: 3 - len(wanted)], *wanted)
+        if math.prod(full) > MOST:
+            key = "resize" if self.resize else "spacing"
+            raise ValueError(
+                f"scenario.{key}: {'x'.join(map(str, there))} voxels would become "
+                f"{'x'.join(map(str, full))}; take a larger spacing or a smaller size"
+            )
         return full[0], full[1], full[2]
 
-    def _back(self, lowest: Array) -> Array | float:
-        """Return what is added again to intensities counted from the minimum."""
-        return lowest if self.normalise in ("window", "none") or self.nonzero else 0.0
+    def ways(self, channels: int) -> tuple[str, ...]:
+        """Return how every channel is normalised.
 
-    def _normal(self, image: Array, region: Array | None) -> Array:
+        Raises:
+            ValueError: there are more or fewer than it is told of.
+        """
+        if isinstance(self.normalise, str):
+            return (self.normalise,) * channels
+        if len(self.normalise) != channels:
+            raise ValueError(
+                f"{channels} channels, dataset.json names {len(self.normalise)}; give "
+                "scenario.normalise"
+            )
+        return self.normalise
+
+    def _back(self, how: str, lowest: Array) -> Array:
+        """Return what is added again to intensities counted from the minimum."""
+        return lowest if how in ("window", "none") or self.nonzero else np.zeros_like(lowest)
+
+    def _normal(self, how: str, image: Array, region: Array | None) -> Array:
         """Return one channel normalised; only what lies in `region` has a say."""
-        if self.normalise == "none":
+        if how == "none":
             return image
-        if self.normalise == "window":
+        if how == "window":
             low, high = self.window
             shown: Array = ((image - (low + high) / 2) / ((high - low) / 2)).clip(-1, 1)
             if shown.min() == shown.max():
@@ -119,15 +147,15 @@ class Preparation:
                     "scenario.normalise for images other than CT"
                 )
             return shown
-        if region is not None or self.nonzero or self.normalise == "percentile":
-            return self._within(image, region)
+        if region is not None or self.nonzero or how == "percentile":
+            return self._within(how, image, region)
         from monai import transforms as mt  # takes seconds
 
-        change: Any = mt.NormalizeIntensity() if self.normalise == "zscore" else mt.ScaleIntensity()
+        change: Any = mt.NormalizeIntensity() if how == "zscore" else mt.ScaleIntensity()
         found: Array = np.asarray(change(image))
         return found
 
-    def _within(self, image: Array, region: Array | None) -> Array:
+    def _within(self, how: str, image: Array, region: Array | None) -> Array:
         """Return one channel normalised by what counts of it; the rest becomes its minimum."""
         counts = np.ones(image.shape, bool) if region is None else region
         if self.nonzero:
@@ -135,16 +163,16 @@ class Preparation:
         if not counts.any():
             return np.zeros_like(image)
         values = image[counts].astype(np.float64)
-        if self.normalise == "zscore":
+        if how == "zscore":
             middle, width = values.mean(), values.std()
         else:
-            ends = (0.0, 100.0) if self.normalise == "minmax" else PERCENTILES
+            ends = (0.0, 100.0) if how == "minmax" else PERCENTILES
             middle, high = np.percentile(values, ends)
             width = high - middle
         normal = (image - middle) / (width if width > 0 else 1.0)
-        if self.normalise == "percentile":
+        if how == "percentile":
             normal = normal.clip(0, 1)
-        outside = 0.0 if self.nonzero and self.normalise == "zscore" else normal[counts].min()
+        outside = 0.0 if self.nonzero and how == "zscore" else normal[counts].min()
         found: Array = np.where(counts, normal, outside).astype(np.float32)
         return found
 
@@ -165,6 +193,8 @@ def sizes(value: Any, dims: int, key: str, low: int = 1, high: int = 2048) -> tu
             f"{key}: give a whole number from {low} to {high}, or a list of {dims} ({axes}), got "
             f"{value!r}"
         )
+    if math.prod(numbers) > MOST:
+        raise ConfigError(f"{key}: {value!r} makes more than {MOST} voxels")
     return tuple(numbers)
 
 

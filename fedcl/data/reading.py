@@ -106,6 +106,8 @@ def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
     if cut.plane in ("sagittal", "coronal"):
         notes.add(f"cut into {cut.plane} slices, across the coarsest axis", first.name)
     pixels = np.stack([cut(one) for one in image])
+    if reader.dims == 3 and pixels.shape[1] == 1:
+        notes.add("a single slice taken for a volume (scenario.spatial_dims)", first.name)
     measured = told.spacing is not None
     return Pair(pixels, cut(mask), cut.spacing, cut.plane, cut.affine, measured)
 
@@ -335,6 +337,8 @@ def _read(
         DataError: it cannot be read.
     """
     try:
+        if not file.is_file() and not file.is_dir():
+            raise ValueError("neither a file nor a folder")
         if not is_volume(file):
             array = picture()
             return array, Grid((array.shape[0], array.shape[1], 1))

@@ -53,8 +53,8 @@ def _of_json(content: Any, fold: int) -> dict[str, list[str]]:
     if isinstance(content, list):
         if fold >= len(content):
             raise ValueError(f"there are {len(content)} folds, none of number {fold} from 0")
-        content = dict(content[fold])
-        if "test" not in content:
+        content = dict(content[fold]) if isinstance(content[fold], dict) else {}
+        if content and "test" not in content:
             content["test"] = content.pop("val", [])
     if not isinstance(content, dict) or not content:
         raise ValueError('give {"train": [...], "val": [...], "test": [...]}, or a list of such')

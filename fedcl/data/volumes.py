@@ -57,6 +57,8 @@ def opened(file: Path) -> Any:
             "MetaImage, NRRD and DICOM need SimpleITK: pip install 'fedcl[volumes]'"
         ) from None
     for raw in data_beside(file):
+        if raw.name.upper().startswith("LIST") or "%" in raw.name:
+            raise ValueError(f"its values lie in several files ({raw.name}); save it in one")
         if raw.parent != file.parent or raw.name in (".", ".."):
             raise ValueError(f"its values lie in another folder ({raw})")
     return sitk.ReadImage(_series(sitk, file) if file.is_dir() else str(file))

@@ -139,6 +139,13 @@ class PatientScenario(Scenario):
             for number in range(1, self.classes)
             if not any(scan.counts[number] for case in cases for scan in case.scans)
         ]
+        bare = tuple(
+            case.name
+            for case in cases
+            if not any(scan.counts[n] for scan in case.scans for n in range(1, self.classes))
+        )
+        if bare and len(bare) < len(cases):
+            absent.append(Note("masks with nothing but background", bare))
         found = split(cases, site, self.val, self.test, seed)
         notes = [*getattr(cases, "notes", ()), *absent, *vanished(cases, self.classes)]
         return replace(found, notes=(*notes, *found.notes))

@@ -71,7 +71,7 @@ class Tracker(Watcher):
                 log.warning("MLflow at %s does not know this run: a new one is opened", self.uri)
                 state.tracking_run = None
             if state.tracking_run is None:
-                state.tracking_run = self._open(config, values, about)
+                state.tracking_run = self._open(config, values, about, state.settled)
             self.run = state.tracking_run
             state.tracking_experiment = str(self.client.get_run(self.run).info.experiment_id)
             self.client.set_terminated(self.run, "RUNNING")
@@ -136,14 +136,21 @@ class Tracker(Watcher):
                 return False
             raise
 
-    def _open(self, config: Config, values: Mapping[str, Any], about: Mapping[str, Hello]) -> str:
+    def _open(
+        self,
+        config: Config,
+        values: Mapping[str, Any],
+        about: Mapping[str, Hello],
+        settled: Mapping[str, Any],
+    ) -> str:
         scenario, strategy = name_of(config.job.scenario), name_of(config.job.strategy)
         tags = {"strategy": strategy, "scenario": scenario, "model": "+".join(config.job.models)}
         tags |= {"seed": str(config.job.seed), "folder": str(self.folder)}
         run = self.client.create_run(
             self._experiment(scenario), run_name=f"{strategy}-seed{config.job.seed}", tags=tags
         ).info.run_id
-        params = [Param(spelt(key), str(value)[:500]) for key, value in flat(values)]
+        known = dict(flat(values)) | {f"scenario.{k}": v for k, v in settled.items()}
+        params = [Param(spelt(key), str(value)[:500]) for key, value in known.items()]
         for begin in range(0, len(params), PARAMS):
             self.client.log_batch(run, params=params[begin : begin + PARAMS])
         self.client.log_batch(run, tags=[RunTag("engine", config.engine.name)])

@@ -1,25 +1,40 @@
 """The weights that a run begins from, trained by somebody before: whole, or what fits of them."""
 
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from fedcl import arrays
 from fedcl.arrays import Arrays
 from fedcl.data.files import folder_of, printable
-from fedcl.errors import ConfigError, RunError
+from fedcl.errors import ConfigError
+from fedcl.registry import name_of
 from fedcl.server.architecture import Architecture
 
-KEY = "model.weights"
 LARGEST = 32 * 2**30
 """Bytes of a file that may be one of weights."""
 NESTED = 4
 """How deep in a checkpoint the weights may lie."""
 BUNDLE = ("models/model.safetensors", "models/model.pt")
 """Where a MONAI bundle has its weights."""
+ALONE = "save the network's state_dict alone"
+FOREIGN = {
+    "TorchScript": f"it is TorchScript, a network with its code; {ALONE}",
+    "GLOBAL": f"it holds Python objects, which are never loaded; {ALONE}",
+    "global": f"it holds Python objects, which are never loaded; {ALONE}",
+}
+"""What torch says of files that it can read and must not."""
+
+
+class _OddError(Exception):
+    """A tensor that is no array."""
 
 
 def begun(one: Architecture) -> tuple[Arrays, dict[str, Any]]:
@@ -31,21 +46,27 @@ def begun(one: Architecture) -> tuple[Arrays, dict[str, Any]]:
     fresh, source = arrays.of_network(one.network), one.model.weights
     if source is None:
         return fresh, {}
-    file = found_at(source, KEY)
-    given = _aligned(of_architecture(one.name, load(file, KEY)), fresh)
+    key = key_of(one)
+    file = found_at(source, f"{key}.weights")
+    given = _aligned(of_architecture(one.name, load(file, f"{key}.weights")), fresh)
     taken = {key for key, value in fresh.items() if _fits(given.get(key), value)}
     renewed = [key for key in fresh if key not in taken]
     left = [key for key in given if key not in fresh]
     spoilt = [key for key in sorted(taken) if not np.isfinite(given[key]).all()]
     if spoilt:
-        raise ConfigError(f"model.weights: {file}: {spoilt[0]} is not finite")
+        raise ConfigError(f"{key}.weights: {file}: {spoilt[0]} is not finite")
     if one.model.strict and (renewed or left):
         raise ConfigError(
-            f"model.weights: {file} is not of {one.name} as configured: "
-            f"{_problem(given, fresh, renewed, left)}; model.strict=false takes what fits"
+            f"{key}.weights: {file} is not of {one.name} as configured: "
+            f"{_problem(given, fresh, renewed, left)}; {key}.strict=false takes what fits"
         )
     if not taken:
-        raise ConfigError(f"model.weights: {file} has no array of {one.name}")
+        raise ConfigError(f"{key}.weights: {file} has no array of {one.name}")
+    if one.model.teaches and renewed:
+        raise ConfigError(
+            f"{key}.teaches: {renewed[0]} begins anew, since it does not fit that of {file}, and "
+            "would teach what is drawn at random; take false"
+        )
     weights = {
         key: given[key].astype(value.dtype) if key in taken else value
         for key, value in fresh.items()
@@ -58,6 +79,11 @@ def begun(one: Architecture) -> tuple[Arrays, dict[str, Any]]:
         "left": left,
         "teaches": one.model.teaches,
     }
+
+
+def key_of(one: Architecture) -> str:
+    """Return where in the configuration an architecture's settings stand."""
+    return "model" if one.name == name_of(one.model) else f"models.{one.name}"
 
 
 def in_words(name: str, told: Mapping[str, Any]) -> list[str]:
@@ -119,26 +145,31 @@ def load(file: Path, key: str) -> Arrays:
             raise ConfigError(f"{key}: {file}: larger than {LARGEST / 2**30:g} GiB")
         with file.open("rb") as stream:
             if stream.read(9)[8:] == b"{":  # safetensors: a length, then JSON
-                return arrays.load_file(file)
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+                found: Any = safetensors.torch.load(file.read_bytes())
+            else:
+                with warnings.catch_warnings():  # of TorchScript and of pickles: refused below
+                    warnings.simplefilter("ignore")
+                    found = torch.load(file, map_location="cpu", weights_only=True)
+        every = list(_mappings(found, NESTED))
+        if not every:
+            raise ConfigError(f"{key}: {file} holds no tensors by name")
+        return {name: _array(name, value) for name, value in max(every, key=len).items()}
     except ConfigError:
         raise
-    except RunError as error:
-        raise ConfigError(f"{key}: {error}") from None
+    except _OddError as error:
+        raise ConfigError(
+            f"{key}: {file}: {error} is sparse, quantised or without values"
+        ) from None
+    except SafetensorError as error:
+        raise ConfigError(f"{key}: {file} cannot be read ({error})") from None
     except OSError as error:
         raise ConfigError(f"{key}: {file} cannot be read ({error.strerror})") from None
     except Exception as error:  # damaged files make the decoder raise almost anything
-        foreign = "GLOBAL" in str(error) or "global" in str(error)
-        reason = (
-            "it holds Python objects, which are never loaded; save the network's state_dict alone"
-            if foreign
-            else "neither safetensors nor a torch checkpoint, or damaged"
+        reason = next(
+            (words for sign, words in FOREIGN.items() if sign in str(error)),
+            "neither safetensors nor a torch checkpoint, or damaged",
         )
         raise ConfigError(f"{key}: {file} cannot be read: {reason}") from None
-    every = list(_mappings(found, NESTED))
-    if not every:
-        raise ConfigError(f"{key}: {file} holds no tensors by name")
-    return {key: _array(value) for key, value in max(every, key=len).items()}
 
 
 def _mappings(found: Any, depth: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -156,9 +187,15 @@ def _mappings(found: Any, depth: int) -> Iterator[dict[str, torch.Tensor]]:
         yield from _mappings(value, depth - 1)
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    """Return a tensor as an array; NumPy has no bfloat16."""
+def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor as an array; NumPy has no bfloat16.
+
+    Raises:
+        _OddError: it is sparse, quantised, or has no values.
+    """
     plain = tensor.detach()
+    if plain.layout is not torch.strided or plain.is_meta or plain.is_quantized:
+        raise _OddError(name)
     return (plain.float() if plain.is_floating_point() else plain).numpy()
 
 
@@ -175,11 +212,17 @@ def _aligned(given: Arrays, wanted: Mapping[str, Any]) -> Arrays:
     """
     if given.keys() & wanted.keys():
         return given
-    first = next(iter(wanted), "")
-    words = {key.removesuffix(first) for key in given if key.endswith(first)}
-    fitting = {word: len(arrays.under(word, given).keys() & wanted.keys()) for word in words}
-    best = max(sorted(fitting), key=lambda word: fitting[word], default="")
-    return arrays.under(best, given)
+    words = Counter(key.removesuffix(end) for key in given for end in _ends(key) if end in wanted)
+    best = max(sorted(words), key=words.__getitem__, default="")
+    others = {key: value for key, value in given.items() if not key.startswith(best)}
+    return arrays.under(best, given) | others
+
+
+def _ends(key: str) -> Iterator[str]:
+    """Yield what is left of a name after each of its parts."""
+    for place, sign in enumerate(key):
+        if sign in "./":
+            yield key[place + 1 :]
 
 
 def _fits(given: np.ndarray | None, wanted: np.ndarray) -> bool:
@@ -197,8 +240,11 @@ def _problem(given: Arrays, fresh: Arrays, renewed: list[str], left: list[str]) 
     absent = [key for key in renewed if key not in given]
     told = []
     if other:
-        shapes = f"{given[other[0]].shape}, not {fresh[other[0]].shape}"
-        told.append(f"{other[0]} has shape {shapes} ({len(other)} such)")
+        one, wanted = given[other[0]], fresh[other[0]]
+        shapes = f"shape {one.shape}, not {wanted.shape}"
+        types = f"type {one.dtype}, not {wanted.dtype}"
+        what = shapes if one.shape != wanted.shape else types
+        told.append(f"{other[0]} has {what} ({len(other)} such)")
     if absent:
         told.append(f"{absent[0]} is not in it ({len(absent)} such)")
     if left:

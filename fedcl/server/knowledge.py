@@ -71,6 +71,8 @@ class Knowledge:
                 now = one.part(self.state.weights)
                 mean = _moving_average(one.part(old), now, self.teaching.decay)
                 self.state.teacher |= one.whole(mean)
+            else:  # what it began with, where that teaches
+                self.state.teacher |= one.whole(one.part(old))
 
     def _has_trained(self, architecture: str, stage: int) -> bool:
         """Return whether a site has trained an architecture by `stage`."""

@@ -13,7 +13,7 @@ from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, DataError, RunError, writing
 from fedcl.registry import name_of
 from fedcl.server.architecture import architectures, cost
-from fedcl.server.begin import begun, in_words
+from fedcl.server.begin import begun, in_words, key_of
 from fedcl.server.checkpoint import Checkpoint, Keeper
 from fedcl.server.evaluation import Closing
 from fedcl.server.events import Round, Watcher
@@ -69,7 +69,7 @@ class Server:
                 )
             if one.model.weights is not None and one.local:
                 raise ConfigError(
-                    f"model.weights: hospitals keep {', '.join(sorted(one.local)[:3])} to "
+                    f"{key_of(one)}.weights: hospitals keep {', '.join(sorted(one.local)[:3])} to "
                     "themselves and would begin without them; take another strategy"
                 )
             if not config.job.task.shared and not one.local:
@@ -245,7 +245,10 @@ class Server:
             state.teacher = state.weights
         file = self.checkpoint.folder / f"stage-{state.stage}.safetensors"
         with writing(file):
-            arrays.save_file(file, state.weights)
+            # What hospitals keep is not here: in its place there is what nobody has trained.
+            every = self.architectures.values()
+            shared = (one.whole(one.shared(state.weights)) for one in every if one.sites)
+            arrays.save_file(file, {k: v for part in shared for k, v in part.items()})
 
     def _tell_chosen(self) -> None:
         """Say which round's weights the stage ended with."""

@@ -201,6 +201,8 @@ SCORES: dict[str, Score] = {
     "cldice": cldice,
 }
 """Scores of a segmentation."""
+BY_VOXEL = ("sensitivity", "specificity")
+"""Those of them that take voxels one by one, wherever they lie."""
 RANKINGS: dict[str, Ranking] = {"auc": auc}
 """Scores of the probabilities behind it."""
 SEGMENTATION = ("dice", "iou", "hd95")
@@ -236,6 +238,7 @@ def case_scores(
     """
     counts = label != IGNORED
     known = label[counts]
+    shown = counts.flatten()
     prediction, label = (x.where(counts, 0) for x in (prediction, label))
     p, l = (F.one_hot(x.long(), classes).movedim(-1, 0)[None].float() for x in (prediction, label))
     wanted = {name: re.fullmatch(r"(.+?)(?:_(\d+))?", name) for name in names}
@@ -248,6 +251,9 @@ def case_scores(
             assert answers is not None, f"{score} is taken of probabilities"
             values[score] = RANKINGS[score](answers[:, counts].float(), known)
         elif score not in values:
-            values[score] = SCORES[score](p, l, spacing)
+            one, other = p, l
+            if score in BY_VOXEL:  # of what is ignored not even that nothing was found there
+                one, other = (x.flatten(2)[:, :, shown][:, :, None, None] for x in (p, l))
+            values[score] = SCORES[score](one, other, spacing)
         found[name] = values[score][int(number) - 1] if number else fmean(values[score])
     return found

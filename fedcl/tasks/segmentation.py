@@ -68,6 +68,7 @@ class Segmentation(Task):
     overlap: float = 0.5
     further: tuple[str, ...] = ()
     multiples: tuple[int, ...] = ()
+    least: tuple[int, ...] = ()
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ class Segmentation(Task):
         Normalisation over an image sees its padding: an image must be padded alike in training and
         in tests.
         """
-        return replace(self, size=self._sample([scan for case in cases for scan in case.scans]))
+        return replace(self, least=self._sample([scan for case in cases for scan in case.scans]))
 
     def samples(self, cases: Sequence[Case], device: torch.device) -> Samples:
         """Return the slices or volumes of `cases` in order, or parts of them."""
@@ -106,7 +107,8 @@ class Segmentation(Task):
     def _sample(self, scans: Sequence[Scan]) -> tuple[int, ...]:
         """Return the size of a sample of some scans."""
         shapes = [scan.shape[-self.dims :] for scan in scans]
-        return self.window or self._whole([max(along) for along in zip(*shapes, strict=True)])
+        largest = [max(along) for along in zip(*shapes, strict=True)]
+        return self.window or self.least or self._whole(largest)
 
     def _trained_on(self, scans: Sequence[Scan]) -> str:
         """Return what a sample is, for a person who checks it."""
@@ -238,8 +240,8 @@ class Segmentation(Task):
         Images larger than a sample are answered window by window, logits weighted by a Gaussian.
         """
         there = images.shape[2:]
-        window = self.window or there
-        size = self._whole([max(n, least) for n, least in zip(there, window, strict=True)])
+        smallest = self.window or self.least or there
+        size = self._whole([max(n, least) for n, least in zip(there, smallest, strict=True)])
         before = [-start for start in centred(there, size)]
         full = torch.stack([padded(image, before, size, lowest) for image in images])
         if tuple(size) == tuple(self.window or size):

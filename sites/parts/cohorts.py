@@ -113,17 +113,17 @@ class CohortScenario(ImageScenario):
         return {}
 
     def left_out(self) -> list[str]:
-        """Return which cases no site holds."""
-        shared = self._shared_out()
+        """Return which cases no site holds, and what a split names in vain."""
+        shared, lost = self._shared_out(), super().left_out()
         held = {name for names in shared.values() for name in names}
         if not shared:
-            return []
+            return lost
         every = list(self.found(next(iter(shared)), self._root, Notes()))
         lone = [name for name in every if name not in held]
         if not lone:
-            return []
+            return lost
         named = ", ".join(lone[:5]) + ", ..." * (len(lone) > 5)
-        return [f"scenario.cohorts: cases that no site holds: {named} ({len(lone)})"]
+        return [*lost, f"scenario.cohorts: cases that no site holds: {named} ({len(lone)})"]
 
     @property
     def _root(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedcl.data import splits
-from fedcl.data.alone import Alone
+from fedcl.data.alone import Alone, read_unlabelled
 from fedcl.data.cached import Kept, Made, folder
 from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
@@ -22,7 +22,7 @@ from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
 from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes
-from fedcl.data.reading import Files, Reader, read_alone, read_pair
+from fedcl.data.reading import Files, Reader, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
 from fedcl.learning.scenario import PatientScenario
@@ -68,8 +68,8 @@ class ImageScenario(PatientScenario):
             `patch`.
         normalise: intensities, channel by channel over the volume: "zscore" (mean 0, standard
             deviation 1), "minmax" (0 to 1), "percentile" (0.5 % and 99.5 % become 0 and 1),
-            "window", "none", or "auto": a window for CT where the layout says that it is, zscore
-            otherwise.
+            "window", "none", or "auto": a window for channels that the layout says are CT, zscore
+            for others.
         window: the intensities that become -1 and 1.
         nonzero: whether voxels that are 0 are left out of the mean and deviation, and stay 0.
         margin: of slices, how many are kept above and below those with a label; null for all.
@@ -135,7 +135,7 @@ class ImageScenario(PatientScenario):
             raise ConfigError(
                 "scenario.scores: cldice needs scikit-image: pip install 'fedcl[vessels]'"
             )
-        self.preparation("")
+        self.preparation([])
         _ = self.task
         if self.splits is not None:
             file = folder_of(self.splits, "scenario.splits")
@@ -175,15 +175,14 @@ class ImageScenario(PatientScenario):
             further=tuple(self.scores),
         )
 
-    def preparation(self, modality: str) -> Preparation:
+    def preparation(self, modalities: Sequence[str]) -> Preparation:
         """Return what is made of the images.
 
         Args:
-            modality: as the layout names it, such as "CT"; empty where it does not.
+            modalities: of every channel in the files, as the layout names them, such as "CT";
+                empty where it does not.
         """
-        dims, normalise = self.spatial_dims, self.normalise
-        if normalise == "auto":
-            normalise = "window" if modality == "CT" else "zscore"
+        dims, normalise = self.spatial_dims, self._normalised(modalities)
         low, high = self.window
         return Preparation(
             distances(None if self.measures else self.spacing, dims, "scenario.spacing"),
@@ -249,9 +248,18 @@ class ImageScenario(PatientScenario):
             DataError: files missing or at odds; names the site and the file.
         """
 
-    def modality(self, site: str, path: Path) -> str:
-        """Return how the layout says that images were taken, such as "CT"; empty if it does not."""
-        return ""
+    def modalities(self, site: str, path: Path) -> list[str]:
+        """Return how the layout says that channels were taken, such as "CT", if it does."""
+        return []
+
+    def _normalised(self, modalities: Sequence[str]) -> str | tuple[str, ...]:
+        """Return how the channels that are taken are normalised, each where they differ in it."""
+        if self.normalise != "auto":
+            return self.normalise
+        chosen = Channels.of(self.channels).chosen
+        taken = [modalities[n] for n in chosen if n < len(modalities)] if chosen else modalities
+        ways = tuple("window" if one == "CT" else "zscore" for one in taken)
+        return ways if len({*ways}) > 1 else next(iter(ways), "zscore")
 
     def cases(self, site: str, path: Path | None) -> Cases:
         """Read all patients of a site, in order; arguments as for `load`.
@@ -261,10 +269,11 @@ class ImageScenario(PatientScenario):
         """
         notes = Notes()
         patients = self._patients(site, path, notes)
-        modality = self.modality(site, Path(path or ""))
-        prepare = self.preparation(modality)
-        if prepare.normalise == "window" and modality not in ("", "CT"):
-            notes.add(f"dataset.json says {modality}, not CT: a window in HU may not be meant")
+        modalities = self.modalities(site, Path(path or ""))
+        prepare = self.preparation(modalities)
+        others = [one for one in modalities if one != "CT"]
+        if self.normalise == "window" and others:
+            notes.add(f"dataset.json says {others[0]}, not CT: a window in HU may not be meant")
         cases: list[Case] = []
         for patient in patients:
             scans = self._scans(site, patient, prepare, notes)
@@ -289,26 +298,34 @@ class ImageScenario(PatientScenario):
         if not self.assigned:
             return list(every)
         parts = {name: part for part, names in self.assigned.items() for name in names}
+        if not self.assigned.get("train"):  # all but who is for something else
+            parts = {one.name: "train" for one in every} | parts
         for patient in every:
             if patient.name not in parts:
                 notes.add("left out, since scenario.splits does not name them", patient.name)
         return [replace(one, part=parts[one.name]) for one in every if one.name in parts]
 
+    def left_out(self) -> list[str]:
+        """Return which cases a given split names that no site has."""
+        if not self.assigned or self.root is None:
+            return []
+        there = {
+            patient.name
+            for site in self.sites()
+            for patient in self.patients(site, self.location(site) or Path(), Notes())
+        }
+        lone = [name for names in self.assigned.values() for name in names if name not in there]
+        if not lone:
+            return []
+        named = ", ".join(lone[:5]) + ", ..." * (len(lone) > 5)
+        return [f"scenario.splits: cases that no site has: {named} ({len(lone)})"]
+
     def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
         """Read one image that nobody has labelled; see `Scenario.alone`."""
-        notes, reader = Notes(), self._reader(site)
-        pair, cut = read_alone(Files(tuple(files), files[0]), reader, notes)
-        root = Path(self.root) if self.root else None
-        modality = self.modality(site, root) if root is not None and root.is_dir() else ""
-        prepare = replace(self.preparation(modality), margin=None)
-        try:
-            scans = prepare(pair)
-        except ValueError as error:
-            raise bad(site, files[0], str(error)) from None
-        return Alone(
-            Case(name, tuple(scans)), files[0], pair.image, cut, reader.labels,
-            pair.spacing if pair.measured else None, notes.all(),
-        )  # fmt: skip
+        root = Path(self.root or "")
+        modalities = self.modalities(site, root) if self.root and root.is_dir() else []
+        prepare = replace(self.preparation(modalities), margin=None)
+        return read_unlabelled(name, files, self._reader(site), prepare)
 
     @property
     def _kept(self) -> Kept | None:
@@ -349,6 +366,12 @@ class ImageScenario(PatientScenario):
 
     def _made(self, files: Files, reader: Reader, prepare: Preparation) -> Made:
         """Read an image and prepare it, and say what was noted; none where no voxel counts."""
+        try:
+            return self._prepared(files, reader, prepare)
+        except MemoryError:
+            raise bad(reader.site, files.images[0], "too large for the memory there is") from None
+
+    def _prepared(self, files: Files, reader: Reader, prepare: Preparation) -> Made:
         notes, name = Notes(), files.images[0].name
         pair = read_pair(files, reader, notes)
         if (pair.labels == IGNORED).all():

@@ -29,6 +29,13 @@ from tests.conftest import ROOT
         ({"overrides": "strategy=contrastive strategy.teacher={file:/etc/x}"}, "file: a path"),
         ({"overrides": "strategy=contrastive strategy.teacher.file=/x"}, "file: a path"),
         ({"overrides": "timeline.file=/etc/passwd"}, "timeline.file: a path"),
+        ({"overrides": "model.weights=/etc/x"}, "run-config: model.weights: a path"),
+        ({"overrides": "model=siren scenario=acdc model.weights=x"}, "model.weights: a path"),
+        (
+            {"overrides": "models.small.name=unet models.small.weights=x"},
+            "run-config: models.small.weights: a path; it is the server's",
+        ),
+        ({"overrides": "models.s={name:unet,weights:/etc/x}"}, "models.s.weights: a path"),
         ({"overrides": "scenario.val=${oc.env:HOME}"}, "must be a plain value"),
         ({"overrides": "run.dir=/tmp/x"}, "run.dir: not for a deployed run"),
         ({"overrides": "run.resume=../run-1"}, "run.resume: give the name of a run"),

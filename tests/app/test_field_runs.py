@@ -121,8 +121,8 @@ def test_patients_of_their_own_keep_their_latents(fit, tmp_path: Path):
         kept.append(torch.from_numpy(arrays.load_file(file)["weights/latent"]))
     assert all(not torch.equal(latent, initial) for latent in kept)
     assert not torch.equal(kept[0], kept[1]) and not torch.equal(kept[1], kept[2])
-    sent = arrays.load_file(checkpoint / "stage-1.safetensors")["latent"]
-    assert np.array_equal(sent, initial), "the global model has nobody's latent"
+    sent = arrays.load_file(checkpoint / "stage-1.safetensors")
+    assert "latent" not in sent, "the global model has nobody's latent"
     assert results["metrics"]["avg"] > 15
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import init_bundle
+from monai.networks.nets import DynUNet, SegResNet, SwinUNETR
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedcl import arrays
@@ -86,11 +88,12 @@ def test_numbers_of_other_types_are_cast(tmp_path: Path, kind: torch.dtype):
         np.testing.assert_allclose(found[key], value.numpy(), rtol=2.0**-bits, atol=1e-7)
 
 
-def test_safetensors_are_known_by_their_content(tmp_path: Path):
-    wanted, file = weights(), tmp_path / "weights.pt"
-    arrays.save_file(file, {key: value.numpy().astype(np.float64) for key, value in wanted.items()})
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_safetensors_are_known_by_their_content(tmp_path: Path, kind: torch.dtype):
+    exact, file = {key: value.to(kind) for key, value in weights().items()}, tmp_path / "weights.pt"
+    save_file(exact, file)
     found, _ = begin(f"model.weights={file}")
-    assert same(found, wanted)
+    assert same(found, {key: value.float() for key, value in exact.items()})
 
 
 @pytest.mark.parametrize(("dims", "classes", "base"), [(2, 2, SHORT), (3, 3, VOLUMES)])
@@ -101,6 +104,29 @@ def test_a_bundle_of_monai_is_taken(tmp_path: Path, dims: int, classes: int, bas
     for place in (folder, folder / "models" / "model.pt"):
         found, told = begin(f"model.weights={place}", base=base)
         assert same(found, network.state_dict()) and told["file"] == "model.pt"
+
+
+MONAI: dict[str, Callable[[], nn.Module]] = {
+    "segresnet": lambda: SegResNet(2, 8, 1, 2),
+    "swinunetr": lambda: SwinUNETR(in_channels=1, out_channels=2, feature_size=12, spatial_dims=2),
+    "dynunet": lambda: DynUNet(
+        2, 1, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, [16, 32, 64, 128],
+        deep_supervision=True, deep_supr_num=2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MONAI)
+def test_other_networks_of_monai_are_known_by_their_arrays(tmp_path: Path, model: str):
+    """DynUNet has its layers twice; see docs/howto/begin.md."""
+    wanted, file = MONAI[model]().state_dict(), tmp_path / "given.pt"
+    torch.save(wanted, file)
+    base = [one for one in SHORT if not one.startswith("model.")]
+    options = f"model={model}", f"model.weights={file}", f"model.strict={model != 'dynunet'}"
+    found, told = begin(*options, base=base)
+    second = [key for key in wanted if key.startswith("skip_layers.")]
+    assert told["renewed"] == [] and told["left"] == second
+    assert same(found, {key: value for key, value in wanted.items() if key not in second})
 
 
 def test_of_many_stages_the_last_counts(tmp_path: Path):
@@ -139,17 +165,23 @@ def cut(file: Path, end: int) -> None:
 
 
 def safetensors(file: Path, end: int) -> None:
-    arrays.save_file(file, {key: value.numpy() for key, value in weights().items()})
+    save_file(weights(), file)
     file.write_bytes(file.read_bytes()[:end])
+
+
+def beside(file: Path) -> None:
+    """Write good weights of a network in a larger module that has more than it."""
+    named = {f"network.{key}": value for key, value in weights().items()}
+    torch.save(named | {"loss.weight": torch.ones(2)}, file)
+
+
+def huge(file: Path) -> None:
+    """Write a number that float32 has not."""
+    save_file(weights() | {BIAS: torch.tensor([1e300, 0], dtype=torch.float64)}, file)
 
 
 def without_bias(file: Path) -> None:
     torch.save({key: value for key, value in weights().items() if key != BIAS}, file)
-
-
-def begun_run(folder: Path) -> None:
-    """Make the folder of a run that has not finished a stage."""
-    (folder / "checkpoint" / "round-000001-stage-000").mkdir(parents=True)
 
 
 NOTHING = "has no weights: neither checkpoint/stage-N.safetensors of a run nor models/model.pt"
@@ -172,7 +204,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "of volumes": (
         lambda file: torch.save(weights(dims=3), file),
-        f"{CONV} has shape (4, 1, 3, 3, 3), not (4, 1, 3, 3) (9 such)",
+        f"{CONV} has shape (4, 1, 3, 3, 3), not (4, 1, 3, 3) (6 such)",
     ),
     "one missing": (without_bias, f"configured: {BIAS} is not in it (1 such); model.strict=false"),
     "one more": (
@@ -189,7 +221,19 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "whole numbers": (
         lambda file: other(file, model_2_0_conv_bias=torch.tensor([1, 0])),
-        f"is not of unet as configured: {BIAS} has ",
+        f"is not of unet as configured: {BIAS} has type int64, not float32 (1 such)",
+    ),
+    "one more beside the network": (beside, "loss.weight is not the model's (1 such)"),
+    "beyond float32, in safetensors": (huge, f"{BIAS} is not finite"),
+    "sparse": (
+        lambda file: other(file, model_2_0_conv_bias=torch.tensor([1.0, 0]).to_sparse()),
+        f"{BIAS} is sparse",
+    ),
+    "without values": (
+        lambda file: other(file, model_2_0_conv_bias=torch.empty(2, device="meta")), BIAS,
+    ),
+    "TorchScript": (
+        lambda file: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), file), "it is TorchScript",
     ),
     "empty": (lambda file: file.write_bytes(b""), DAMAGED),
     "text": (lambda file: file.write_text("weights: many, all good"), DAMAGED),
@@ -201,7 +245,9 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing in it": (lambda file: torch.save({}, file), "holds no tensors by name"),
     "not there": (lambda file: None, "there is no such file or folder"),
     "an empty folder": (lambda file: file.mkdir(), NOTHING),
-    "a run without a stage": (begun_run, NOTHING),
+    "a run without a stage": (
+        lambda file: (file / "checkpoint" / "round-000001-stage-000").mkdir(parents=True), NOTHING,
+    ),
     "a folder called as a stage": (
         lambda file: (file / "checkpoint" / "stage-1.safetensors").mkdir(parents=True), NOTHING,
     ),
@@ -254,7 +300,8 @@ def test_no_code_of_a_checkpoint_is_run(
     victim, file = tmp_path / "victim", tmp_path / "given.pt"
     torch.save(planted(victim, unet())[case], file, _use_new_zipfile_serialization=strict)
     options = f"model.weights={file}", f"model.strict={strict}"
-    assert "holds Python objects, which are never loaded" in refused(cli, tmp_path, capsys, *options)
+    line = refused(cli, tmp_path, capsys, *options)
+    assert "holds Python objects, which are never loaded" in line
     assert not victim.exists()
     if case in ("alone", "beside", "before"):
         torch.load(file, weights_only=False)
@@ -314,3 +361,26 @@ def test_what_would_begin_with_nothing_good_is_refused_all_the_same(
     torch.save(given(), file)
     line = refused(cli, tmp_path, capsys, f"model.weights={file}", "model.strict=false")
     assert "model.weights: " in line and said in line
+
+
+def test_names_are_found_also_where_the_first_array_is_not(tmp_path: Path):
+    """Of a network in a larger module, with another first layer."""
+    file = tmp_path / "given.pt"
+    torch.save(Lightning(unet(channels=3)).state_dict() | {"loss.weight": torch.ones(2)}, file)
+    found, told = begin(f"model.weights={file}", "model.strict=false")
+    first = [CONV, "model.0.residual.weight"]
+    assert sorted(told["renewed"]) == first and told["left"] == ["loss.weight"]
+    wanted = {key: value for key, value in weights(channels=3).items() if key not in first}
+    assert same({key: found[key] for key in wanted}, wanted)
+    without = {f"module.{key}": value for key, value in weights().items() if key != CONV}
+    torch.save(without, file)
+    found, told = begin(f"model.weights={file}", "model.strict=false")
+    assert told["renewed"] == [CONV] and told["taken"] == 14
+
+
+def test_what_begins_anew_does_not_teach(cli, tmp_path: Path, capsys: Any):
+    file = tmp_path / "three.pt"
+    torch.save(weights(classes=3), file)
+    options = "strategy=lwf", f"model.weights={file}", "model.strict=false", "model.teaches=true"
+    line = refused(cli, tmp_path, capsys, *options)
+    assert "model.teaches: model.2.0.conv.weight begins anew" in line

@@ -244,7 +244,7 @@ def test_what_is_guessed_or_cut_is_told(tmp_path: Path):
     data = scenario.load("A", tmp_path, 0)
     told = " | ".join(map(str, data.notes))
     assert "grey images, whose one channel is taken for all three colours: p0.png" in told
-    assert "the given split names no case for val: drawn from those for training: p" in told
+    assert "no case named for val is here: drawn from those for training: p" in told
     assert scenario.task.describe(data)["trained on"] == "16x16 cut"
     patches = folder(channels=3, patch=[8, 16], assigned=parts)
     assert patches.task.describe(data)["trained on"] == "8x16 drawn"
