@@ -112,7 +112,9 @@ def _write_picture(stored: Array, colours: bool, file: Path) -> None:
         parts = [(marks >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)]
         Image.fromarray(np.stack(parts, -1)).save(file)
         return
-    Image.fromarray(marks if marks.dtype == np.uint8 else marks.astype(np.int32)).save(file)
+    if marks.min() < 0 or marks.max() > np.iinfo(np.uint16).max:
+        raise OSError("mask values that a picture cannot hold (0 to 65535)")
+    Image.fromarray(marks if marks.dtype == np.uint8 else marks.astype(np.uint16)).save(file)
 
 
 def _write_nifti(stored: Array, source: Path, file: Path) -> None:
@@ -125,10 +127,8 @@ def _write_nifti(stored: Array, source: Path, file: Path) -> None:
     header.set_data_dtype(stored.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    made: Any = type(image)(stored.reshape(shape), image.affine, header)
-    made.set_sform(image.get_sform(), int(image.header["sform_code"]))
-    made.set_qform(image.get_qform(), int(image.header["qform_code"]))
-    nib.save(made, file)
+    # Without an affine of its own all that the header says of the place stays, word for word.
+    nib.save(type(image)(stored.reshape(shape), None, header), file)
 
 
 def _write_volume(stored: Array, source: Path, file: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -229,18 +230,20 @@ def test_channels_are_those_of_the_other_cases(root: Path, tmp_path: Path):
 # --- interrupted -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """Let this process write no file of more than 3,000 bytes, as if the disk were full then."""
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no larger file, as if the disk were full then."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("extension", ["nii", "nii.gz", "mha", "nrrd"])
 def test_a_mask_that_cannot_be_written_is_not_written_in_part(
-    run: Run, tmp_path: Path, request: pytest.FixtureRequest, extension: str
+    run: Run, tmp_path: Path, extension: str
 ):
     from tests.volumes import sitk
 
@@ -250,12 +253,22 @@ def test_a_mask_that_cannot_be_written_is_not_written_in_part(
         noise = sitk.GetImageFromArray(rng.integers(0, 200, shape).astype(np.int16))
         sitk.WriteImage(noise, str(images / f"{name}.{extension}"))
     folder = run()
-    request.getfixturevalue("small_files")
-    assert predict(folder, images, tmp_path / "out") == 1
+    with largest_file(3000):
+        assert predict(folder, images, tmp_path / "out") == 1
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {f"a.{extension}", f"z.{extension}", "predictions.csv", "failed.txt"}
     (told,) = (tmp_path / "out" / "failed.txt").read_text().splitlines()
     assert told.startswith("large: ")
+
+
+def test_on_a_full_disk_it_ends_in_one_line(run: Run, images: Path, tmp_path: Path, capsys):
+    folder = run()
+    capsys.readouterr()
+    with largest_file(0):
+        assert predict(folder, images, tmp_path / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fedcl: ") and "File too large" in line
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 def test_killed_in_between_there_are_whole_masks(run: Run, tmp_path: Path):
