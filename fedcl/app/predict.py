@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from fedcl.files import write_atomically
 from fedcl.learning.learner import Learner
 from fedcl.learning.loop import device_of
 from fedcl.learning.scenario import Scenario
-from fedcl.registry import MODEL, SCENARIO, name_of
+from fedcl.registry import MODEL, SCENARIO, STRATEGY, name_of
 from fedcl.server.begin import found_at, load, of_architecture
 from fedcl.server.results import Results
 from fedcl.settings import parse
@@ -76,7 +77,7 @@ def trained(run: Path, site: str | None, stage: int | None, model: str | None) -
     values = stored(run)
     results = Results.read(run)
     if results is None:
-        raise ConfigError(f"predict: {run} has no results.json yet; wait for its first stage")
+        raise ConfigError(f"predict: {run} has no results.json: the run has not ended")
     here = {"table": None, "splits": None}  # who held what in the run plays no part
     described = {k: here.get(k, v) for k, v in values["scenario"].items()}
     scenario = SCENARIO.make(described)
@@ -85,6 +86,8 @@ def trained(run: Path, site: str | None, stage: int | None, model: str | None) -
     task = scenario.task
     if not isinstance(task, Segmentation):
         raise ConfigError(f"predict: {name_of(scenario)} holds {task.words}; see fedcl export")
+    if type(scenario).alone is Scenario.alone:
+        raise ConfigError(f"predict: {name_of(scenario)} reads no image files of its own")
     if site is not None and site not in results.sites:
         raise ConfigError(f"--site: there is no {site!r}; there are: {', '.join(results.sites)}")
     own = [name for name, one in results.architectures.items() if site in one.sites]
@@ -93,9 +96,15 @@ def trained(run: Path, site: str | None, stage: int | None, model: str | None) -
     if name not in known or name not in results.architectures:
         there = ", ".join(results.architectures)
         raise ConfigError(f"--model: there is no {name!r}; there are: {there}")
-    made = MODEL.make(known[name])
-    fitted = _padded(task.fitted([made]), results.samples, site)
-    network = fitted.build(made, results.sites)
+    made = {one: MODEL.make(known[one]) for one in results.architectures}
+    fitted = _padded(task.fitted([*made.values()]), results.samples, site)
+    network = fitted.build(made[name], results.sites)
+    kept = STRATEGY.make(values["strategy"]).partition(network, 0).local | task.local(network)
+    if kept:
+        raise ConfigError(
+            f"predict: the hospitals of {run} keep {', '.join(sorted(kept)[:3])} to themselves; "
+            "what lies here in their place has seen no image"
+        )
     file = found_at(str(run), "predict")
     if stage is not None:
         file = run / "checkpoint" / f"stage-{stage}.safetensors"
@@ -155,47 +164,79 @@ def predict(
     layout = Layout((Pattern(pattern, "--pattern"),), ())
     if not images.is_dir():
         raise ConfigError(f"--images: {images} is no folder")
-    with reading(one.site):
-        cases = layout.images(one.site, images)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"--out: {out} is there already; give a new folder")
-    where = device_of(replace(one.learner, device=device))
+    try:
+        with reading(one.site):
+            cases = layout.images(one.site, images)
+    except DataError as error:
+        raise DataError(f"--images: {_unnamed(error, one.site)}") from None
+    try:
+        where = device_of(replace(one.learner, device=device))
+    except RunError:
+        raise ConfigError("--device: cuda was asked for, but no CUDA device is there") from None
+    _check_new(out)
     torch.set_num_threads(one.learner.threads)
     one.network.to(where)
+    ((usual, _),) = Counter(tuple(files) for files in cases.values()).most_common(1)
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     notes: dict[str, int] = {}
     written = 0
     for name, files in track(cases.items(), "predicting", console=console, transient=True):
         try:
+            if tuple(files) != usual:
+                numbers = (", ".join(map(str, those)) for those in (files, usual))
+                raise DataError("it has the channels {}, others {}".format(*numbers))
             with reading(one.site):
-                alone = one.scenario.alone(name, files, one.site)
+                alone = one.scenario.alone(name, list(files.values()), one.site)
             found = one.answer(alone, where)
             _write(alone, found, out)
         except (DataError, OSError) as error:
-            failed[name] = printable(str(error).removeprefix(f"site {one.site}: "))
+            failed[printable(name)] = printable(_unnamed(error, one.site))
             continue
         written += 1
         rows += _measured(alone, found)
         for note in alone.notes:
             notes[note.what] = notes.get(note.what, 0) + 1
-    if rows:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(out / "predictions.csv", table.getvalue().encode())
+    listed = {"predictions.csv": _table(rows)} if rows else {}
+    if failed:
+        listed[FAILED] = "".join(f"{name}: {reason}\n" for name, reason in failed.items())
+    try:
+        for file, text in listed.items():
+            write_atomically(out / file, text.encode())
+    except OSError as error:
+        raise RunError(f"--out: {out}: {error.strerror} ({written} masks are there)") from None
     for what, count in notes.items():
         console.print(f"note: {what} ({count})", markup=False, soft_wrap=True)
     console.print(f"{written} masks in {out}", markup=False, soft_wrap=True)
     if failed:
-        text = "".join(f"{name}: {reason}\n" for name, reason in failed.items())
-        write_atomically(out / FAILED, text.encode())
         first = next(iter(failed))
         raise RunError(
             f"{len(failed)} of {len(cases)} images could not be used; {out / FAILED} lists them, "
             f"first {first}: {failed[first]}"
         )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV, with a header."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def _unnamed(error: Exception, site: str) -> str:
+    """Return what an error says, but for the site: an image is of none."""
+    return str(error).removeprefix(f"site {site}: ")
+
+
+def _check_new(out: Path) -> None:
+    """Raise a ConfigError where a folder cannot be made, or holds something."""
+    above = next(path for path in (out, *out.parents) if path.exists())
+    if not above.is_dir():
+        raise ConfigError(f"--out: {above} is no folder")
+    if above == out and any(out.iterdir()):
+        raise ConfigError(f"--out: {out} is there already; give a new folder")
 
 
 def _write(alone: Alone, classes: Array, out: Path) -> None:

@@ -141,4 +141,7 @@ def _write_volume(stored: Array, source: Path, file: Path) -> None:
     array = np.ascontiguousarray(stored.transpose(2, 1, 0))
     made: Any = sitk.GetImageFromArray(array if image.GetDimension() == 3 else array[0])
     made.CopyInformation(image)
-    sitk.WriteImage(made, str(file), useCompression=True)
+    try:
+        sitk.WriteImage(made, str(file), useCompression=True)
+    except RuntimeError as error:
+        raise OSError(f"the mask cannot be written ({str(error).splitlines()[-1]})") from None

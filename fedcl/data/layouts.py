@@ -77,8 +77,8 @@ class Layout:
         matched = (known for pattern in self.image for known, _ in tree.match(pattern))
         return sorted({known["site"] for known in matched if "site" in known})
 
-    def images(self, site: str, root: Path) -> dict[str, tuple[Path, ...]]:
-        """Return the image files of every case, a file per channel, where there are no masks.
+    def images(self, site: str, root: Path) -> dict[str, dict[int, Path]]:
+        """Return the image files of every case by the channel's number, where there are no masks.
 
         Raises:
             DataError: there are none, or two of one name.
@@ -86,7 +86,7 @@ class Layout:
         self._check_folder(site, root / self.image[0].fixed)
         found = self._images(self._tree(site, root), set(), {})
         return {
-            case: tuple(channels[number] for number in sorted(channels))
+            case: {number: channels[number] for number in sorted(channels)}
             for case, (_, channels) in found.items()
         }
 

@@ -323,7 +323,14 @@ class ImageScenario(PatientScenario):
     def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
         """Read one image that nobody has labelled; see `Scenario.alone`."""
         root = Path(self.root or "")
-        modalities = self.modalities(site, root) if self.root and root.is_dir() else []
+        there = self.root is not None and root.is_dir()
+        asks = type(self).modalities is not ImageScenario.modalities
+        if self.normalise == "auto" and asks and not there:
+            raise ConfigError(
+                f"scenario.normalise: auto asks the data which channels are CT, and "
+                f"{self.root or 'scenario.root'} is not there"
+            )
+        modalities = self.modalities(site, root) if there else []
         prepare = replace(self.preparation(modalities), margin=None)
         return read_unlabelled(name, files, self._reader(site), prepare)
 

@@ -126,7 +126,7 @@ def test_without_cuda_it_is_told(run: Run, images: Path, tmp_path: Path, capsys)
 def test_a_folder_without_a_run_or_without_results(run: Run, images: Path, tmp_path: Path, refused):
     assert "holds no run" in refused(tmp_path, images)
     begun = copied([run() / "config.yaml"], tmp_path / "begun")
-    assert "has no results.json yet" in refused(begun, images)
+    assert "has no results.json: the run has not ended" in refused(begun, images)
     shutil.copy(run() / "results.json", begun)
     assert "has no weights" in refused(begun, images), "they have been cleared away"
 
