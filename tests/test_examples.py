@@ -19,6 +19,7 @@ SAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAYS)
 def test_an_example_runs(name: str):
     file = ROOT / "examples" / f"{name}.py"

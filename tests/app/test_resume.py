@@ -38,6 +38,7 @@ def assert_same(folder: Path, reference: Path) -> None:
         assert one[key] == two[key], key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", ["in a round", "between stages", "while a checkpoint is written"]
 )

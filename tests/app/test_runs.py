@@ -204,6 +204,7 @@ from strategies.lwf import LwF
 class Halved(LwF):
     share: float = setting(0.5, low=0)
 
+@pytest.mark.slow
     def distil(self, step):
         return {"kd": self.share * super().distil(step)["kd"]}
 """

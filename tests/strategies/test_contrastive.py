@@ -199,6 +199,7 @@ def test_a_teacher_without_the_scale_is_refused():
 RUN = [*TINY, *MIXED, "strategy=contrastive"]
 
 
+@pytest.mark.slow
 def test_projections_stay_at_each_site_and_are_trained(cli: Callable[..., int], tmp_path: Path):
     folder = tmp_path / "run"
     assert cli(*RUN, f"run.dir={folder}") == 0
