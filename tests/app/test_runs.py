@@ -204,12 +204,12 @@ from strategies.lwf import LwF
 class Halved(LwF):
     share: float = setting(0.5, low=0)
 
-@pytest.mark.slow
     def distil(self, step):
         return {"kd": self.share * super().distil(step)["kd"]}
 """
 
 
+@pytest.mark.slow
 def test_a_method_from_outside_needs_no_change_in_here(tiny, tmp_path: Path, monkeypatch):
     """In a real process and on Ray, where the hospitals must find it too."""
     for name, content in {

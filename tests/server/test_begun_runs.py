@@ -205,8 +205,10 @@ def test_what_cannot_teach_at_first_is_refused(
     assert line.endswith("; take false") and not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 # --- going on ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(
     cli: Callable[..., int], tmp_path: Path, capsys: Any
 ):
