@@ -38,7 +38,6 @@ def assert_same(folder: Path, reference: Path) -> None:
         assert one[key] == two[key], key
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", ["in a round", "between stages", "while a checkpoint is written"]
 )
@@ -58,6 +57,7 @@ def test_killed_and_resumed(cli, tmp_path: Path, uninterrupted: Path, moment: st
     assert_same(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_individual_models_survive_too(cli, tmp_path: Path):
     """What the hospitals keep is versioned, so a repeated round starts from the right one."""
     whole, folder = tmp_path / "whole", tmp_path / "run"

@@ -199,7 +199,6 @@ def test_a_teacher_without_the_scale_is_refused():
 RUN = [*TINY, *MIXED, "strategy=contrastive"]
 
 
-@pytest.mark.slow
 def test_projections_stay_at_each_site_and_are_trained(cli: Callable[..., int], tmp_path: Path):
     folder = tmp_path / "run"
     assert cli(*RUN, f"run.dir={folder}") == 0
@@ -215,6 +214,7 @@ def test_projections_stay_at_each_site_and_are_trained(cli: Callable[..., int], 
     assert {key.partition("/")[0] for key in sent} == {"large", "small"}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_its_projections_and_its_teachers_file(
     cli: Callable[..., int], tmp_path: Path
 ):
