@@ -281,7 +281,9 @@ class Server:
 
     def _padded_otherwise(self, shape: Sequence[int]) -> list[str]:
         """Return a note where others, or the pool, train on larger samples than a site."""
-        largest = [max(sizes) for sizes in zip(*self.state.samples.values(), strict=True)]
+        # A hospital may claim samples of another kind, and must not end the run by it.
+        comparable = [one for one in self.state.samples.values() if len(one) == len(shape)]
+        largest = [max(sizes) for sizes in zip(*comparable, strict=True)]
         if list(shape) == largest:
             return []
         own, most = ("x".join(map(str, sizes[1:])) for sizes in (shape, largest))
