@@ -98,6 +98,14 @@ def test_site_state_keeps_versions_and_drops_old_ones(tmp_path: Path):
         state.load(1)
 
 
+def test_versions_at_the_ends_of_stages_stay(tmp_path: Path):
+    state = SiteState(tmp_path)
+    for version in range(1, 9):
+        state.save(version, {"w": np.float32([version])}, version - 1, needed=(2, 4))
+    kept = [path.name for path in sorted(tmp_path.iterdir())]
+    assert kept == [f"round-{number:06d}.safetensors" for number in (2, 4, 5, 6, 7, 8)]
+
+
 def test_a_repeated_round_overwrites_its_version_and_spares_the_one_it_starts_from(tmp_path: Path):
     state = SiteState(tmp_path)
     for version in (1, 2, 3, 4, 5, 3):  # the run was resumed from round 2

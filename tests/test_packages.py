@@ -11,6 +11,7 @@ ORDER = [
     ("app",),
     ("analysis",),
     ("reporting",),
+    ("release",),
     ("server", "hospital"),
     ("config",),
     ("privacy",),
@@ -20,6 +21,7 @@ ORDER = [
     ("wire",),
     ("models", "augment", "optimisers", "schedules"),
     ("data",),
+    ("tracking",),
     (
         "arrays", "registry", "contracts", "timeline", "files", "settings", "seeding",
         "interruption", "effort", "errors",

@@ -173,7 +173,7 @@ def _check_scores(matrix: Matrix, cases: Cases, sites: Sequence[str], stages: in
 
 def _from_mlflow(experiment: str, uri: str) -> Iterator[tuple[str, Path]]:
     """Yield place and folder of every run, with the files it has logged by now."""
-    from fedcl.reporting.mlflow_client import COMPARISON, SQLITE, asking, connect
+    from fedcl.tracking.client import COMPARISON, SQLITE, asking, connect
 
     database = Path(uri.removeprefix(SQLITE))
     if uri.startswith(SQLITE) and not database.is_file():  # connecting would make it

@@ -7,7 +7,7 @@ from pathlib import Path
 from mlflow.entities import Metric
 
 from fedcl.analysis.statistics import Line
-from fedcl.reporting.mlflow_client import COMPARISON, asking, connect, spelt
+from fedcl.tracking.client import COMPARISON, asking, connect, spelt
 
 
 def log_comparison(

@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fedcl.app.resuming import changes, resumed
-from fedcl.app.run_folder import claimed_new, holds_run, stored
+from fedcl.app.run_folder import claimed_new, holds_run
 from fedcl.config.checked import checked
 from fedcl.config.hydra import CONF, check_sites, in_one_line, with_plugins
+from fedcl.config.stored import stored
 from fedcl.errors import ConfigError, FedclError
 from fedcl.interruption import ToldError, came, reason
 

@@ -1,42 +1,16 @@
-"""A run's folder: claimed by one process, and the configuration stored in it."""
+"""A run's folder: claimed by one process."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from fedcl.errors import ConfigError
 from fedcl.files import TakenError, lock
 
 
 def holds_run(folder: Path) -> bool:
     """Return whether a run was begun in `folder`."""
     return any((folder / name).exists() for name in ("config.yaml", "results.json", "checkpoint"))
-
-
-def stored(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the run in `folder`.
-
-    Raises:
-        ConfigError: there is none, or it cannot be read.
-    """
-    file = folder / "config.yaml"
-    if not file.is_file():
-        inside = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
-        hint = f"; a sweep is resumed run by run, here {', '.join(inside)}" if inside else ""
-        raise ConfigError(f"run.resume: {folder} holds no run (there is no config.yaml){hint}")
-    try:
-        values = dict(yaml.safe_load(file.read_text()))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"run.resume: {file} cannot be read ({reason})") from None
-    for group in ("scenario", "strategy"):
-        if not isinstance(values.get(group), Mapping) or "name" not in values[group]:
-            raise ConfigError(f"run.resume: {file} has no {group} with a name")
-    return values
 
 
 @contextmanager

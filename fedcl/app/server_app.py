@@ -21,10 +21,11 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from fedcl.app.experiment import conduct
-from fedcl.app.run_folder import claimed, holds_run, stored
+from fedcl.app.run_folder import claimed, holds_run
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.config.stored import stored
 from fedcl.errors import ConfigError, FedclError
 from fedcl.reporting.terminal import report
 from fedcl.server.checkpoint import Checkpoint

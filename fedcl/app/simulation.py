@@ -15,10 +15,11 @@ from rich.logging import RichHandler
 
 from fedcl import arrays
 from fedcl.app.experiment import conduct
-from fedcl.app.run_folder import claimed, claimed_new, stored
+from fedcl.app.run_folder import claimed, claimed_new
 from fedcl.config.faults import STRAGGLE, Plan
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.schema import Config
+from fedcl.config.stored import stored
 from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
 from fedcl.hospital.cache import Cache

@@ -164,7 +164,7 @@ def train(cache: Cache, message: Message, context: Context) -> Message:
         moments = moments_of(optimiser)
         stays |= {gathered + key: value.cpu().numpy() for key, value in moments.items()}
     if stays:
-        hospital.state().save(call.round, stays, base=call.state)
+        hospital.state().save(call.round, stays, base=call.state, needed=call.needed)
     update = Update(
         shared,
         call.round,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,8 @@ class SiteState:
     """Arrays a method keeps at the hospital: one version per round, never sent.
 
     The server says which version a call starts from, so a repeated or resumed round
-    starts from the same arrays; that version and a few before it are kept.
+    starts from the same arrays; that version and a few before it are kept, and those at the ends
+    of stages, which a run that goes back to one begins with.
     """
 
     OLDER = 2
@@ -101,15 +102,21 @@ class SiteState:
         """Return the arrays of `version`; none for version 0, before the first round."""
         return load_file(self._path(version)) if version else {}
 
-    def save(self, version: int, arrays: Mapping[str, np.ndarray], base: int) -> None:
+    def save(
+        self,
+        version: int,
+        arrays: Mapping[str, np.ndarray],
+        base: int,
+        needed: Collection[int] = (),
+    ) -> None:
         """Write `version`, reached from version `base`; drop those well before `base`.
 
         Versions after `base` may be of rounds the server never heard of: it will go on
-        asking for `base` until it has.
+        asking for `base` until it has. None that is `needed` is dropped.
         """
         save_file(self._path(version), arrays)
         old = [p for p in sorted(self.folder.glob("round-*.safetensors")) if p < self._path(base)]
-        for path in old[: -self.OLDER]:
+        for path in {*old[: -self.OLDER]} - {*map(self._path, needed)}:
             path.unlink(missing_ok=True)
 
     def _path(self, version: int) -> Path:

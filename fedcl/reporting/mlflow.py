@@ -17,7 +17,6 @@ from mlflow.tracking import MlflowClient
 from fedcl.config.schema import Config
 from fedcl.errors import ConfigError
 from fedcl.registry import name_of
-from fedcl.reporting.mlflow_client import SQLITE, asking, connect, spelt
 from fedcl.reporting.spool import Entry, Spool
 from fedcl.server.events import Round, Watcher
 from fedcl.server.metrics import forgetting_by_site
@@ -25,6 +24,7 @@ from fedcl.server.outcome import outcome
 from fedcl.server.results import FILE
 from fedcl.server.state import State
 from fedcl.settings import flat
+from fedcl.tracking.client import SQLITE, asking, connect, spelt
 from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")

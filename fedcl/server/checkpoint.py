@@ -20,12 +20,19 @@ from fedcl.server.state import ARRAYS, State
 
 log = logging.getLogger("fedcl")
 
-FORMAT = 9
+FORMAT = 10
 """Of a snapshot and of what sites keep; another one cannot be read."""
 
 
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RunError)
+"""What reading a damaged snapshot raises."""
+
+
 class Checkpoint:
-    """Snapshots in a folder: each one complete or absent, the latest two kept."""
+    """Snapshots in a folder: each one complete or absent.
+
+    The latest two are kept, and how every stage ended: the first one after it.
+    """
 
     KEPT = 2
 
@@ -55,8 +62,10 @@ class Checkpoint:
                 raise
             part.rename(final)
             sync(self.folder)
+        first = {_stage_of(path): path for path in reversed(self._snapshots())}
         for early in self._snapshots()[: -self.KEPT]:
-            shutil.rmtree(early)
+            if early not in first.values() or not _stage_of(early):
+                shutil.rmtree(early)
 
     def load(self) -> State | None:
         """Read the latest snapshot that is whole; None where none was ever finished.
@@ -69,11 +78,27 @@ class Checkpoint:
         for folder in reversed(self._snapshots()):
             try:
                 return self._read(folder)
-            except (OSError, ValueError, LookupError, TypeError, AttributeError, RunError) as error:
+            except DAMAGED as error:
                 log.warning("checkpoint %s is damaged (%s); using the one before", folder, error)
         raise RunError(
             f"{self.folder}: no usable checkpoint; start the run anew in another run.dir"
         )
+
+    def ended(self, stages: int) -> State | None:
+        """Return the state in which a run was after so many stages; None where it is not there.
+
+        Raises:
+            RunError: it is damaged, or of another version of fedcl.
+        """
+        for folder in self._snapshots():
+            if _stage_of(folder) == stages:
+                try:
+                    return self._read(folder)
+                except ConfigError as error:
+                    raise RunError(str(error)) from None
+                except DAMAGED as error:
+                    raise RunError(f"checkpoint {folder} is damaged ({error})") from None
+        return None
 
     def _read(self, folder: Path) -> State:
         numbers = json.loads((folder / "state.json").read_text())
@@ -91,6 +116,11 @@ class Checkpoint:
 
     def _snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("round-*-stage-*"))
+
+
+def _stage_of(snapshot: Path) -> int:
+    """Return how many stages were finished when a snapshot was taken."""
+    return int(snapshot.name.split("-")[3])
 
 
 class Keeper(Watcher):

@@ -151,6 +151,7 @@ class Stage(FlowerStrategy):
             rounds=self.config.timeline.rounds,
             attempt=1 + 2 * self.state.tries,
             keep=self.knowledge.staying,
+            needed=sorted({ended[site] for ended in self.state.ended if site in ended}),
         )
 
     def aggregate_train(

@@ -233,6 +233,7 @@ class Server:
         if state.stage + 1 < len(config.timeline.stages):
             state.memory = self._closing.remember(stage)
         state.rows.append(scores)
+        state.ended.append(dict(state.versions))
         state.elsewhere.append(elsewhere)
         state.momentum = {}
         state.chosen.append(state.best_round if state.best else state.round)

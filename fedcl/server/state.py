@@ -38,6 +38,7 @@ class State:
         predicting: seconds that an architecture took per case when last evaluated, by site.
         trained: the sites that trained, per stage.
         versions: the round of each site's own latest state.
+        ended: the same at the end of each stage.
         kept: digest of each site's own latest state.
         stored: training samples that each site keeps for later stages.
         holds: digests of what each site was sent and keeps.
@@ -73,6 +74,7 @@ class State:
     predicting: dict[str, dict[str, float]] = field(default_factory=dict)
     trained: list[list[str]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
+    ended: list[dict[str, int]] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     stored: dict[str, int] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)

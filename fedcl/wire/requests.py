@@ -110,6 +110,7 @@ class TrainRequest(Request):
         memory: what the server remembers of earlier stages, likewise.
         digests: of teacher and memory, where there are any, whether they are sent or not.
         keep: which of them will be asked for again.
+        needed: versions of the site's own state that may be: those at the ends of stages.
         lost: the sites of earlier stages that have never delivered anything.
         shares: the sites to train on, this one or those of a pool, each with the share of its
             training cases that it has by now.
@@ -127,6 +128,7 @@ class TrainRequest(Request):
     memory: ArrayRecord | None = None
     digests: dict[str, str] = field(default_factory=dict)
     keep: list[str] = field(default_factory=list)
+    needed: list[int] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     shares: dict[str, float] = field(default_factory=dict)
     rehearsing: list[str] = field(default_factory=list)
@@ -149,6 +151,7 @@ class TrainRequest(Request):
         return super()._values() | {
             "digests": [self.digests.get(name, "") for name in CACHED],
             "keep": self.keep,
+            "needed": self.needed,
             "lost": self.lost,
             **_packed(self.shares),
             "rehearsing": self.rehearsing,
@@ -172,6 +175,7 @@ class TrainRequest(Request):
             "memory": content.array_records.get("memory"),
             "digests": {name: digest for name, digest in pairs if digest},
             "keep": fields.names(values["keep"]),
+            "needed": [fields.count(one) for one in fields.several(values["needed"])],
             "lost": fields.names(values["lost"]),
             "shares": _shares(values),
             "rehearsing": fields.names(values["rehearsing"]),

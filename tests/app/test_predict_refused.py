@@ -152,7 +152,7 @@ def test_weights_that_stay_at_hospitals_are_missed(
     """In the run's folder lie those that these arrays began with: they have seen no image."""
     for site in ([], ["--site", "A"]):
         line = refused(run(*overrides), images, *site)
-        assert line.startswith("fedcl: predict: ") and "hospitals" in line
+        assert line.startswith("fedcl: MODEL: ") and "hospitals" in line
 
 
 # --- damaged images --------------------------------------------------------------------------

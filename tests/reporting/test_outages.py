@@ -20,10 +20,10 @@ from fedcl import files
 from fedcl.app.run_folder import claimed_new
 from fedcl.errors import ConfigError
 from fedcl.files import lock, sync, write_atomically
-from fedcl.reporting.mlflow_client import connect
 from fedcl.reporting.spool import Spool
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.state import State
+from fedcl.tracking.client import connect
 from tests.conftest import ROOT, TINY, read, start
 
 pytestmark = pytest.mark.network
@@ -126,7 +126,7 @@ def test_a_run_deleted_from_the_store_goes_on_in_a_new_one(
 def test_runs_that_begin_at_once_make_one_usable_store(tmp_path: Path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     code = (
-        "import sys; from fedcl.reporting.mlflow_client import connect; "
+        "import sys; from fedcl.tracking.client import connect; "
         "c = connect(sys.argv[1], 'tracking.uri'); "
         "print(c.search_experiments()[0].name)"
     )

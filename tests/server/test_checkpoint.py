@@ -35,13 +35,21 @@ def test_a_snapshot_comes_back_exactly(tmp_path: Path):
     assert read.tracking_run == "run"
 
 
-def test_the_latest_two_are_kept(tmp_path: Path):
+def test_the_latest_two_are_kept_and_the_end_of_every_stage(tmp_path: Path):
     checkpoint = Checkpoint(tmp_path)
-    for round_ in (1, 2, 3, 10):
+    for round_ in (0, 1, 2, 3, 10, 11):
         checkpoint.save(state(round_))
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["round-000003-stage-001", "round-000010-stage-005"]
-    assert checkpoint.load().round == 10
+    assert names == [
+        "round-000002-stage-001", "round-000010-stage-005", "round-000011-stage-005",
+    ]  # fmt: skip
+    assert checkpoint.load().round == 11
+    assert checkpoint.ended(1).round == 2
+    assert checkpoint.ended(5).round == 10, "as it was when the stage ended"
+    assert checkpoint.ended(2) is None
+    (tmp_path / "round-000002-stage-001" / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(RunError, match="round-000002-stage-001 is damaged"):
+        checkpoint.ended(1)
 
 
 @pytest.mark.parametrize("victim", ["weights.safetensors", "state.json"])
@@ -71,7 +79,7 @@ def test_of_one_moment_the_latest_counts(tmp_path: Path):
         checkpoint.save(again)
         assert checkpoint.load().tries == again.tries
         new = {path.name for path in tmp_path.iterdir()} - before
-        assert len(new) == 1 and len(list(tmp_path.iterdir())) <= 2
+        assert len(new) == 1 and len(list(tmp_path.iterdir())) <= 3
 
 
 def test_an_unfinished_snapshot_does_not_count(tmp_path: Path):

@@ -1,0 +1,1 @@
+"""One trained model: read from where it lies, told of, and handed out."""
