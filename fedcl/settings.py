@@ -205,7 +205,7 @@ def _check(settings: Any, key: str) -> None:
 def _check_value(value: Any, bounds: Mapping[str, Any], where: str) -> None:
     choices = bounds.get("choices")
     if choices is not None and value not in choices:
-        options = ", ".join(map(str, choices))
+        options = ", ".join("null" if one is None else str(one) for one in choices)
         raise ConfigError(f"{where}: must be one of {options}, got {value!r}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return

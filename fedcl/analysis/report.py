@@ -17,6 +17,7 @@ from fedcl.analysis.runs import METHOD, Group, Run
 from fedcl.analysis.statistics import Line, cases
 from fedcl.analysis.tables import COLUMNS
 from fedcl.reporting.figures import COLOURS, title_of
+from fedcl.reporting.terminal import released
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagram")
@@ -72,6 +73,12 @@ def report(
         symbols=SYMBOLS,
         colours=COLOURS,
         settings=_settings(ranked),
+        releases=[
+            (f"{group.name}, seed {run.results.seed}", line)
+            for group in ranked
+            for run in group.runs
+            for line in released(run.results)
+        ],
         overlays=[
             (f"{group.name}, seed {run.results.seed}", base64.b64encode(run.overlay).decode())
             for group in ranked

@@ -17,7 +17,7 @@ from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
 
 RESUME = "run.resume"
-FREE = ("engine", "tracking", "run.figures")
+FREE = ("engine", "tracking", "run.figures", "release.on_refusal")
 """What says where and how a run computes and is watched, not what it learns."""
 ABSENT = object()
 
@@ -67,7 +67,7 @@ def changes(arguments: Sequence[str]) -> Change:
                 raise ConfigError(
                     f"{key}: a resumed run keeps its configuration, and this differs from what it "
                     f"was begun with; only {', '.join(f'{free}.*' for free in FREE[:2])}, "
-                    f"{', '.join(sorted(staying | {FREE[2]}))} may be given"
+                    f"{', '.join(sorted(staying | {*FREE[2:]}))} may be given"
                 )
 
     return change

@@ -75,6 +75,24 @@ class Tracking:
 
 
 @dataclass
+class Release:
+    """When a stage's model is put to use, and where it is kept.
+
+    Attributes:
+        on_refusal: what follows where the model of a stage is worse than the one in use at a
+            hospital of an earlier stage, on its validation cases: "keep" goes on from the one in
+            use, as if the stage had taught nothing, "stop" ends the run, "warn" only says so. None:
+            no model is judged, and that of every stage is put to use.
+        margin: loss of score at a hospital that is put up with.
+        alpha: the chance of refusing a model that loses no more than that anywhere.
+    """
+
+    on_refusal: str | None = setting(None, choices=(None, "keep", "stop", "warn"))
+    margin: float = setting(0.02, low=0)
+    alpha: float = setting(0.05, above=0, high=0.5)
+
+
+@dataclass
 class Run:
     """The run's folder, or that of the run to go on with; whether figures are drawn at its end."""
 
@@ -106,6 +124,7 @@ class Groups:
     learner: Learner
     engine: Engine
     tracking: Tracking
+    release: Release
     run: Run
     sites: dict[str, Site]
     seed: int
@@ -133,6 +152,7 @@ class Groups:
             learner=parse(Learner, values.get("learner") or {}, "learner"),
             engine=parse(Engine, values.get("engine") or {}, "engine"),
             tracking=parse(Tracking, values.get("tracking") or {}, "tracking"),
+            release=parse(Release, values.get("release") or {}, "release"),
             run=parse(Run, values.get("run") or {}, "run"),
             sites={site: parse(Site, one or {}, f"sites.{site}") for site, one in sites},
             seed=checked_seed(values.get("seed", 0)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedcl.aggregations.base import Aggregation
 from fedcl.config.faults import Faults
-from fedcl.config.groups import DEPLOYED, Engine, Groups, Run, Tracking
+from fedcl.config.groups import DEPLOYED, Engine, Groups, Release, Run, Tracking
 from fedcl.config.job import Job
 from fedcl.config.roles import Roles
 from fedcl.config.timeline import timeline_of
@@ -43,6 +43,7 @@ class Config:
     stragglers: float
     wait: float
     tracking: Tracking
+    release: Release
     run: Run
 
     @classmethod
@@ -91,6 +92,7 @@ class Config:
             stragglers=groups.timeline.stragglers,
             wait=groups.timeline.wait if groups.engine.name == DEPLOYED else 0.0,
             tracking=groups.tracking,
+            release=groups.release,
             run=groups.run,
         )
         for check in CHECKS:
@@ -119,6 +121,8 @@ class Config:
                 del values[group][name]
         parts = {"timeline": asdict(self.timeline), "faults": asdict(self.faults)}
         parts["timeline"]["stragglers"] = self.stragglers
+        if self.release.on_refusal is not None:  # what then follows may change: one may think anew
+            parts["release"] = {"margin": self.release.margin, "alpha": self.release.alpha}
         parts |= {"aggregation": describe(self.aggregation), "privacy": describe(self.privacy)}
         return dict(flat(values | json.loads(json.dumps(parts))))
 
@@ -203,6 +207,15 @@ def _faults_can_happen(config: Config) -> None:
         raise ConfigError("faults: a pool has no single site that could fail; take none")
 
 
+def _models_can_be_judged(config: Config) -> None:
+    task = config.job.task
+    if config.release.on_refusal is not None and not task.held_out:
+        raise ConfigError(
+            f"release.on_refusal: {task.words} has no cases to validate on but those it is trained "
+            "on; take null"
+        )
+
+
 def _cases_can_come_in(config: Config) -> None:
     task = config.job.task
     for site, stay in config.timeline.stays.items():
@@ -243,6 +256,7 @@ CHECKS = (
     _somebody_is_scored,
     _privacy_holds,
     _faults_can_happen,
+    _models_can_be_judged,
     _cases_can_come_in,
     _every_stage_can_be_played,
 )

@@ -100,6 +100,11 @@ class Tracker(Watcher):
                 scores = zip(now.sites, one.matrix[-1], strict=True)
                 values |= {f"score/{name}/{site}": v for site, v in scores if v is not None}
                 values |= {f"avg/{name}": v for v in [one.metrics["avg"]] if v is not None}
+        for verdict in now.release[-1:]:
+            values |= {"release/passed": float(verdict.released)}
+            for site, judged in verdict.hospitals.items():
+                if judged.released is not None and judged.candidate is not None:
+                    values[f"release/change/{site}"] = judged.candidate - judged.released
         self._write("stage", state.stage, values, state.round)
         self._keep(f"checkpoint/stage-{state.stage}.safetensors", "weights")
 

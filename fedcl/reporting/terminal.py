@@ -37,6 +37,7 @@ def report(results: Results) -> Group:
                 f"{one.parameters:,} parameters, {1000 * seconds:.1f} ms per case, "
                 f"AVG at all sites {number_(one.metrics['avg'])}"
             )
+    lines += released(results)
     guarantee = results.privacy
     if "epsilon" in guarantee:
         worst = max(guarantee["epsilon"].values())
@@ -45,6 +46,17 @@ def report(results: Results) -> Group:
             f"{guarantee['delta']:g} ({guarantee['neighbours']})"
         )
     return Group(escape(title), table, *map(escape, lines))
+
+
+def released(results: Results) -> list[str]:
+    """Return which models were refused and which one is in use; nothing where none was judged."""
+    refused = [
+        f"the model of stage {stage} was refused: {verdict.reason}"
+        for stage, verdict in enumerate(results.release, start=1)
+        if not verdict.released
+    ]
+    names = [f"of stage {one.model}" if one.model else "it began with" for one in results.release]
+    return refused + [f"in use: the model {name}" for name in names[-1:]]
 
 
 def extremes(results: Results) -> dict[str, tuple[str, float, float | None]]:

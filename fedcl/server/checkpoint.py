@@ -31,7 +31,7 @@ DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RunError
 class Checkpoint:
     """Snapshots in a folder: each one complete or absent.
 
-    The latest two are kept, and how every stage ended: the first one after it.
+    The latest two are kept, the very first one, and how every stage ended: the first after it.
     """
 
     KEPT = 2
@@ -64,7 +64,7 @@ class Checkpoint:
             sync(self.folder)
         first = {_stage_of(path): path for path in reversed(self._snapshots())}
         for early in self._snapshots()[: -self.KEPT]:
-            if early not in first.values() or not _stage_of(early):
+            if early not in first.values():
                 shutil.rmtree(early)
 
     def load(self) -> State | None:

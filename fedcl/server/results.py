@@ -1,5 +1,6 @@
 """What a run leaves in results.json, as it is written and read."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +53,48 @@ class ArchitectureResults:
     secondary: dict[str, ScoreResults] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What two models do on one hospital's validation cases.
+
+    Attributes:
+        cases: how many there are.
+        released: mean score of the model in use.
+        candidate: that of the stage's model.
+        p: of the test that the candidate is not worse by more than the margin, corrected for the
+            number of hospitals; None where there is no test.
+        worse: whether it is.
+        note: why there is no test, or no score.
+    """
+
+    cases: int = 0
+    released: Number | None = None
+    candidate: Number | None = None
+    p: Number | None = None
+    worse: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a stage's model.
+
+    Attributes:
+        released: whether it is the one in use from now on.
+        model: the stage, counted from 1, whose model is in use from now on; 0 for the model that
+            the run began with.
+        against: that of the model it was compared with; None where there was none.
+        reason: why it was refused, or released without a comparison, in words.
+        hospitals: those of earlier stages.
+    """
+
+    released: bool
+    model: int
+    against: int | None = None
+    reason: str = ""
+    hospitals: dict[str, Judged] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """The contents of results.json; `docs/reference/results.md` says what each means.
@@ -74,6 +117,7 @@ class Results:
     away: dict[str, list[int]] = field(default_factory=dict)
     rounds_per_stage: int = 0
     chosen: list[int] = field(default_factory=list)
+    release: list[Verdict] = field(default_factory=list)
     score: str = "dice"
     case: str = "patient"
     matrix: Matrix
@@ -156,6 +200,12 @@ class Results:
             for key in absent:  # those of the run; and what is not known is not written as 0
                 del values["architectures"][name][key]
         return values
+
+
+def read_verdict(values: Mapping[str, Any]) -> Verdict:
+    """Return what became of a stage's model, from JSON."""
+    hospitals = {site: Judged(**one) for site, one in values["hospitals"].items()}
+    return Verdict(**{**values, "hospitals": hospitals})
 
 
 _ADAPTER = TypeAdapter(Results)

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from fedcl.server.architecture import architectures, cost
 from fedcl.server.begin import begun, in_words, key_of
 from fedcl.server.checkpoint import Checkpoint, Keeper
 from fedcl.server.evaluation import Closing
-from fedcl.server.events import Round, Watcher
+from fedcl.server.events import Watcher
 from fedcl.server.exchange import Exchange
-from fedcl.server.outcome import outcome
+from fedcl.server.gate import Gate
+from fedcl.server.results import Verdict
 from fedcl.server.rounds import Stage
 from fedcl.server.settling import settled
 from fedcl.server.state import State
+from fedcl.server.telling import Log, tell_chosen, tell_notes
 from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")
@@ -66,6 +69,11 @@ class Server:
                 raise ConfigError(
                     f"learner.keep: best_round chooses among global models, and hospitals keep "
                     f"{', '.join(sorted(one.local)[:3])} to themselves; take last or best"
+                )
+            if config.release.on_refusal is not None and one.local:
+                raise ConfigError(
+                    f"release.on_refusal: global models are judged, and hospitals keep "
+                    f"{', '.join(sorted(one.local)[:3])} to themselves; take null"
                 )
             if one.model.weights is not None and one.local:
                 raise ConfigError(
@@ -198,12 +206,12 @@ class Server:
         keeper = Keeper(self.checkpoint, state, config.privacy.accounts, started)
         # First tell, then save: a round told twice after a crash can be recognised, one never
         # told cannot be made up for.
-        watchers = [_Log(config), *self.watchers, keeper]
+        watchers = [Log(config), *self.watchers, keeper]
         if state.initial is None:
             for name, told in state.begun.items():
                 for line in in_words(name, told):
                     log.warning("%s", line)
-        self._tell_notes(about)
+        tell_notes(config, state, about)
         for watcher in watchers:
             watcher.started(config, state, about)
         keeper.save()
@@ -228,70 +236,91 @@ class Server:
         """Test every site after a stage and note what came of it; keep the stage's weights."""
         config, state = self.config, self.state
         self._expect(config.timeline.present(state.stage), "test")
+        stays = self._passes_the_gate()
+        if not stays:
+            self._take_back()
         scores = self._closing.test(state.stage)
         elsewhere = self._closing.test_elsewhere(state.stage)
-        if state.stage + 1 < len(config.timeline.stages):
+        if stays and state.stage + 1 < len(config.timeline.stages):
             state.memory = self._closing.remember(stage)
         state.rows.append(scores)
         state.ended.append(dict(state.versions))
         state.elsewhere.append(elsewhere)
         state.momentum = {}
-        state.chosen.append(state.best_round if state.best else state.round)
-        if config.job.learner.keep == "best_round":
-            self._tell_chosen()
+        if stays:
+            state.chosen.append(state.best_round if state.best else state.round)
+            if config.job.learner.keep == "best_round":
+                tell_chosen(state)
+        else:
+            state.chosen.append([0, *state.chosen][state.verdicts[-1]["model"]])
         state.best, state.best_score = {}, None
         state.sent.append(dict(state.ledger.bytes))
         teaching = config.job.strategy.teaching
         if teaching is not None and teaching.changes == "stage":
             state.teacher = state.weights
-        file = self.checkpoint.folder / f"stage-{state.stage}.safetensors"
+        self._write(f"stage-{state.stage}.safetensors")
+
+    def _write(self, name: str) -> None:
+        """Write the weights as they are into a file of their own."""
+        file = self.checkpoint.folder / name
         with writing(file):
             # What hospitals keep is not here: in its place there is what nobody has trained.
             every = self.architectures.values()
-            shared = (one.whole(one.shared(state.weights)) for one in every if one.sites)
+            shared = (one.whole(one.shared(self.state.weights)) for one in every if one.sites)
             arrays.save_file(file, {k: v for part in shared for k, v in part.items()})
 
-    def _tell_chosen(self) -> None:
-        """Say which round's weights the stage ended with."""
-        state = self.state
-        if state.best:
-            words = state.stage, state.best_round, state.best_score
-            log.info("stage %d ends with the weights of round %d (validation %.3f)", *words)
+    def _passes_the_gate(self) -> bool:
+        """Judge the stage's model; return whether the run goes on from it.
+
+        Raises:
+            RunError: it is refused, and the run is to stop.
+        """
+        state, number, after = self.state, self.state.stage + 1, self.config.release.on_refusal
+        if after is None:
+            return True
+        trained = [name for name, one in self.architectures.items() if one.sites]
+        begun = all(state.begun.get(name, {"renewed": name})["renewed"] == [] for name in trained)
+        released = state.verdicts[-1]["model"] if state.verdicts else 0
+        if not released and not begun:
+            verdict = Verdict(True, number, reason="it is the first one")
         else:
-            log.warning(
-                "stage %d ends with its last round: in none did the whole cohort validate, so that "
-                "learner.keep=best_round could compare none",
-                state.stage,
+            gate = Gate(self.config, self.exchange, state, self.architectures)
+            verdict = gate.judge(self._ended(released).weights, released)
+        state.verdicts.append(asdict(verdict))
+        if verdict.released:
+            return True
+        log.warning("the model of stage %d is refused: %s", number, verdict.reason)
+        if after == "stop":
+            raise RunError(
+                f"the model of stage {number} is refused: {verdict.reason}; release.on_refusal="
+                "keep or warn goes on"
             )
+        return after == "warn"
 
-    def _tell_notes(self, sites: Iterable[str]) -> None:
-        """Say what was left out, guessed or changed in reading the data of some sites."""
-        for name, value in self.state.settled.items():
-            told = "scenario.%s: %s, the median over the sites of the first stage"
-            log.warning(told, name, value)
-        self.state.left_out = self.config.job.scenario.left_out()
-        for line in self.state.left_out:
-            log.warning("%s", line)
-        notes: dict[str, list[str]] = {}
-        for site in sites:
-            self.state.notes[site] += self._padded_otherwise(self.state.samples[site])
-            for note in self.state.notes[site]:
-                notes.setdefault(note, []).append(site)
-        for note, whose in notes.items():
-            log.warning("site%s %s: %s", "s" * (len(whose) > 1), ", ".join(whose), note)
+    def _take_back(self) -> None:
+        """Go back to the model in use, as if the stage had taught nothing.
 
-    def _padded_otherwise(self, shape: Sequence[int]) -> list[str]:
-        """Return a note where others, or the pool, train on larger samples than a site."""
-        # A hospital may claim samples of another kind, and must not end the run by it.
-        comparable = [one for one in self.state.samples.values() if len(one) == len(shape)]
-        largest = [max(sizes) for sizes in zip(*comparable, strict=True)]
-        if list(shape) == largest:
-            return []
-        own, most = ("x".join(map(str, sizes[1:])) for sizes in (shape, largest))
-        return [
-            f"samples of {own}, elsewhere up to {most}: networks that normalise over an image see "
-            "how much of it is padding; scenario.size makes them alike"
-        ]
+        What hospitals keep for themselves goes back as well: the versions are those of then.
+        """
+        state = self.state
+        self._write(f"refused-{state.stage + 1}.safetensors")
+        before = self._ended(state.verdicts[-1]["model"])
+        for name in ("weights", "teacher", "memory", "versions", "kept", "stored"):
+            setattr(state, name, getattr(before, name))
+        state.best, state.trained[state.stage :] = {}, [[]]
+        self._grow()
+
+    def _ended(self, stages: int) -> State:
+        """Return the state in which the run was after so many stages.
+
+        Raises:
+            RunError: it is not there any more.
+        """
+        found = self.checkpoint.ended(stages)
+        if found is None:
+            folder = self.checkpoint.folder
+            raise RunError(f"{folder}: the state after stage {stages} is not there any more")
+        return found
 
     def _expect(self, sites: Sequence[str], what: str) -> None:
         """Wait for hospitals, not for ever.
@@ -328,25 +357,6 @@ class Server:
         state.teacher = arrays.grown(state.teacher, room)
 
 
-class _Log(Watcher):
-    """Writes rounds and stages into the run's log."""
-
-    def __init__(self, config: Config) -> None:
-        self.task = config.job.task
-
-    def round_done(self, done: Round, state: State) -> None:
-        """Write the validation scores."""
-        scores = {
-            f"{site} {self.task.scored(site)[0]}": value for site, value in done.validation.items()
-        }
-        words = done.stage + 1, done.number, _in_words(scores)
-        log.info("stage %d, round %d: validation %s", *words)
-
-    def stage_done(self, config: Config, state: State) -> None:
-        """Write the figures of the run so far."""
-        log.info("stage %d done: %s", state.stage, _in_words(outcome(config, state).metrics))
-
-
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `ConfigError` where a run was begun with another configuration."""
     for key in sorted(before.keys() | now.keys()):
@@ -355,9 +365,3 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"{key}: the run was begun with {before.get(key)!r}, config.yaml says "
                 f"{now.get(key)!r} now; put it back, or begin a new run"
             )
-
-
-def _in_words(values: Mapping[str, float | None]) -> str:
-    return ", ".join(
-        f"{name} {'-' if value is None else format(value, '.3f')}" for name, value in values.items()
-    )

@@ -29,6 +29,7 @@ class State:
             of the stage so far, the mean of its validation scores (None before there is one) and
             its number.
         chosen: the round, counted over all stages, whose weights each finished stage ended with.
+        verdicts: what became of the model of each finished stage (`fedcl.server.results.Verdict`).
         round: rounds finished, over all stages.
         tries: how often the next one has failed.
         initial: scores of the untrained model, once it was evaluated.
@@ -65,6 +66,7 @@ class State:
     best_score: float | None = None
     best_round: int = 0
     chosen: list[int] = field(default_factory=list)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
     round: int = 0
     tries: int = 0
     initial: Scores | None = None

@@ -35,13 +35,14 @@ def test_a_snapshot_comes_back_exactly(tmp_path: Path):
     assert read.tracking_run == "run"
 
 
-def test_the_latest_two_are_kept_and_the_end_of_every_stage(tmp_path: Path):
+def test_the_latest_two_are_kept_the_beginning_and_the_end_of_every_stage(tmp_path: Path):
     checkpoint = Checkpoint(tmp_path)
     for round_ in (0, 1, 2, 3, 10, 11):
         checkpoint.save(state(round_))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
-        "round-000002-stage-001", "round-000010-stage-005", "round-000011-stage-005",
+        "round-000000-stage-000", "round-000002-stage-001", "round-000010-stage-005",
+        "round-000011-stage-005",
     ]  # fmt: skip
     assert checkpoint.load().round == 11
     assert checkpoint.ended(1).round == 2
