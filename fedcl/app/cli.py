@@ -100,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
         help="write slices and frames too that the field was never taught; default: NaN",
     )  # fmt: skip
     command.set_defaults(run=export)
+    about = "put the version of a model to use that was in use before; nothing running is touched"
+    command = commands.add_parser("rollback", help=about, description=about)
+    command.add_argument("name", metavar="NAME", help="of the model in MLflow's registry")
+    command.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
+    command.add_argument("--uri", default="sqlite:///mlflow.db", help="where MLflow is")
+    command.set_defaults(run=rollback)
     about = "write a folder for the server and one for every hospital of a real federation"
     command = commands.add_parser("deploy", help=about, description=about)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="new; gets keys and scripts")
@@ -151,6 +157,15 @@ def predict(given: argparse.Namespace) -> None:
         given.run_folder, given.images, given.out, Console(), given.site, given.stage, given.model,
         given.pattern, given.device,
     )  # fmt: skip
+
+
+def rollback(given: argparse.Namespace) -> None:
+    """Go back to an earlier version; see `fedcl.tracking.models.roll_back`."""
+    from fedcl.tracking.models import roll_back
+    from fedcl.tracking.names import RELEASED
+
+    before, now = roll_back(given.uri, given.name, given.to)
+    print(f"{given.name}: {RELEASED} is version {now}; version {before} is withdrawn")
 
 
 def inspect(given: argparse.Namespace) -> None:

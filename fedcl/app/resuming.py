@@ -17,7 +17,10 @@ from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
 
 RESUME = "run.resume"
-FREE = ("engine", "tracking", "run.figures", "release.on_refusal")
+FREE = (
+    "engine", "tracking", "run.figures", "release.on_refusal", "release.name", "release.licence",
+    "release.intended_use",
+)  # fmt: skip
 """What says where and how a run computes and is watched, not what it learns."""
 ABSENT = object()
 

@@ -33,13 +33,14 @@ from fedcl.server.results import Results
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.settings import flat
+from fedcl.tracking.names import SCHEME
 from fedcl.wire.superlink_grid import SuperLinkGrid
 
 log = logging.getLogger("fedcl")
 
 GROUPS = (
     "scenario", "strategy", "model", "models", "sites", "aggregation", "privacy", "timeline",
-    "learner", "augment", "optimiser", "schedule", "seed",
+    "learner", "augment", "optimiser", "schedule", "release", "seed",
 )  # fmt: skip
 ENGINE = ("engine.quorum", "engine.timeout", "engine.norm_bound")
 RESUME = "run.resume"
@@ -135,7 +136,7 @@ def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None
     values["engine"] |= {"name": DEPLOYED}
     for key, value in flat(values):  # whatever way it was said
         given = re.sub(r"^models\.[^.]+\.", "model.", key)
-        if given in OWN and value is not None:
+        if given in OWN and value is not None and not str(value).startswith(SCHEME):
             raise ConfigError(
                 f"run-config: {key}: a path; it is the server's or the hospital's own"
             )

@@ -1,5 +1,6 @@
 """The groups of the configuration that no plug-in has a say in; checked without torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,6 +10,7 @@ from fedcl.config.timeline import Arrivals, arrivals_of
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.settings import closest, parse, setting
+from fedcl.tracking.names import NAME
 
 DEPLOYED = "superlink"
 """The engine of a deployed run."""
@@ -85,11 +87,26 @@ class Release:
             no model is judged, and that of every stage is put to use.
         margin: loss of score at a hospital that is put up with.
         alpha: the chance of refusing a model that loses no more than that anywhere.
+        name: under which every stage's model is kept in MLflow's registry of models; None: it is
+            not.
+        licence: of the data that the models were trained on, for their cards.
+        intended_use: what the models are for, likewise.
     """
 
     on_refusal: str | None = setting(None, choices=(None, "keep", "stop", "warn"))
     margin: float = setting(0.02, low=0)
     alpha: float = setting(0.05, above=0, high=0.5)
+    name: str | None = None
+    licence: str | None = None
+    intended_use: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name, which MLflow and a search in it must take."""
+        if self.name is not None and not re.fullmatch(NAME, self.name):
+            raise ConfigError(
+                f"release.name: {self.name!r} cannot name a model; take up to 100 letters, digits, "
+                "spaces and . _ -, a letter or digit first"
+            )
 
 
 @dataclass

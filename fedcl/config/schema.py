@@ -216,6 +216,20 @@ def _models_can_be_judged(config: Config) -> None:
         )
 
 
+def _models_can_be_kept(config: Config) -> None:
+    if config.release.name is None:
+        return
+    if not config.tracking.enabled:
+        raise ConfigError(
+            "release.name: MLflow keeps models, and tracking.enabled is false; take null"
+        )
+    if not config.job.task.held_out:
+        raise ConfigError(
+            f"release.name: {config.job.task.words} are kept in the run's folder alone, see fedcl "
+            "export; take null"
+        )
+
+
 def _cases_can_come_in(config: Config) -> None:
     task = config.job.task
     for site, stay in config.timeline.stays.items():
@@ -257,6 +271,7 @@ CHECKS = (
     _privacy_holds,
     _faults_can_happen,
     _models_can_be_judged,
+    _models_can_be_kept,
     _cases_can_come_in,
     _every_stage_can_be_played,
 )

@@ -17,6 +17,7 @@ from fedcl.data.files import folder_of, printable
 from fedcl.errors import ConfigError
 from fedcl.registry import name_of
 from fedcl.server.architecture import Architecture
+from fedcl.tracking.source import at_hand
 
 LARGEST = 32 * 2**30
 """Bytes of a file that may be one of weights."""
@@ -37,8 +38,12 @@ class _OddError(Exception):
     """A tensor that is no array."""
 
 
-def begun(one: Architecture) -> tuple[Arrays, dict[str, Any]]:
+def begun(one: Architecture, uri: str = "") -> tuple[Arrays, dict[str, Any]]:
     """Return the weights that an architecture begins with, and what was taken for them.
+
+    Args:
+        one: the architecture.
+        uri: of the MLflow in whose registry they may be.
 
     Raises:
         ConfigError: its `model.weights` cannot be read or, if they must, do not fit.
@@ -47,8 +52,10 @@ def begun(one: Architecture) -> tuple[Arrays, dict[str, Any]]:
     if source is None:
         return fresh, {}
     key = key_of(one)
-    file = found_at(source, f"{key}.weights")
-    given = _aligned(of_architecture(one.name, load(file, f"{key}.weights")), fresh)
+    with at_hand(source, uri, f"{key}.weights") as (place, called):
+        path = found_at(place, f"{key}.weights")
+        given = _aligned(of_architecture(one.name, load(path, f"{key}.weights")), fresh)
+    file = called or str(path)
     taken = {key for key, value in fresh.items() if _fits(given.get(key), value)}
     renewed = [key for key in fresh if key not in taken]
     left = [key for key in given if key not in fresh]
@@ -72,7 +79,7 @@ def begun(one: Architecture) -> tuple[Arrays, dict[str, Any]]:
         for key, value in fresh.items()
     }
     return weights, {
-        "file": file.name,
+        "file": called or path.name,
         "sha256": arrays.digest({key: weights[key] for key in taken}),
         "taken": len(taken),
         "renewed": renewed,

@@ -70,11 +70,12 @@ class Server:
                     f"learner.keep: best_round chooses among global models, and hospitals keep "
                     f"{', '.join(sorted(one.local)[:3])} to themselves; take last or best"
                 )
-            if config.release.on_refusal is not None and one.local:
-                raise ConfigError(
-                    f"release.on_refusal: global models are judged, and hospitals keep "
-                    f"{', '.join(sorted(one.local)[:3])} to themselves; take null"
-                )
+            for key, asked in asdict(config.release).items():
+                if key in ("on_refusal", "name") and asked is not None and one.local:
+                    raise ConfigError(
+                        f"release.{key}: it is about global models, and hospitals keep "
+                        f"{', '.join(sorted(one.local)[:3])} to themselves; take null"
+                    )
             if one.model.weights is not None and one.local:
                 raise ConfigError(
                     f"{key_of(one)}.weights: hospitals keep {', '.join(sorted(one.local)[:3])} to "
@@ -105,7 +106,7 @@ class Server:
         for name, one in self.architectures.items():
             if not one.sites:
                 continue
-            own, taken = begun(one)
+            own, taken = begun(one, self.config.tracking.uri)
             weights |= one.whole(own)
             if taken:
                 told[name] = taken
