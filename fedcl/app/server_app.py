@@ -136,7 +136,8 @@ def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None
     values["engine"] |= {"name": DEPLOYED}
     for key, value in flat(values):  # whatever way it was said
         given = re.sub(r"^models\.[^.]+\.", "model.", key)
-        if given in OWN and value is not None and not str(value).startswith(SCHEME):
+        registry = given == "model.weights" and str(value).startswith(SCHEME)
+        if given in OWN and value is not None and not registry:
             raise ConfigError(
                 f"run-config: {key}: a path; it is the server's or the hospital's own"
             )

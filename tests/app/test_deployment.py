@@ -36,6 +36,7 @@ from tests.conftest import ROOT
             "run-config: models.small.weights: a path; it is the server's",
         ),
         ({"overrides": "models.s={name:unet,weights:/etc/x}"}, "models.s.weights: a path"),
+        ({"overrides": "scenario.root=models:/../etc"}, "scenario.root: a path"),
         ({"overrides": "scenario.val=${oc.env:HOME}"}, "must be a plain value"),
         ({"overrides": "run.dir=/tmp/x"}, "run.dir: not for a deployed run"),
         ({"overrides": "run.resume=../run-1"}, "run.resume: give the name of a run"),
@@ -58,6 +59,10 @@ def test_whoever_starts_a_run_can_name_no_path_and_no_code(run_config: dict[str,
 
 def test_what_may_be_asked_for_is_understood(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("FEDCL_TRACKING", raising=False)
+    registry = "model.weights=models:/prostate@released release.on_refusal=keep"
+    begun = asked_for({"overrides": registry})[0]
+    assert begun["model"]["weights"] == "models:/prostate@released"
+    assert begun["release"]["on_refusal"] == "keep"
     values, resumed = asked_for({"overrides": "strategy=lwf seed=3 engine.quorum=2"})
     assert (values["strategy"]["name"], values["seed"], resumed) == ("lwf", 3, None)
     assert values["engine"] == values["engine"] | {"name": "superlink", "quorum": 2}
