@@ -66,9 +66,8 @@ def trained(run: Path, site: str | None, stage: int | None, model: str | None) -
         raise ConfigError(f"MODEL: {run} has no results.json: the run has not ended")
     here = {"table": None, "splits": None}  # who held what in the run plays no part
     described = {k: here.get(k, v) for k, v in values["scenario"].items()}
-    scenario = SCENARIO.make(described)
-    settled = {k.removeprefix("scenario."): v for k, v in results.settled.items()}
-    scenario = replace(scenario, **settled)
+    learned = results.from_data | results.settled
+    scenario = SCENARIO.make(described | {k.removeprefix("scenario."): learned[k] for k in learned})
     task = scenario.task
     if not isinstance(task, Segmentation):
         raise ConfigError(f"MODEL: {name_of(scenario)} holds {task.words}; see fedcl export")

@@ -270,6 +270,7 @@ class Server:
             told = "scenario.%s: %s, the median over the sites of the first stage"
             log.warning(told, name, value)
         self.state.left_out = self.config.job.scenario.left_out()
+        self.state.from_data = self.config.job.scenario.from_data()
         for line in self.state.left_out:
             log.warning("%s", line)
         notes: dict[str, list[str]] = {}
