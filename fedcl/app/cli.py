@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         help="which files are images, as scenario.image, e.g. '{case}_{channel}.nii.gz'",
     )  # fmt: skip
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.add_argument(
+        "--no-overlays", action="store_true",
+        help="no pictures and no page to look through them: they show patients",
+    )  # fmt: skip
     command.set_defaults(run=predict)
     about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
     command = commands.add_parser("export", help=about, description=about)
@@ -149,7 +153,7 @@ def predict(given: argparse.Namespace) -> None:
 
     write(
         given.run_folder, given.images, given.out, Console(), given.site, given.stage, given.model,
-        given.pattern, given.device,
+        given.pattern, given.device, not given.no_overlays,
     )  # fmt: skip
 
 
