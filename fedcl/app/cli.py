@@ -85,6 +85,16 @@ def _parser() -> argparse.ArgumentParser:
         help="no pictures and no page to look through them: they show patients",
     )  # fmt: skip
     command.set_defaults(run=predict)
+    about = "tell what a run's model is, who trained it on what and how well it does, in Markdown"
+    command = commands.add_parser("card", help=about, description=about)
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("--stage", type=int, help="after which stage, from 1; default: the last")
+    command.add_argument("--model", help="of several architectures; default: all of them")
+    command.add_argument(
+        "--hide-names", action="store_true", help="call hospitals Hospital 1, 2, ..."
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="write it there; default: print")
+    command.set_defaults(run=card)
     about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
@@ -155,6 +165,14 @@ def predict(given: argparse.Namespace) -> None:
         given.run_folder, given.images, given.out, Console(), given.site, given.stage, given.model,
         given.pattern, given.device, not given.no_overlays,
     )  # fmt: skip
+
+
+def card(given: argparse.Namespace) -> None:
+    """Print a model card, or write it; see `fedcl.app.card.tell`."""
+    from fedcl.app.card import tell
+
+    told = tell(given.run_folder, given.out, given.hide_names, given.stage, given.model)
+    print(f"written to {given.out}" if told is None else told, end="\n" if told is None else "")
 
 
 def inspect(given: argparse.Namespace) -> None:
