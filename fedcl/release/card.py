@@ -70,7 +70,7 @@ def card(
     if model is not None and model not in there:
         raise ConfigError(f"--model: there is no {model!r}; there are: {', '.join(there)}")
     chosen = there if model is None else [model]
-    title = f"{' and '.join(chosen)}, trained on {results.scenario} with {results.strategy}"
+    title = f"{' and '.join(chosen) or results.model}, trained on {results.scenario} with {results.strategy}"
     sections = {
         "Intended use": _use(values, names),
         "What it is": _model(results, number, values, chosen, names),

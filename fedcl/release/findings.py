@@ -101,7 +101,9 @@ def failures(results: Results, number: int, names: Names) -> str:
     """Which answers were lost or refused."""
     lines, done = [], len(results.matrix)
     if not results.completed and number == done:
-        lines.append(f"The run was {text(results.status)} after {counted(done, 'finished stage')}")
+        why = f" ({names.text(results.reason)})" if results.reason else ""
+        ended = f"{text(results.status)} after {counted(done, 'finished stage')}{why}"
+        lines.append(f"The run is not complete: it ended as {ended}")
     lost = [one for one in results.failures if one["stage"] <= number]
     for one in lost[:MOST]:
         what = WHAT.get(one["what"], text(one["what"]))

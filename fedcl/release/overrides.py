@@ -38,7 +38,8 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
         for key in now
         if key not in before or before[key] != now[key]
     ]
-    return [*chosen, *changed, *(f"~{key}" for key in before if key not in now)]
+    gone = [key for key in before if key not in now and key.partition(".")[0] in values]
+    return [*chosen, *changed, *(f"~{key}" for key in gone)]
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,10 +54,7 @@ def _value(key: str, value: Any) -> str:
     """Return a value as Hydra reads it."""
     if LOCAL.search(key) and value not in (None, [], ""):
         return "..."
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.-]*", value)
-    words = ("null", "true", "false", "none", "inf", "nan")
-    return (
-        str(value)
-        if plain and value.lower() not in words
-        else json.dumps(value, separators=(",", ":"))
-    )
+    name = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.-]*", value)
+    if name and value.lower() not in ("null", "true", "false", "none", "inf", "nan"):
+        return str(value)
+    return json.dumps(value, separators=(",", ":"))
