@@ -52,6 +52,11 @@ class NNUNet(CohortScenario):
             return []
         return [str(names.get(str(number), "")) for number in range(len(names))]
 
+    def from_data(self) -> dict[str, Any]:
+        """See `Scenario.from_data`: what of the settings dataset.json may have given, too."""
+        told = {"labels": self.labels, "ignore": self.ignore, "channels": self.channels}
+        return super().from_data() | (told if self.root is not None else {})
+
     def found(self, site: str, path: Path, notes: Notes) -> dict[str, list[Files]]:
         """Return the files of every case; see `CohortScenario.found`.
 

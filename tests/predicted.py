@@ -61,6 +61,11 @@ def simulated(folder: Path, root: Path, *overrides: str) -> Path:
 
 
 def predict(run: Path, images: Path, out: Path, *more: str) -> int:
+    """Run `fedcl predict` without pictures; return its exit status."""
+    return shown(run, images, out, "--no-overlays", *more)
+
+
+def shown(run: Path, images: Path, out: Path, *more: str) -> int:
     """Run `fedcl predict`; return its exit status."""
     given = [run, "--images", images, "--out", out, "--device", "cpu", *more]
     return main(["predict", *map(str, given)])

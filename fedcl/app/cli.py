@@ -80,7 +80,21 @@ def _parser() -> argparse.ArgumentParser:
         help="which files are images, as scenario.image, e.g. '{case}_{channel}.nii.gz'",
     )  # fmt: skip
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.add_argument(
+        "--no-overlays", action="store_true",
+        help="no pictures and no page to look through them: they show patients",
+    )  # fmt: skip
     command.set_defaults(run=predict)
+    about = "tell what a run's model is, who trained it on what and how well it does, in Markdown"
+    command = commands.add_parser("card", help=about, description=about)
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("--stage", type=int, help="after which stage, from 1; default: the last")
+    command.add_argument("--model", help="of several architectures; default: all of them")
+    command.add_argument(
+        "--hide-names", action="store_true", help="call hospitals Hospital 1, 2, ..."
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="write it there; default: print")
+    command.set_defaults(run=card)
     about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
@@ -155,7 +169,7 @@ def predict(given: argparse.Namespace) -> None:
 
     write(
         given.run_folder, given.images, given.out, Console(), given.site, given.stage, given.model,
-        given.pattern, given.device,
+        given.pattern, given.device, not given.no_overlays,
     )  # fmt: skip
 
 
@@ -166,6 +180,14 @@ def rollback(given: argparse.Namespace) -> None:
 
     before, now = roll_back(given.uri, given.name, given.to)
     print(f"{given.name}: {RELEASED} is version {now}; version {before} is withdrawn")
+
+
+def card(given: argparse.Namespace) -> None:
+    """Print a model card, or write it; see `fedcl.app.card.tell`."""
+    from fedcl.app.card import tell
+
+    told = tell(given.run_folder, given.out, given.hide_names, given.stage, given.model)
+    print(f"written to {given.out}" if told is None else told, end="\n" if told is None else "")
 
 
 def inspect(given: argparse.Namespace) -> None:

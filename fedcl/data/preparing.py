@@ -125,8 +125,8 @@ class Preparation:
             return (self.normalise,) * channels
         if len(self.normalise) != channels:
             raise ValueError(
-                f"{channels} channels, dataset.json names {len(self.normalise)}; give "
-                "scenario.normalise"
+                f"{channels} channels, but scenario.normalise, or dataset.json in its place, names "
+                f"{len(self.normalise)}; give scenario.normalise"
             )
         return self.normalise
 
@@ -175,6 +175,29 @@ class Preparation:
         outside = 0.0 if self.nonzero and how == "zscore" else normal[counts].min()
         found: Array = np.where(counts, normal, outside).astype(np.float32)
         return found
+
+
+def ways(given: Any, modalities: Sequence[str] = (), chosen: Sequence[int] = ()) -> list[str]:
+    """Return how channels are normalised: one way for all of them, or one for each.
+
+    Args:
+        given: one of `NORMALISATIONS`, a list of one for each channel that is taken, or "auto".
+        modalities: how every channel in the files was taken, such as "CT", where that is known.
+        chosen: the channels that are taken; empty for all.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if given == "auto":
+        taken = [modalities[n] for n in chosen if n < len(modalities)] if chosen else modalities
+        given = ["window" if one == "CT" else "zscore" for one in taken] or "zscore"
+    listed = given if isinstance(given, list) else [given]
+    if not listed or not all(one in NORMALISATIONS for one in listed):
+        raise ConfigError(
+            f"scenario.normalise: give auto, one of {', '.join(NORMALISATIONS)}, or a list of one "
+            f"of them for each channel, got {given!r}"
+        )
+    return listed if len({*listed}) > 1 else listed[:1]
 
 
 def sizes(value: Any, dims: int, key: str, low: int = 1, high: int = 2048) -> tuple[int, ...]:

@@ -61,6 +61,13 @@ class Scenario(ABC):
         """Return what a site says of that setting; arguments and errors as of `load`."""
         raise NotImplementedError(f"{type(self).__name__} measures nothing")
 
+    def from_data(self) -> dict[str, Any]:
+        """Return settings that the data themselves decide, as they stand there now.
+
+        A run keeps them, so that its model can read images where the data are not.
+        """
+        return {}
+
     def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
         """Read one image that nobody has labelled, to be answered by a model.
 

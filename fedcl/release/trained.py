@@ -16,7 +16,8 @@ from fedcl.data.resampling import restored
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.learning.scenario import Scenario
-from fedcl.registry import MODEL, SCENARIO, STRATEGY, name_of
+from fedcl.registry import MODEL, STRATEGY, name_of
+from fedcl.release.described import scenario_of
 from fedcl.server.begin import found_at, load, of_architecture
 from fedcl.server.results import Results
 from fedcl.settings import parse
@@ -64,11 +65,7 @@ def trained(run: Path, site: str | None, stage: int | None, model: str | None) -
     results = Results.read(run)
     if results is None:
         raise ConfigError(f"MODEL: {run} has no results.json: the run has not ended")
-    here = {"table": None, "splits": None}  # who held what in the run plays no part
-    described = {k: here.get(k, v) for k, v in values["scenario"].items()}
-    scenario = SCENARIO.make(described)
-    settled = {k.removeprefix("scenario."): v for k, v in results.settled.items()}
-    scenario = replace(scenario, **settled)
+    scenario = scenario_of(values, results)
     task = scenario.task
     if not isinstance(task, Segmentation):
         raise ConfigError(f"MODEL: {name_of(scenario)} holds {task.words}; see fedcl export")

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from fedcl.files import write_atomically
+from fedcl.server.metrics import title_of
 from fedcl.server.results import Results
 from fedcl.tasks.base import Picture
 
@@ -22,13 +23,6 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 STYLES = ("-", "--", "-.", ":")
 LARGEST = 60.0
 """Inches."""
-SCORES = {"dice": "Dice", "psnr": "PSNR (dB)"}
-"""How scores are written; others, of a task of one's own, by their names."""
-
-
-def title_of(score: str) -> str:
-    """Return how a score is written."""
-    return SCORES.get(score, score)
 
 
 def draw(results: Results, pictures: Sequence[Picture], legend: str, folder: Path) -> list[Path]:

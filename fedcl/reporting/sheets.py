@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fedcl.data.grid import PLANES
+from fedcl.data.grid import PLANES, Array
 from fedcl.files import write_atomically
 from fedcl.reporting.figures import COLOURS
 from fedcl.tasks.base import Look
@@ -34,7 +34,9 @@ def draw_sheet(site: str, looks: Sequence[Look], file: Path) -> None:
     rows = figure.subplots(len(looks), across, squeeze=False)
     for look, row in zip(looks, rows, strict=True):
         for axes, plane in zip(row, look.slices, strict=False):
-            _draw_slice(axes, look, plane)
+            image, labels, high = look.slices[plane]
+            draw_slice(axes, image.numpy(), labels.numpy(), high, plane)
+            axes.set_title(f"{look.title}, {plane}", fontsize=7)
         for axes in row[:-1]:
             axes.set_axis_off()
         _draw_values(row[-1], look)
@@ -43,21 +45,32 @@ def draw_sheet(site: str, looks: Sequence[Look], file: Path) -> None:
     write_atomically(file, picture.getvalue())
 
 
-def _colour(number: int) -> str:
+def colour_of(number: int) -> str:
     """Return the colour of a class, counted from 1."""
     return COLOURS[(number - 1) % len(COLOURS)]
 
 
-def _draw_slice(axes: Axes, look: Look, plane: str) -> None:
-    """Draw a slice and the outlines of its classes."""
-    image, labels, high = look.slices[plane]
+def draw_slice(
+    axes: Axes, image: Array, labels: Array, high: float, plane: str, white: float | None = None
+) -> None:
+    """Draw a slice and the outlines of its classes.
+
+    Args:
+        axes: where.
+        image: grey values (H, W), or colours (H, W, 3).
+        labels: classes, (H, W).
+        high: how much higher than wide a pixel is.
+        plane: one of `PLANES`, and the patient's front, or head, is at the top; or any word.
+        white: the value that is shown white, if 0 is black; None, and values are spread.
+    """
     origin: Literal["lower", "upper"] = "lower" if plane in PLANES else "upper"
-    axes.imshow(image.numpy(), cmap="gray", aspect=high, origin=origin)
-    for number in sorted({*labels.unique().tolist()} - {0}):
-        inside = labels.numpy() == number
-        if not inside.all():
-            axes.contour(inside, [0.5], colors=_colour(number), linewidths=0.9)
-    axes.set_title(f"{look.title}, {plane}", fontsize=7)
+    black = None if white is None else 0.0
+    axes.imshow(image, cmap="gray", aspect=high, origin=origin, vmin=black, vmax=white)
+    axes.autoscale(False)
+    for number in sorted({*np.unique(labels).tolist()} - {0}):
+        inside = np.pad(labels == number, 1)  # so that outlines are closed at the edges
+        down, across = (np.arange(-1, size - 1) for size in inside.shape)
+        axes.contour(across, down, inside, [0.5], colors=colour_of(number), linewidths=0.9)
 
 
 def _draw_values(axes: Axes, look: Look) -> None:
@@ -67,7 +80,7 @@ def _draw_values(axes: Axes, look: Look) -> None:
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
     for number, (name, values) in enumerate(zip(look.values, every, strict=True)):
         shares = np.histogram(values, edges)[0] / len(values)
-        axes.stairs(shares, edges, color=_colour(number) if number else "#888888", label=name)
+        axes.stairs(shares, edges, color=colour_of(number) if number else "#888888", label=name)
     axes.legend(fontsize=6)
     axes.tick_params(labelsize=6)
     axes.set_yticks([])

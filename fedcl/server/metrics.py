@@ -11,6 +11,13 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
 Row = Sequence[float | None]
+SCORES = {"dice": "Dice", "psnr": "PSNR (dB)"}
+"""How scores are written; others, of a task of one's own, by their names."""
+
+
+def title_of(score: str) -> str:
+    """Return how a score is written."""
+    return SCORES.get(score, score)
 
 
 def summary(

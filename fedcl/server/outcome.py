@@ -74,6 +74,7 @@ def outcome(
         begun=state.begun,
         samples=state.samples,
         settled={f"scenario.{name}": value for name, value in state.settled.items()},
+        from_data={f"scenario.{name}": value for name, value in state.from_data.items()},
         notes={site: notes for site, notes in state.notes.items() if notes},
         left_out=state.left_out,
         source={site: _source(numbers) for site, numbers in state.sources.items()},

@@ -144,6 +144,7 @@ class Results:
     begun: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: dict[str, list[int]] = field(default_factory=dict)
     settled: dict[str, list[Number]] = field(default_factory=dict)
+    from_data: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     source: dict[str, dict[str, Any]] = field(default_factory=dict)

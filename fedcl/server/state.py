@@ -46,6 +46,7 @@ class State:
         digests: digest of each site's data.
         begun: of every architecture that began with weights trained before, what was taken.
         settled: scenario settings that hospitals had to measure.
+        from_data: those that the data decide by themselves (`Scenario.from_data`).
         samples: shape of what networks are shown of an image, by site.
         notes: what was left out, guessed or changed in reading them, by site.
         left_out: what lies beside the sites' data and is of none.
@@ -83,6 +84,7 @@ class State:
     digests: dict[str, str] = field(default_factory=dict)
     begun: dict[str, dict[str, Any]] = field(default_factory=dict)
     settled: dict[str, list[float]] = field(default_factory=dict)
+    from_data: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, list[int]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)

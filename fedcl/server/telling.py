@@ -36,6 +36,7 @@ def tell_notes(config: Config, state: State, sites: Iterable[str]) -> None:
         told = "scenario.%s: %s, the median over the sites of the first stage"
         log.warning(told, name, value)
     state.left_out = config.job.scenario.left_out()
+    state.from_data = config.job.scenario.from_data()
     for line in state.left_out:
         log.warning("%s", line)
     notes: dict[str, list[str]] = {}

@@ -21,7 +21,7 @@ from fedcl.data.grid import SPACING, written
 from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
-from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes
+from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes, ways
 from fedcl.data.reading import Files, Reader, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
@@ -68,8 +68,8 @@ class ImageScenario(PatientScenario):
             `patch`.
         normalise: intensities, channel by channel over the volume: "zscore" (mean 0, standard
             deviation 1), "minmax" (0 to 1), "percentile" (0.5 % and 99.5 % become 0 and 1),
-            "window", "none", or "auto": a window for channels that the layout says are CT, zscore
-            for others.
+            "window", "none", a list of one of these for each channel, or "auto": a window for
+            channels that the layout says are CT, zscore for others.
         window: the intensities that become -1 and 1.
         nonzero: whether voxels that are 0 are left out of the mean and deviation, and stay 0.
         margin: of slices, how many are kept above and below those with a label; null for all.
@@ -99,7 +99,7 @@ class ImageScenario(PatientScenario):
     patch: Any = None
     foreground: float = setting(0.5, low=0, high=1)
     overlap: float = setting(0.5, low=0, high=0.9)
-    normalise: str = setting("auto", choices=("auto", *NORMALISATIONS))
+    normalise: Any = setting("auto", choices=("auto", *NORMALISATIONS))
     window: list[float] = setting(factory=lambda: [-140.0, 260.0])
     nonzero: bool = False
     margin: int | None = setting(None, low=0)
@@ -182,12 +182,12 @@ class ImageScenario(PatientScenario):
             modalities: of every channel in the files, as the layout names them, such as "CT";
                 empty where it does not.
         """
-        dims, normalise = self.spatial_dims, self._normalised(modalities)
-        low, high = self.window
+        dims, (low, high) = self.spatial_dims, self.window
+        how = ways(self.normalise, modalities, Channels.of(self.channels).chosen)
         return Preparation(
             distances(None if self.measures else self.spacing, dims, "scenario.spacing"),
             sizes(self.resize, dims, "scenario.resize", low=1 if dims == 3 else 8),
-            normalise,
+            tuple(how) if len(how) > 1 else how[0],
             (low, high),
             self.nonzero,
             self.margin,
@@ -252,14 +252,19 @@ class ImageScenario(PatientScenario):
         """Return how the layout says that channels were taken, such as "CT", if it does."""
         return []
 
-    def _normalised(self, modalities: Sequence[str]) -> str | tuple[str, ...]:
-        """Return how the channels that are taken are normalised, each where they differ in it."""
-        if self.normalise != "auto":
-            return self.normalise
+    def from_data(self) -> dict[str, Any]:
+        """See `Scenario.from_data`: how channels are normalised, where the layout decides it."""
+        root = self._describing
+        if root is None or self.normalise != "auto":
+            return {}
         chosen = Channels.of(self.channels).chosen
-        taken = [modalities[n] for n in chosen if n < len(modalities)] if chosen else modalities
-        ways = tuple("window" if one == "CT" else "zscore" for one in taken)
-        return ways if len({*ways}) > 1 else next(iter(ways), "zscore")
+        return {"normalise": ways("auto", self.modalities("", root), chosen)}
+
+    @property
+    def _describing(self) -> Path | None:
+        """The folder that says how channels were taken; None where none does, or it is gone."""
+        says = type(self).modalities is not ImageScenario.modalities
+        return Path(self.root) if says and self.root and Path(self.root).is_dir() else None
 
     def cases(self, site: str, path: Path | None) -> Cases:
         """Read all patients of a site, in order; arguments as for `load`.
@@ -322,15 +327,11 @@ class ImageScenario(PatientScenario):
 
     def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
         """Read one image that nobody has labelled; see `Scenario.alone`."""
-        root = Path(self.root or "")
-        there = self.root is not None and root.is_dir()
-        asks = type(self).modalities is not ImageScenario.modalities
-        if self.normalise == "auto" and asks and not there:
-            raise ConfigError(
-                f"scenario.normalise: auto asks the data which channels are CT, and "
-                f"{self.root or 'scenario.root'} is not there"
-            )
-        modalities = self.modalities(site, root) if there else []
+        root, says = self._describing, type(self).modalities is not ImageScenario.modalities
+        if self.normalise == "auto" and says and root is None:
+            where = self.root or "scenario.root"
+            raise ConfigError(f"scenario.normalise: auto asks {where} what is CT; it is not there")
+        modalities = [] if root is None else self.modalities(site, root)
         prepare = replace(self.preparation(modalities), margin=None)
         return read_unlabelled(name, files, self._reader(site), prepare)
 

@@ -278,8 +278,8 @@ def test_killed_in_between_there_are_whole_masks(run: Run, tmp_path: Path):
         nifti(images / f"p{number}.nii", rng.normal(100, 60, (40, 40, 20)).astype(np.float32))
     command = [sys.executable, "-m", "fedcl", "predict", run(), "--images", images, "--out", out]
     process = subprocess.Popen(
-        [*map(str, command), "--device", "cpu"], cwd=ROOT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [*map(str, command), "--device", "cpu", "--no-overlays"], cwd=ROOT, text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
     def masks() -> list[Path]:
