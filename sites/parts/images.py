@@ -18,10 +18,11 @@ from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
 from fedcl.data.files import bad, folder_of
 from fedcl.data.grid import SPACING, written
+from fedcl.data.intensities import NORMALISATIONS
 from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
-from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes
+from fedcl.data.preparing import Preparation, distances, sizes
 from fedcl.data.reading import Files, Reader, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
