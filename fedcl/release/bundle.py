@@ -117,14 +117,12 @@ def _metadata(one: Trained) -> dict[str, Any]:
     task = one.task
     sites = ", ".join(one.about.sites)
     kind = f"{task.dims}-D segmentation of {task.classes - 1} foreground classes"
-    axes = "DHW"[-task.dims :]
-    fixed, multiples = task.window, task.multiples or (1,) * task.dims
-    shape: list[Any] = list(fixed) or [
-        f"{by}*{axis.lower()}" if by > 1 else "*" for by, axis in zip(multiples, axes, strict=True)
-    ]
+    shape: list[Any] = list(task.window)
+    if not shape:  # MONAI has one variable, `n`, for any multiple along any axis
+        shape = [f"{by}*n" if by > 1 else "*" for by in task.multiples or (1,) * task.dims]
     data = {
         "format": "magnitude", "modality": "n/a", "spatial_shape": shape, "dtype": "float32",
-        "is_patch_data": bool(fixed),
+        "is_patch_data": bool(task.window),
     }  # fmt: skip
     image = {
         "type": "image", **data, "num_channels": task.channels, "value_range": [],

@@ -136,8 +136,6 @@ def test_fields_have_an_export_of_their_own(images: Path, tmp_path: Path, refuse
     assert simulate.main([*field, f"run.dir={tmp_path / 'run'}"]) == 0
     said = refused(tmp_path / "run", images)
     assert "holds a field of coordinates, not images; fedcl export writes" in said
-        tmp_path / "run", images
-    )
 
 
 def test_imaginary_hospitals_are_no_use(images: Path, tmp_path: Path, refused):
