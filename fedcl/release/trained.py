@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -122,10 +122,10 @@ def assembled(about: About, file: Path, site: str = "", architecture: str = "") 
         raise ConfigError(f"--model: there is no {name!r}; there are: {', '.join(there)}")
     made = {one: MODEL.make(about.models[one]) for one in about.trains}
     fitted = _padded(task.fitted([*made.values()]), about.samples, site)
-    weights = of_architecture(name, load(file, "MODEL"))
+    read = cache(lambda: of_architecture(name, load(file, "MODEL")))
     build = partial(fitted.build, made[name], about.sites)
     if about.architecture:  # of a bundle, which may come from anybody
-        _check_fit(name, file, weights, build)
+        _check_fit(name, file, read(), build)
     network = build()
     kept = STRATEGY.make(about.strategy).partition(network, 0).local | task.local(network)
     if kept:
@@ -133,6 +133,7 @@ def assembled(about: About, file: Path, site: str = "", architecture: str = "") 
             f"MODEL: the hospitals of {file.parent.parent} keep {', '.join(sorted(kept)[:3])} to "
             "themselves; what lies here in their place has seen no image"
         )
+    weights = read()
     problem = arrays.mismatch(weights, arrays.of_network(network))
     if problem is not None:
         raise ConfigError(f"MODEL: {file} is not all of {name} ({problem})")
