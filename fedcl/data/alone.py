@@ -14,6 +14,7 @@ from fedcl.data.labels import Labels
 from fedcl.data.notes import Note, Notes
 from fedcl.data.preparing import Preparation
 from fedcl.data.reading import Files, Reader, read_alone
+from fedcl.data.writing import stored_values, write_nifti, write_picture
 
 KEPT = (*NIFTI, *VOLUMES)
 """Formats in which an answer is written as well."""
@@ -60,21 +61,13 @@ class Alone:
             classes: shape (slices, rows, columns).
             file: as `written` names it.
         """
-        stored = self._values(self.cut.back(classes))
+        stored = stored_values(self.cut.back(classes), self.labels.values, self.labels.colours)
         if file.name.lower().endswith(".png"):
-            _write_picture(stored, self.labels.colours, file)
+            write_picture(stored, self.labels.colours, file)
         elif is_nifti(self.file):
-            _write_nifti(stored, self.file, file)
+            write_nifti(stored, self.file, file)
         else:
             _write_volume(stored, self.file, file)
-
-    def _values(self, classes: Array) -> Array:
-        """Return the mask values of classes: of several that mean one, the first."""
-        values = np.array([group[0] for group in self.labels.values])
-        kind: Any = np.uint8
-        if not self.labels.colours:
-            kind = np.result_type(*(np.min_scalar_type(int(value)) for value in values))
-        return values.astype(np.int64 if self.labels.colours else kind)[classes]
 
 
 def read_unlabelled(
@@ -101,34 +94,6 @@ def read_unlabelled(
         Case(name, tuple(scans)), files[0], pair.image, cut, reader.labels,
         pair.spacing if pair.measured else None, notes.all(),
     )  # fmt: skip
-
-
-def _write_picture(stored: Array, colours: bool, file: Path) -> None:
-    """Write a picture, (column, row, 1), grey or in colours."""
-    from PIL import Image
-
-    marks = stored[:, :, 0].T
-    if colours:
-        parts = [(marks >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)]
-        Image.fromarray(np.stack(parts, -1)).save(file)
-        return
-    if marks.min() < 0 or marks.max() > np.iinfo(np.uint16).max:
-        raise OSError("mask values that a picture cannot hold (0 to 65535)")
-    Image.fromarray(marks if marks.dtype == np.uint8 else marks.astype(np.uint16)).save(file)
-
-
-def _write_nifti(stored: Array, source: Path, file: Path) -> None:
-    """Write NIfTI with the place, directions and units of its image."""
-    import nibabel as nib
-
-    image: Any = nib.load(source)
-    shape = image.shape[:3]
-    header = image.header.copy()
-    header.set_data_dtype(stored.dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    # Without an affine of its own all that the header says of the place stays, word for word.
-    nib.save(type(image)(stored.reshape(shape), None, header), file)
 
 
 def _write_volume(stored: Array, source: Path, file: Path) -> None:

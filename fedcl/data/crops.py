@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from fedcl.data.framing import centred, padded
 from fedcl.data.samples import Sample, Samples
 from fedcl.data.scans import Box, Scan
 
@@ -100,30 +99,3 @@ class Crops(Samples):
             else:
                 starts.append(min(max(centre[axis] - size // 2, 0), length - size))
         return starts
-
-
-def centred(there: Sequence[int], size: Sequence[int]) -> list[int]:
-    """Return where a part about the centre begins along each axis; below 0 in the padding."""
-    return [(length - wanted) // 2 for length, wanted in zip(there, size, strict=True)]
-
-
-def padded(
-    image: Tensor, before: Sequence[int], size: Sequence[int], values: Sequence[float]
-) -> Tensor:
-    """Return an image, (C, ...), with a border.
-
-    Args:
-        image: to be padded.
-        before: width of the border before the image, along each axis.
-        size: of the result.
-        values: of the border, channel by channel.
-    """
-    there = image.shape[1:]
-    if tuple(there) == tuple(size):
-        return image
-    border: list[int] = []
-    for axis in reversed(range(len(size))):
-        border += [before[axis], size[axis] - there[axis] - before[axis]]
-    return torch.stack(
-        [F.pad(one, border, value=value) for one, value in zip(image, values, strict=True)]
-    )

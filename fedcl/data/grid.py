@@ -8,6 +8,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 Spacing = tuple[float, float, float]
+Shape = tuple[int, int, int]
 
 SPACING = 0.01  # relative difference of spacings that rounding in headers explains
 DIRECTION = 0.01  # of direction cosines: 0.6 degrees

@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedcl.data.grid import Shape
+from fedcl.data.intensities import NORMALISATIONS, Intensities, shown
 from fedcl.data.labels import IGNORED
 from fedcl.data.reading import Pair
-from fedcl.data.resampling import reduced, scaled
-from fedcl.data.scans import Scan, Shape
+from fedcl.data.resampling import in_spacing, reduced, stretched
+from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError
 
 Array = np.ndarray[Any, Any]
 
-NORMALISATIONS = ("zscore", "minmax", "percentile", "window", "none")
 MOST = 2**30
 """Voxels of an image that can be meant."""
-PERCENTILES = (0.5, 99.5)
-"""What becomes 0 and 1 by "percentile"."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +53,9 @@ class Preparation:
             ValueError: nothing is left of it, or it cannot be brought to the spacing.
         """
         shape, image, runs = self.shape(pair), pair.image, self._runs(pair.labels)
-        ways = self.ways(len(image))
-        if shape != image.shape[1:]:
-            # Counted from its minimum, what is constant stays so when it is resampled: otherwise
-            # rounding would leave a pattern that normalising blows up.
-            lowest = image.min((1, 2, 3), keepdims=True)
-            back = [self._back(how, one) for how, one in zip(ways, lowest, strict=True)]
-            image = scaled(image - lowest, shape).numpy() + np.stack(back)
         counts = pair.labels != IGNORED
         region = None if counts.all() else reduced(counts.astype(np.uint8), shape).numpy() > 0
-        normal = np.stack(
-            [self._normal(how, one, region) for how, one in zip(ways, image, strict=True)]
-        )
+        normal = shown(image, shape, self.intensities(len(image)), region)
         labels = reduced(pair.labels, shape).numpy()
         return [
             Scan.of(
@@ -94,26 +84,23 @@ class Preparation:
         slices, rows, columns = pair.image.shape[1:]
         there = (slices, rows, columns)
         if self.resize:
-            wanted: Sequence[int] = self.resize
+            full = stretched(there, self.resize)
         elif self.spacing:
             if not pair.measured:
                 raise ValueError(
                     "it does not say how large its voxels are; take scenario.spacing=null, or "
                     "scenario.resize"
                 )
-            axes = len(self.spacing)
-            across = zip(there[-axes:], pair.spacing[-axes:], self.spacing, strict=True)
-            wanted = [max(1, round(n * own / new)) for n, own, new in across]
+            full = in_spacing(there, pair.spacing, self.spacing)
         else:
             return there
-        full = (*there[: 3 - len(wanted)], *wanted)
         if math.prod(full) > MOST:
             key = "resize" if self.resize else "spacing"
             raise ValueError(
                 f"scenario.{key}: {'x'.join(map(str, there))} voxels would become "
                 f"{'x'.join(map(str, full))}; take a larger spacing or a smaller size"
             )
-        return full[0], full[1], full[2]
+        return full
 
     def ways(self, channels: int) -> tuple[str, ...]:
         """Return how every channel is normalised.
@@ -130,51 +117,9 @@ class Preparation:
             )
         return self.normalise
 
-    def _back(self, how: str, lowest: Array) -> Array:
-        """Return what is added again to intensities counted from the minimum."""
-        return lowest if how in ("window", "none") or self.nonzero else np.zeros_like(lowest)
-
-    def _normal(self, how: str, image: Array, region: Array | None) -> Array:
-        """Return one channel normalised; only what lies in `region` has a say."""
-        if how == "none":
-            return image
-        if how == "window":
-            low, high = self.window
-            shown: Array = ((image - (low + high) / 2) / ((high - low) / 2)).clip(-1, 1)
-            if shown.min() == shown.max():
-                raise ValueError(
-                    "the window leaves nothing of it; change scenario.window, or "
-                    "scenario.normalise for images other than CT"
-                )
-            return shown
-        if region is not None or self.nonzero or how == "percentile":
-            return self._within(how, image, region)
-        from monai import transforms as mt  # takes seconds
-
-        change: Any = mt.NormalizeIntensity() if how == "zscore" else mt.ScaleIntensity()
-        found: Array = np.asarray(change(image))
-        return found
-
-    def _within(self, how: str, image: Array, region: Array | None) -> Array:
-        """Return one channel normalised by what counts of it; the rest becomes its minimum."""
-        counts = np.ones(image.shape, bool) if region is None else region
-        if self.nonzero:
-            counts = counts & (image != 0)
-        if not counts.any():
-            return np.zeros_like(image)
-        values = image[counts].astype(np.float64)
-        if how == "zscore":
-            middle, width = values.mean(), values.std()
-        else:
-            ends = (0.0, 100.0) if how == "minmax" else PERCENTILES
-            middle, high = np.percentile(values, ends)
-            width = high - middle
-        normal = (image - middle) / (width if width > 0 else 1.0)
-        if how == "percentile":
-            normal = normal.clip(0, 1)
-        outside = 0.0 if self.nonzero and how == "zscore" else normal[counts].min()
-        found: Array = np.where(counts, normal, outside).astype(np.float32)
-        return found
+    def intensities(self, channels: int) -> list[Intensities]:
+        """Return how every channel is normalised, in full; errors as of `ways`."""
+        return [Intensities(how, self.window, self.nonzero) for how in self.ways(channels)]
 
 
 def ways(given: Any, modalities: Sequence[str] = (), chosen: Sequence[int] = ()) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedcl.data.scans import Shape
+from fedcl.data.grid import Shape, Spacing
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -16,6 +16,25 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 EVEN = 1e-4
 """Shares of a pixel that differ by less count as equal."""
+
+
+def in_spacing(there: Shape, own: Spacing, wanted: Sequence[float]) -> Shape:
+    """Return the size of a volume whose voxels are brought to another spacing.
+
+    Args:
+        there: slices, rows and columns.
+        own: distance between its voxels along them, in mm.
+        wanted: likewise; of (row, column) alone, and slices stay.
+    """
+    axes = len(wanted)
+    across = zip(there[-axes:], own[-axes:], wanted, strict=True)
+    return stretched(there, [max(1, round(n * old / new)) for n, old, new in across])
+
+
+def stretched(there: Shape, wanted: Sequence[int]) -> Shape:
+    """Return the size of a volume stretched to some rows and columns, or to slices as well."""
+    slices, rows, columns = (*there[: 3 - len(wanted)], *wanted)
+    return slices, rows, columns
 
 
 def scaled(image: Array, size: Shape) -> Tensor:

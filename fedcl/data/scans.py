@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedcl.data.grid import Shape
 from fedcl.data.labels import IGNORED
 from fedcl.errors import DataError
 from fedcl.seeding import numpy_rng
 
 Box = tuple[slice, slice, slice]
 """A part of a volume: ranges of slices, rows and columns within it."""
-Shape = tuple[int, int, int]
 WHOLE: Box = (slice(None), slice(None), slice(None))
 PLACES = 4096
 """How many voxels of a class are kept, at least, to centre patches at."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedcl.data.preparing import PERCENTILES
+from fedcl.data.intensities import PERCENTILES
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.learning.strategy import Strategy

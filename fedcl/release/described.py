@@ -8,22 +8,26 @@ from fedcl.registry import SCENARIO
 from fedcl.server.results import Results
 
 
-def scenario_of(values: Mapping[str, Any], results: Results) -> Scenario:
-    """Return a run's scenario as its model knows it.
+def decided(values: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    """Return the settings of a run's scenario as its model knows it.
 
     Who held what in the run plays no part: tables and splits are not read.
 
     Args:
         values: the run's configuration.
         results: of the run.
+    """
+    found = results.from_data | results.settled
+    settings = {key.removeprefix("scenario."): value for key, value in found.items()}
+    none = {key: None for key in ("table", "splits") if key in values["scenario"]}
+    return {**values["scenario"], **settings, **none}
+
+
+def scenario_of(values: Mapping[str, Any], results: Results) -> Scenario:
+    """Return a run's scenario as its model knows it; arguments as for `decided`.
 
     Raises:
         ConfigError, DataError: it cannot be made.
     """
-    decided = results.from_data | results.settled
-    settings = {key.removeprefix("scenario."): value for key, value in decided.items()}
-    scenario: Scenario = SCENARIO.make(
-        {**values["scenario"], **settings}
-        | {key: None for key in ("table", "splits") if key in values["scenario"]}
-    )
+    scenario: Scenario = SCENARIO.make(decided(values, results))
     return scenario

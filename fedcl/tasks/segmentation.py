@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedcl.data.cases import Case, SiteData
-from fedcl.data.crops import Crops, Item, centred, padded
+from fedcl.data.crops import Crops, Item
+from fedcl.data.framing import IMAGES, Framing, at_once, whole
 from fedcl.data.labels import IGNORED
 from fedcl.data.resampling import restored
 from fedcl.data.samples import Samples
@@ -51,7 +52,7 @@ class Segmentation(Task):
     models: ClassVar[type] = ImageModel
     term: ClassVar[str] = "seg"
     varied: ClassVar[bool] = True
-    chunk: ClassVar[int] = 64
+    chunk: ClassVar[int] = IMAGES
     case: ClassVar[str] = "patient"
     legend: ClassVar[str] = "test cases: label (blue, solid) and prediction (orange, dashed)"
     leaves: ClassVar[str] = (
@@ -128,12 +129,7 @@ class Segmentation(Task):
 
     def _whole(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return a size with which all models can do; no smaller."""
-        if not self.multiples or not size:
-            return tuple(size)
-        full = [-(-n // by) * by for n, by in zip(size, self.multiples, strict=True)]
-        if full == list(self.multiples):  # a single voxel at the bottom has no mean and deviation
-            full[-1] *= 2
-        return tuple(full)
+        return whole(size, self.multiples)
 
     def describe(self, data: SiteData) -> dict[str, str]:
         """Return what the images are like, and the share of voxels of every class but 0.
@@ -217,8 +213,8 @@ class Segmentation(Task):
         return torch.softmax(outputs.float(), dim=1)
 
     def chunks(self, inputs: Tensor) -> Sequence[Tensor]:
-        """Return inputs in parts of up to `VOXELS` voxels, but whole images."""
-        return inputs.split(min(self.chunk, max(1, VOXELS // math.prod(inputs.shape[2:]))))
+        """Return inputs in parts of up to `fedcl.data.framing.VOXELS`, but whole images."""
+        return inputs.split(at_once(inputs.shape[2:]))
 
     def predict(
         self, network: nn.Module, case: Case, device: torch.device, amp: bool
@@ -232,6 +228,7 @@ class Segmentation(Task):
             found.append(answers[0] if self.dims == 3 else answers.movedim(0, 1))
         return found
 
+    @torch.no_grad()
     def _answers(
         self, network: nn.Module, images: Tensor, lowest: Sequence[float], amp: bool
     ) -> Tensor:
@@ -239,37 +236,20 @@ class Segmentation(Task):
 
         Images larger than a sample are answered window by window, logits weighted by a Gaussian.
         """
-        there = images.shape[2:]
-        smallest = self.window or self.least or there
-        size = self._whole([max(n, least) for n, least in zip(there, smallest, strict=True)])
-        before = [-start for start in centred(there, size)]
-        full = torch.stack([padded(image, before, size, lowest) for image in images])
-        if tuple(size) == tuple(self.window or size):
-            answers = self.answers(network, full, amp)
-        else:
-            answers = self._windowed(network, full, amp)
-        box = [slice(start, start + old) for start, old in zip(before, there, strict=True)]
-        return answers[:, :, *box]
-
-    @torch.no_grad()
-    def _windowed(self, network: nn.Module, images: Tensor, amp: bool) -> Tensor:
-        """Return the class probabilities of images, window by window."""
-        from monai.inferers import SlidingWindowInferer  # takes seconds
-
         network.eval()
         amp = amp and images.device.type == "cuda"
-        count = min(self.chunk, max(1, VOXELS // math.prod(self.window)))
-        inferer = SlidingWindowInferer(
-            self.window, count, overlap=self.overlap, mode="gaussian", progress=False
-        )
 
         def logits(inputs: Tensor) -> Tensor:
             with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
                 found: Tensor = network(inputs).float()
             return found
 
-        found = [torch.as_tensor(inferer(image, logits)) for image in images.split(1)]
-        return torch.cat([self.answer(one) for one in found])
+        return self.answer(self.framing.answered(images, lowest, logits))
+
+    @property
+    def framing(self) -> Framing:
+        """In which sizes images are shown that are answered whole."""
+        return Framing(self.window, self.least, self.multiples, self.overlap)
 
     @property
     def drawing(self) -> Drawing:
@@ -329,10 +309,6 @@ def _look(case: Case, dims: int) -> Look:
     there = labels.unique().tolist()
     named = {"ignored" if c == IGNORED else f"class {c}": image[labels == c] for c in there}
     return Look(case.name, slices, named)
-
-
-VOXELS = 2**18
-"""How many a forward pass without gradient may have: it bounds the memory that it takes."""
 
 
 def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:

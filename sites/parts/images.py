@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from fedcl.data import splits
-from fedcl.data.alone import Alone, read_unlabelled
 from fedcl.data.cached import Kept, Made, folder
 from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
 from fedcl.data.files import bad, folder_of
 from fedcl.data.grid import SPACING, written
+from fedcl.data.intensities import NORMALISATIONS
 from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
-from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes, ways
+from fedcl.data.preparing import Preparation, distances, sizes, ways
 from fedcl.data.reading import Files, Reader, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
@@ -135,6 +135,10 @@ class ImageScenario(PatientScenario):
             raise ConfigError(
                 "scenario.scores: cldice needs scikit-image: pip install 'fedcl[vessels]'"
             )
+        ways = self.normalise
+        per_channel = isinstance(ways, list) and len(ways) == Channels.of(self.channels).count
+        if not isinstance(ways, str) and (not per_channel or "auto" in ways):
+            raise ConfigError(f"scenario.normalise: give a way, or one per channel, got {ways}")
         self.preparation([])
         _ = self.task
         if self.splits is not None:
@@ -325,15 +329,14 @@ class ImageScenario(PatientScenario):
         named = ", ".join(lone[:5]) + ", ..." * (len(lone) > 5)
         return [f"scenario.splits: cases that no site has: {named} ({len(lone)})"]
 
-    def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
-        """Read one image that nobody has labelled; see `Scenario.alone`."""
+    def reading(self, site: str) -> tuple[Reader, Preparation]:
+        """Return how images that nobody has labelled are read; see `Scenario.reading`."""
         root, says = self._describing, type(self).modalities is not ImageScenario.modalities
         if self.normalise == "auto" and says and root is None:
             where = self.root or "scenario.root"
             raise ConfigError(f"scenario.normalise: auto asks {where} what is CT; it is not there")
         modalities = [] if root is None else self.modalities(site, root)
-        prepare = replace(self.preparation(modalities), margin=None)
-        return read_unlabelled(name, files, self._reader(site), prepare)
+        return self._reader(site), replace(self.preparation(modalities), margin=None)
 
     @property
     def _kept(self) -> Kept | None:

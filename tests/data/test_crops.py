@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fedcl.data.cases import Case
-from fedcl.data.crops import Crops, Item, padded
+from fedcl.data.crops import Crops, Item
+from fedcl.data.framing import padded
 from fedcl.data.scans import Scan
 from fedcl.seeding import numpy_rng
 from fedcl.tasks.segmentation import Segmentation

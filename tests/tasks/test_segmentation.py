@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from fedcl.data.cases import Case, SiteData
+from fedcl.data.framing import VOXELS
 from fedcl.data.labels import IGNORED
 from fedcl.data.samples import Stacked
 from fedcl.data.scans import Scan
 from fedcl.registry import MODEL
 from fedcl.seeding import seeded
-from fedcl.tasks.segmentation import VOXELS, Segmentation
+from fedcl.tasks.segmentation import Segmentation
 
 RNG = np.random.default_rng(2)
 CPU = torch.device("cpu")
