@@ -23,13 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return simulate(given[1:])
     asked = _parser().parse_args(given)
     try:
-        asked.run(asked)
+        return asked.run(asked) or 0
     except FedclError as error:
         print(f"fedcl: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     command.set_defaults(run=predict)
+    about = "make the model that would have been without a hospital, from a run that had it"
+    command = commands.add_parser("forget", help=about, description=about)
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("--site", required=True, help="the hospital that withdraws")
+    command.add_argument("--out", type=Path, required=True, help="folder of the new run")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="as with run.resume: engine.*, tracking.*, or a path such as scenario.root; may be "
+        "repeated",
+    )  # fmt: skip
+    command.set_defaults(run=forget)
     about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
@@ -139,6 +149,20 @@ def export(given: argparse.Namespace) -> None:
     size = " x ".join(map(str, written))
     for line in (f"written to {given.out}: {size}", *told):
         print(line)
+
+
+def forget(given: argparse.Namespace) -> int:
+    """Make the run without a hospital; see `fedcl.app.forget.forget`."""
+    from fedcl.app.simulate import interruptibly
+
+    def act() -> int:
+        from rich.console import Console
+
+        from fedcl.app.forget import forget as make
+
+        return make(given.run_folder, given.site, given.out, given.set, Console())
+
+    return interruptibly(act)
 
 
 def predict(given: argparse.Namespace) -> None:

@@ -82,6 +82,7 @@ def outcome(
             "leaves": task.leaves,
             **config.privacy.spent(_rounds(config, state)),
         },
+        forgot=state.forgot,
     )
 
 

@@ -88,6 +88,8 @@ class ImageScenario(PatientScenario):
         cache: whether prepared images are held in "memory", or on "disk" and read as they are
             needed; see `fedcl.data.cached`.
         cache_gb: GiB that the folder on disk may hold.
+        name_left_out: whether what lies in `root` and is of no site is told by name; `fedcl forget`
+            takes false, for it may be of the hospital that is to be forgotten.
     """
 
     root: str | None = setting(None, travels=False)
@@ -113,6 +115,7 @@ class ImageScenario(PatientScenario):
     assigned: dict[str, list[str]] = setting(factory=dict)
     cache: str = setting("memory", choices=("memory", "disk"), effect=False)
     cache_gb: float = setting(50.0, above=0, effect=False)
+    name_left_out: bool = setting(True, effect=False)
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for settings that say nothing, or two things at once."""
@@ -317,8 +320,29 @@ class ImageScenario(PatientScenario):
         lone = [name for names in self.assigned.values() for name in names if name not in there]
         if not lone:
             return []
-        named = ", ".join(lone[:5]) + ", ..." * (len(lone) > 5)
-        return [f"scenario.splits: cases that no site has: {named} ({len(lone)})"]
+        return [f"scenario.splits: cases that no site has: {self.counted(lone)}"]
+
+    def counted(self, names: Sequence[str]) -> str:
+        """Return the first of several names and how many there are; or the latter alone."""
+        if not self.name_left_out:
+            return str(len(names))
+        return ", ".join(names[:5]) + ", ..." * (len(names) > 5) + f" ({len(names)})"
+
+    def names(self, site: str) -> list[str]:
+        """See `Scenario.names`: those that the files have."""
+        path = self.location(site)
+        if path is None:
+            return []
+        return [patient.name for patient in self.patients(site, path, Notes())]
+
+    def without(self, site: str) -> dict[str, Any]:
+        """See `Scenario.without`; a given split is left with the cases of the other sites."""
+        changed = super().without(site) | {"name_left_out": False}
+        if not self.assigned or self.root is None:
+            return changed
+        held = {name for other in self.sites() if other != site for name in self.names(other)}
+        kept = {part: [n for n in names if n in held] for part, names in self.assigned.items()}
+        return changed | {"splits": None, "assigned": kept}
 
     def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
         """Read one image that nobody has labelled; see `Scenario.alone`."""
