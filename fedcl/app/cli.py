@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         help="as with run.resume: engine.*, tracking.*, or a path such as scenario.root; may be "
         "repeated",
     )  # fmt: skip
+    command.add_argument(
+        "--search", action="store_true",
+        help="play nothing, and search the folder --out for what the hospital gave to the run",
+    )  # fmt: skip
     command.set_defaults(run=forget)
     about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
     command = commands.add_parser("export", help=about, description=about)
@@ -159,7 +163,10 @@ def forget(given: argparse.Namespace) -> int:
         from rich.console import Console
 
         from fedcl.app.forget import forget as make
+        from fedcl.app.forget import search
 
+        if given.search:
+            return search(given.run_folder, given.site, given.out, Console())
         return make(given.run_folder, given.site, given.out, given.set, Console())
 
     return interruptibly(act)

@@ -4,7 +4,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fedcl.app.run_folder import claimed, claimed_new
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.schema import Config
 from fedcl.config.stored import stored
-from fedcl.config.without import without
+from fedcl.config.without import check_there, without
 from fedcl.errors import ConfigError, FedclError, RunError
 from fedcl.hospital.store import SiteState
 from fedcl.registry import SCENARIO
@@ -61,25 +60,47 @@ def forget(run: Path, site: str, out: Path, arguments: Sequence[str], console: C
         raise ConfigError(f"--out: {out} lies in the run that is to be left as it is")
     with claimed(run):
         past = Past.of(run)
-        search = past.search(values, site)
         now = without(values, past.stages, site)
         try:
             config = Config.parse(now)
         except FedclError as error:
             raise type(error)(f"without {site} there can be no such run: {error}") from None
         state, why = past.before(site, config)
-        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-        say(_plan(site, state, len(config.timeline.stages), why))
+        console.print(
+            _plan(site, state, len(config.timeline.stages), why),
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
         with claimed_new(out) as mine:
             beginning = Beginning(past, state, config, site, mine)
             code = entry.told(
                 mine, lambda: simulation.play(config, mine, state, now, watchers=[beginning])
             )
-    if code:
-        return code
-    found, count = search.through(out)
-    for line in (*found, _verdict(search, len(found), count, out), *past.remains(values, site)):
-        say(str(line))
+    return code or search(run, site, out, console)
+
+
+def search(run: Path, site: str, folder: Path, console: Console) -> int:
+    """Search a folder for what a hospital gave to a run, and say where else there is some of it.
+
+    Args:
+        run: folder of the run.
+        site: the hospital.
+        folder: to be searched.
+        console: gets what is said.
+
+    Returns:
+        The exit status: 1 where something was found.
+
+    Raises:
+        FedclError: there is no such run, or it had no such hospital.
+    """
+    values, past = stored(run, "forget"), Past.of(run)
+    wanted = past.given(values, site)
+    found, count = wanted.through(folder)
+    what = f"{site}, {len(wanted.cases)} names of its cases and the digest of its data"
+    said = f"found in {len(found)} places, look at them" if found else "nothing of it is left"
+    lines = [*map(str, found), f"searched {count} files in {folder} for {what}: {said}"]
+    for line in (*lines, *past.remains(values, site)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 1 if found else 0
 
 
@@ -161,8 +182,13 @@ class Past:
         """Return the file of what a site kept for itself."""
         return SiteState(self.checkpoint.folder / "sites" / site).file(version)
 
-    def search(self, values: dict[str, Any], site: str) -> Search:
-        """Return what to look for in the run without a site."""
+    def given(self, values: dict[str, Any], site: str) -> Search:
+        """Return what to look for in a run without a site.
+
+        Raises:
+            ConfigError: it had none of this name.
+        """
+        check_there(site, self.stages)
         cases: dict[str, set[str]] = {one: set() for stage in self.stages for one in stage}
         scenario = SCENARIO.make(values["scenario"])
         for one, names in cases.items():
@@ -251,11 +277,3 @@ def _plan(site: str, state: State | None, stages: int, why: str) -> str:
         else "none is left"
     )
     return f"forgetting {site}: {kept} as before it came, {rest}" + f" ({why})" * bool(why)
-
-
-def _verdict(search: Search, found: int, files: int, folder: Path) -> str:
-    """Say what the search has led to."""
-    what = f"{search.site}, {len(search.cases)} names of its cases and the digest of its data"
-    if found:
-        return f"searched {files} files for {what}: found in {found} places, look at them"
-    return f"searched {files} files in {folder} for {what}: nothing of it is left"

@@ -27,12 +27,8 @@ def without(
     Raises:
         ConfigError, DataError: it took no part, or there can be no run of the others.
     """
-    there = [one for stage in stages for one in stage]
-    if site not in there:
-        raise ConfigError(
-            f"--site: {site!r} took no part{closest(site, there)}; there are: {', '.join(there)}"
-        )
-    if len(there) == 1:
+    check_there(site, stages)
+    if sum(map(len, stages)) == 1:
         raise ConfigError(f"--site: {site} was the only hospital; delete the run's folder")
     scenario = SCENARIO.make(values["scenario"])
     faults = values.get("faults") or {}
@@ -47,6 +43,15 @@ def without(
         },
         "run": {**(values.get("run") or {}), "dir": None, "resume": None},
     }
+
+
+def check_there(site: str, stages: Sequence[Sequence[str]]) -> None:
+    """Raise `ConfigError` where a site has arrived in none of a run's stages."""
+    there = [one for stage in stages for one in stage]
+    if site not in there:
+        raise ConfigError(
+            f"--site: {site!r} took no part{closest(site, there)}; there are: {', '.join(there)}"
+        )
 
 
 def _less(by_site: Mapping[Any, Any], site: str) -> dict[Any, Any]:
