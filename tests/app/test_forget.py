@@ -87,13 +87,13 @@ MORE = {
     "joint training, momentum": ["strategy=joint", "aggregation=fedavgm"],
     "the best round": ["learner.keep=best_round", "strategy=lwf"],
     "moments kept": [
-        "optimiser.keep=true", "strategy=finetune", "timeline.participation=window(2)"
+        "optimiser.keep=true", "strategy=finetune", "timeline.participation='window(2)'"
     ],
     "own weights": ["strategy=fedbn", "model.norm=batch"],
     "a moving teacher": ["strategy=lwf", "strategy.teacher.refresh=ema"],
     "a server that distils": ["strategy=tkrl"],
     "faults and dropout": [
-        "timeline.dropout=0.3", "faults.nan={A:0.2,C:0.5}", "engine.quorum=1", "strategy=plop",
+        "timeline.dropout=0.3", "faults.nan={A:0.3,E:0.3}", "engine.quorum=1", "strategy=plop",
         "timeline.participation=cumulative",
     ],
     "others that come and go": [
@@ -112,7 +112,7 @@ def test_whatever_a_run_carries_on_it_is_carried_on_without_the_hospital(
     whole = made(*SMALL, *MORE[how], "timeline.stages=[[A,B],[C],[D,E]]")
     others = [one for one in MORE[how] if not one.startswith("faults")]
     if len(others) < len(MORE[how]):
-        others.append("faults.nan={A:0.2}")
+        others.append("faults.nan={A:0.3}")
     never = made(*SMALL, *others, "timeline.stages=[[A,B],[C],[D]]")
     assert forget(whole, "E", tmp_path / "one") == 0
     assert_never_had(tmp_path / "one", never)
