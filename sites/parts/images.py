@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fedcl.data import splits
 from fedcl.data.alone import Alone, read_unlabelled
 from fedcl.data.cached import Kept, Made, folder
 from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
-from fedcl.data.files import bad, folder_of
+from fedcl.data.files import bad
 from fedcl.data.grid import SPACING, written
 from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
@@ -25,10 +24,10 @@ from fedcl.data.preparing import NORMALISATIONS, Preparation, distances, sizes
 from fedcl.data.reading import Files, Reader, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
-from fedcl.learning.scenario import PatientScenario
 from fedcl.settings import closest, setting
 from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
+from sites.parts.parted import PartedScenario
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,10 @@ class Patient:
 
 
 @dataclass
-class ImageScenario(PatientScenario):
+class ImageScenario(PartedScenario):
     """Sites read from image and mask files.
 
     Attributes:
-        root: folder of the data, for a simulation; a deployed site brings its own path.
         spatial_dims: 2, and networks are shown slices, or 3, and they are shown volumes.
         channels: how many an image has, or a list of those to take, counted from 0, or
             "luminance", the brightness of colours.
@@ -81,18 +79,11 @@ class ImageScenario(PatientScenario):
             image; otherwise it is taken voxel by voxel.
         scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
             pictures), sensitivity, specificity, cldice (of centrelines) and auc.
-        splits: a file that says which cases are for training, validation and testing; see
-            `fedcl.data.splits`. Cases that it does not name are left out.
-        fold: of such a file that has several.
-        assigned: the same by the names of the parts; what `splits` says takes its place.
         cache: whether prepared images are held in "memory", or on "disk" and read as they are
             needed; see `fedcl.data.cached`.
         cache_gb: GiB that the folder on disk may hold.
-        name_left_out: whether what lies in `root` and is of no site is told by name; `fedcl forget`
-            takes false, for it may be of the hospital that is to be forgotten.
     """
 
-    root: str | None = setting(None, travels=False)
     spatial_dims: int = setting(2, low=2, high=3)
     channels: Any = 1
     spacing: Any = None
@@ -110,12 +101,8 @@ class ImageScenario(PatientScenario):
     ignore: list[Any] = setting(factory=list)
     same_origin: bool = True
     scores: list[str] = setting(factory=list)
-    splits: str | None = setting(None, travels=False)
-    fold: int = setting(0, low=0)
-    assigned: dict[str, list[str]] = setting(factory=dict)
     cache: str = setting("memory", choices=("memory", "disk"), effect=False)
     cache_gb: float = setting(50.0, above=0, effect=False)
-    name_left_out: bool = setting(True, effect=False)
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for settings that say nothing, or two things at once."""
@@ -140,10 +127,7 @@ class ImageScenario(PatientScenario):
             )
         self.preparation([])
         _ = self.task
-        if self.splits is not None:
-            file = folder_of(self.splits, "scenario.splits")
-            self.assigned = splits.read(file, self.fold)
-        splits.check(self.assigned)
+        super().__post_init__()
 
     # --- settings, taken apart -------------------------------------------------------
 
@@ -308,41 +292,12 @@ class ImageScenario(PatientScenario):
                 notes.add("left out, since scenario.splits does not name them", patient.name)
         return [replace(one, part=parts[one.name]) for one in every if one.name in parts]
 
-    def left_out(self) -> list[str]:
-        """Return which cases a given split names that no site has."""
-        if not self.assigned or self.root is None:
-            return []
-        there = {
-            patient.name
-            for site in self.sites()
-            for patient in self.patients(site, self.location(site) or Path(), Notes())
-        }
-        lone = [name for names in self.assigned.values() for name in names if name not in there]
-        if not lone:
-            return []
-        return [f"scenario.splits: cases that no site has: {self.counted(lone)}"]
-
-    def counted(self, names: Sequence[str]) -> str:
-        """Return the first of several names and how many there are; or the latter alone."""
-        if not self.name_left_out:
-            return str(len(names))
-        return ", ".join(names[:5]) + ", ..." * (len(names) > 5) + f" ({len(names)})"
-
     def names(self, site: str) -> list[str]:
         """See `Scenario.names`: those that the files have."""
         path = self.location(site)
         if path is None:
             return []
         return [patient.name for patient in self.patients(site, path, Notes())]
-
-    def without(self, site: str) -> dict[str, Any]:
-        """See `Scenario.without`; a given split is left with the cases of the other sites."""
-        changed = super().without(site) | {"name_left_out": False}
-        if not self.assigned or self.root is None:
-            return changed
-        held = {name for other in self.sites() if other != site for name in self.names(other)}
-        kept = {part: [n for n in names if n in held] for part, names in self.assigned.items()}
-        return changed | {"splits": None, "assigned": kept}
 
     def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
         """Read one image that nobody has labelled; see `Scenario.alone`."""

@@ -8,12 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import simulate
 from fedcl.app.cli import main
 from fedcl.app.leftovers import Search
 from tests.conftest import MIXED, TINY, TINY_FIELD, read
+from tests.images import nifti
 
 SMALL = [*TINY, "learner.steps=2"]
 STAGES = {"A": "[[B],[C],[D]]", "C": "[[A,B],[D]]", "D": "[[A,B],[C]]"}
@@ -134,6 +136,30 @@ def test_with_several_architectures(made: Made, tmp_path: Path):
     assert forget(whole, "C", tmp_path / "out") == 0
     assert_never_had(tmp_path / "out", made(*own, "timeline.stages=[[A,B],[D]]"))
     assert read(tmp_path / "out")["forgot"]["from_stage"] == 2
+
+
+def test_of_one_folder_that_all_share_nobody_gets_what_the_hospital_had(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    names = [f"case_{letter}{n}" for letter in "abcd" for n in range(4)]
+    for number, name in enumerate(names):
+        for kind in ("imagesTr", "labelsTr"):
+            array = np.random.default_rng(number).integers(0, 2, (16, 16, 2), dtype=np.uint8)
+            nifti(tmp_path / "data" / kind / f"{name}.nii.gz", array)
+    every = [{k: f"{k}sTr/{n}.nii.gz" for k in ("image", "label")} for n in names]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": every}))
+    own = [one for one in SMALL if not one.startswith("scenario")]
+    own += ["scenario=decathlon", f"scenario.root={tmp_path / 'data'}", "strategy=ted"]
+    listed = [
+        f"scenario.cohorts.{s}.cases={[n for n in names if s.lower() in n[5]]}" for s in "ACD"
+    ]
+    none = [f"scenario.cohorts.{site}.share=null" for site in "ACD"]
+    never = made(*own, *none, *listed, "~scenario.cohorts.B")
+    whole = made(*own)  # a quarter of the cases each, in the order of their names
+    assert forget(whole, "B", tmp_path / "out") == 0
+    assert_never_had(tmp_path / "out", never)
+    assert "4 names of its cases" in " ".join(capsys.readouterr().out.split())
+    assert "cases that no site holds: 4" in (tmp_path / "out" / "log.txt").read_text()
 
 
 @pytest.mark.slow
