@@ -127,10 +127,9 @@ class Folder(ImageScenario):
         others = [path.name for path in self._inside() if not self._is_site(path)]
         if not others or layout.sited:
             return lost
-        named = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
         fixed = layout.image[0].fixed
         what = f"without {fixed}/" if fixed else "without an image"
-        return [*lost, f"scenario.root: not taken for sites, {what}: {named} ({len(others)})"]
+        return [*lost, f"scenario.root: not taken for sites, {what}: {self.counted(others)}"]
 
     def _inside(self) -> list[Path]:
         """Return what lies in `root`, hidden things apart."""

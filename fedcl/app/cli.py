@@ -23,13 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return simulate(given[1:])
     asked = _parser().parse_args(given)
     try:
-        asked.run(asked)
+        return asked.run(asked) or 0
     except FedclError as error:
         print(f"fedcl: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,6 +96,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write it there; default: print")
     command.set_defaults(run=card)
+    about = "make the model that would have been without a hospital, from a run that had it"
+    command = commands.add_parser("forget", help=about, description=about)
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("--site", required=True, help="the hospital that withdraws")
+    command.add_argument("--out", type=Path, required=True, help="folder of the new run")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="as with run.resume: engine.*, tracking.*, or a path such as scenario.root; may be "
+        "repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--search", action="store_true",
+        help="play nothing, and search the folder --out for what the hospital gave to the run",
+    )  # fmt: skip
+    command.set_defaults(run=forget)
     about = "write a run's model as a MONAI bundle, ONNX or TorchScript, or a field as NIfTI"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument(
@@ -178,6 +192,23 @@ def export(given: argparse.Namespace) -> None:
     size = " x ".join(map(str, written))
     for line in (f"written to {given.out}: {size}", *told):
         print(line)
+
+
+def forget(given: argparse.Namespace) -> int:
+    """Make the run without a hospital; see `fedcl.app.forget.forget`."""
+    from fedcl.app.simulate import interruptibly
+
+    def act() -> int:
+        from rich.console import Console
+
+        from fedcl.app.forget import forget as make
+        from fedcl.app.forget import search
+
+        if given.search:
+            return search(given.run_folder, given.site, given.out, Console())
+        return make(given.run_folder, given.site, given.out, given.set, Console())
+
+    return interruptibly(act)
 
 
 def predict(given: argparse.Namespace) -> None:

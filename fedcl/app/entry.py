@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"fedcl: {error}", file=sys.stderr)
         return 2
-    except Exception as error:  # `_one` raises none: this is Hydra, refusing the command line
+    except Exception as error:  # `told` raises none: this is Hydra, refusing the command line
         if came():
             raise
         print(f"fedcl: {in_one_line(error, arguments)}", file=sys.stderr)
@@ -58,7 +58,7 @@ def _resume(folder: Path, arguments: Sequence[str]) -> int:
 
         return simulation.resume(folder, change)
 
-    return _one(folder, act)
+    return told(folder, act)
 
 
 def _compose_and_run(arguments: Sequence[str], codes: list[int]) -> None:
@@ -95,7 +95,7 @@ def _begin(composed: DictConfig, arguments: Sequence[str]) -> int:
 
                 return simulation.begin(values, mine, config)
 
-            return _one(mine, act)
+            return told(mine, act)
     except ConfigError as error:
         print(f"fedcl: {error}", file=sys.stderr)
         return error.exit_code
@@ -104,7 +104,7 @@ def _begin(composed: DictConfig, arguments: Sequence[str]) -> int:
             folder.rmdir()
 
 
-def _one(folder: Path, act: Callable[[], Results]) -> int:
+def told(folder: Path, act: Callable[[], Results]) -> int:
     """Run, tell what came of it, and return the exit status."""
     try:
         outcome = act()
@@ -112,10 +112,10 @@ def _one(folder: Path, act: Callable[[], Results]) -> int:
         print(_exit_line(error, folder), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        raise _told(folder) from None
+        raise _interrupted(folder) from None
     except Exception:
         if came():  # in the middle of an import a library may make another error of it
-            raise _told(folder) from None
+            raise _interrupted(folder) from None
         Console(stderr=True).print_exception()
         return 1
     try:
@@ -129,7 +129,7 @@ def _one(folder: Path, act: Callable[[], Results]) -> int:
     return 0
 
 
-def _told(folder: Path) -> ToldError:
+def _interrupted(folder: Path) -> ToldError:
     """Say that the user has interrupted a run, and how to go on; return what ends the command."""
     hint = "; nothing was begun"
     if holds_run(folder):

@@ -21,7 +21,8 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from fedcl.app.experiment import conduct
-from fedcl.app.run_folder import claimed, holds_run
+from fedcl.app.past import Beginning, Past, plan, say, searched
+from fedcl.app.run_folder import claimed, claimed_new, holds_run
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
@@ -29,11 +30,14 @@ from fedcl.config.stored import stored
 from fedcl.errors import ConfigError, FedclError
 from fedcl.reporting.terminal import report
 from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.forgetting import Hospitals
 from fedcl.server.results import Results
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.settings import flat
+from fedcl.timeline import NAME
 from fedcl.tracking.names import SCHEME
+from fedcl.wire.forgetting import RUN
 from fedcl.wire.superlink_grid import SuperLinkGrid
 
 log = logging.getLogger("fedcl")
@@ -43,7 +47,7 @@ GROUPS = (
     "learner", "augment", "optimiser", "schedule", "release", "seed",
 )  # fmt: skip
 ENGINE = ("engine.quorum", "engine.timeout", "engine.norm_bound")
-RESUME = "run.resume"
+RESUME, FORGET, SITE = "run.resume", "run.forget", "run.site"
 OWN = (
     "scenario.root", "scenario.table", "scenario.splits", "strategy.teacher.file", "timeline.file",
     "model.weights",
@@ -77,6 +81,10 @@ def main(grid: Grid, context: Context) -> None:
 def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
     started = time.perf_counter()
     runs = Path(os.environ.get("FEDCL_RUNS", "runs")).resolve()
+    gone = withdrawn(context.run_config)
+    if gone is not None:
+        _forget(grid, runs, *gone, f"run-{context.run_id}", terminal, started)
+        return
     values, resumed = asked_for(context.run_config)
     folder = runs / (resumed or f"run-{context.run_id}")
     state: State | None = None
@@ -105,6 +113,61 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
     Console(stderr=True).print(report(outcome))
 
 
+def _forget(
+    grid: Grid,
+    runs: Path,
+    name: str,
+    site: str,
+    successor: str,
+    terminal: logging.Handler,
+    started: float,
+) -> None:
+    """Make the run that would have been without a hospital, and let all delete what they kept."""
+    values = stored(runs / name, FORGET)
+    over, console = SuperLinkGrid(grid), Console(stderr=True)
+    with claimed(runs / name):
+        past = Past.of(runs / name)
+        now, config = past.without(values, site)
+        hospitals = Hospitals(over, config, name, successor)
+        state, why = past.before(site, config, hospitals)
+        say(console, plan(site, state, config, why))
+        with claimed_new(runs / successor) as folder:
+            torch.set_num_threads(config.job.learner.threads)
+            server = Server(
+                over,
+                config,
+                Checkpoint(folder / "checkpoint"),
+                state,
+                watchers=[Beginning(past, hospitals, site, folder)],
+                name=folder.name,
+            )
+            outcome = conduct(server, folder, now, started, terminal)
+        console.print(report(outcome))
+        for line in (*hospitals.delete(), *searched(past, values, site, folder)[0]):
+            say(console, line)
+
+
+def withdrawn(run_config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the run that is to be made anew and the hospital that it is to forget, if any.
+
+    Args:
+        run_config: from the network; see `asked_for`.
+
+    Raises:
+        ConfigError: it is not understood, or asks for something beside it.
+    """
+    given = dict(one.partition("=")[::2] for one in _overrides(run_config))
+    if FORGET not in given:
+        return None
+    run, site = given[FORGET], given.get(SITE, "")
+    known = re.fullmatch(RUN, run) and re.fullmatch(NAME, site)
+    if not known or given.keys() != {FORGET, SITE}:
+        raise ConfigError(
+            f"{FORGET}: give the name of a run, such as run-123, {SITE}=NAME, and nothing beside it"
+        )
+    return run, site
+
+
 def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Return the configuration of a run and the name of the one to go on with, if any.
 
@@ -114,19 +177,13 @@ def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None
     Raises:
         ConfigError: it asks for what only the server or a hospital may say, or is not understood.
     """
-    for key in run_config:
-        if key != "overrides":
-            raise ConfigError(f"run-config: no such key {str(key)!r}; there is: overrides")
-    try:
-        overrides = shlex.split(str(run_config.get("overrides", "")))
-    except ValueError as error:
-        raise ConfigError(f"run-config: overrides cannot be read ({error})") from None
+    overrides = _overrides(run_config)
     for override in overrides:
         _check(override)
     resumed = [override for override in overrides if override.startswith(f"{RESUME}=")]
     if resumed:
         name = resumed[0].partition("=")[2]
-        if len(overrides) > 1 or not re.fullmatch(r"run-\d{1,20}", name):
+        if len(overrides) > 1 or not re.fullmatch(RUN, name):
             raise ConfigError(
                 f"{RESUME}: give the name of a run, such as run-123, and nothing beside it"
             )
@@ -145,6 +202,17 @@ def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None
             raise ConfigError(f"run-config: {key}: for simulations only")
     values["tracking"] = {"enabled": bool(uri), "uri": uri or ""}
     return values, None
+
+
+def _overrides(run_config: Mapping[str, Any]) -> list[str]:
+    """Return the overrides that a run's configuration is."""
+    for key in run_config:
+        if key != "overrides":
+            raise ConfigError(f"run-config: no such key {str(key)!r}; there is: overrides")
+    try:
+        return shlex.split(str(run_config.get("overrides", "")))
+    except ValueError as error:
+        raise ConfigError(f"run-config: overrides cannot be read ({error})") from None
 
 
 def _check(override: str) -> None:

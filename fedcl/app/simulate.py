@@ -4,13 +4,24 @@ What a run needs takes seconds to import, in which a signal may come.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fedcl import interruption
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run or resume what a command line asks for.
+    """Run or resume what a command line asks for; see `interruptibly`."""
+
+    def act() -> int:
+        from fedcl.app.entry import run
+
+        return run(arguments)
+
+    return interruptibly(act)
+
+
+def interruptibly(act: Callable[[], int]) -> int:
+    """Do what runs, or resumes, a simulation.
 
     Returns:
         The exit status: 0 when every run completed, 2 for bad configuration or data, 128 and
@@ -18,9 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     try:
         with interruption.interruptible():
-            from fedcl.app.entry import run
-
-            return run(arguments)
+            return act()
     except interruption.ToldError:
         pass
     except BaseException as error:

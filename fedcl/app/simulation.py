@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
 from fedcl.reporting.console import Display, console
 from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.events import Watcher
 from fedcl.server.results import Results
 from fedcl.server.run import Server
 from fedcl.server.state import State
@@ -63,7 +64,7 @@ def begin(values: Mapping[str, Any], folder: Path, config: Config) -> Results:
             nothing is left behind.
     """
     values = {**values, "timeline": inlined(values.get("timeline") or {})}
-    return _run(config, folder, state=None, values=values)
+    return play(config, folder, state=None, values=values)
 
 
 def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> Results:
@@ -94,15 +95,34 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> Results:
         return done
     config = Config.parse(values)
     with claimed(folder):
-        return _run(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)
+        return play(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)
 
 
-def _run(config: Config, folder: Path, state: State | None, values: Mapping[str, Any]) -> Results:
+def play(
+    config: Config,
+    folder: Path,
+    state: State | None,
+    values: Mapping[str, Any],
+    watchers: Sequence[Watcher] = (),
+) -> Results:
+    """Run a simulation from a state, or from its first round, to its end.
+
+    Args:
+        config: the run, checked.
+        folder: of the run; claimed by this process.
+        state: to go on from; None, and the run begins.
+        values: the configuration, to be stored.
+        watchers: told how the run goes, after the terminal.
+
+    Raises:
+        FedclError: see `conduct`.
+    """
     started = time.perf_counter()
     torch.set_num_threads(config.job.learner.threads)
     nodes, cache = nodes_of(config, folder), Cache()
     with Display() as display, _engine(config, nodes, cache, display.replied) as grid:
-        server = Server(grid, config, Checkpoint(folder / "checkpoint"), state, watchers=[display])
+        told = [display, *watchers]
+        server = Server(grid, config, Checkpoint(folder / "checkpoint"), state, watchers=told)
         return conduct(
             server,
             folder,

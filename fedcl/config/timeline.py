@@ -180,6 +180,19 @@ def timeline_of(
     )
 
 
+def in_places(names: Sequence[str], order: str, seed: int) -> dict[str, str]:
+    """Return, by the site that was listed at a place of a timeline, the one that took it.
+
+    Args:
+        names: the sites in the order in which they arrived.
+        order: see `Arrivals`.
+        seed: of the run.
+    """
+    places = map(int, _ordered([str(place) for place in range(len(names))], order, seed))
+    listed = dict(zip(places, names, strict=True))
+    return {listed[place]: name for place, name in enumerate(names)}
+
+
 def _ordered(sites: list[str], order: str, seed: int) -> list[str]:
     """Return the sites as they take the places of a timeline, one after the other."""
     if order == "listed":

@@ -23,6 +23,7 @@ from fedcl.effort import Clock
 from fedcl.errors import FedclError, RunError
 from fedcl.hospital.cache import Cache
 from fedcl.hospital.checks import check, too_few
+from fedcl.hospital.forgetting import forget
 from fedcl.hospital.site import Hospital, MissingError
 from fedcl.hospital.teacher import teacher
 from fedcl.learning import loop
@@ -45,6 +46,7 @@ def client_app(cache: Cache | None = None) -> ClientApp:
     made.query("hello")(_discreet(partial(hello, cache)))
     made.train()(_discreet(partial(train, cache)))
     made.query("report")(_discreet(partial(report, cache)))
+    made.query("forget")(_discreet(forget))
     made.evaluate()(_discreet(partial(evaluate, cache)))
     return made
 

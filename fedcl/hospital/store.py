@@ -100,7 +100,7 @@ class SiteState:
 
     def load(self, version: int) -> Arrays:
         """Return the arrays of `version`; none for version 0, before the first round."""
-        return load_file(self._path(version)) if version else {}
+        return load_file(self.file(version)) if version else {}
 
     def save(
         self,
@@ -114,10 +114,11 @@ class SiteState:
         Versions after `base` may be of rounds the server never heard of: it will go on
         asking for `base` until it has. None that is `needed` is dropped.
         """
-        save_file(self._path(version), arrays)
-        old = [p for p in sorted(self.folder.glob("round-*.safetensors")) if p < self._path(base)]
-        for path in {*old[: -self.OLDER]} - {*map(self._path, needed)}:
+        save_file(self.file(version), arrays)
+        old = [p for p in sorted(self.folder.glob("round-*.safetensors")) if p < self.file(base)]
+        for path in {*old[: -self.OLDER]} - {*map(self.file, needed)}:
             path.unlink(missing_ok=True)
 
-    def _path(self, version: int) -> Path:
+    def file(self, version: int) -> Path:
+        """Return where a version lies."""
         return self.folder / f"round-{version:06d}.safetensors"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,33 @@ class Scenario(ABC):
     def arrivals(self) -> list[list[str]]:
         """Return the default order of arrival: `stages`, or else one site per stage."""
         return self.stages or [[site] for site in self.sites()]
+
+    def names(self, site: str) -> list[str]:
+        """Return the names of the cases of `site` where they are known without reading images.
+
+        Raises:
+            DataError, ConfigError: its files cannot be looked at.
+        """
+        return []
+
+    def without(self, site: str) -> dict[str, Any]:
+        """Return the settings that name `site`, as they are when it has no part.
+
+        All that is said site by site (a mapping with its name among the keys) and `stages` are
+        taken care of. Where other sites' data would become others without it, as where each has
+        a share of one folder, a scenario says here how they stay as they were.
+
+        Raises:
+            DataError, ConfigError: that cannot be.
+        """
+        settings = asdict(self)
+        changed = {
+            name: {key: one for key, one in value.items() if key != site}
+            for name, value in settings.items()
+            if isinstance(value, dict) and site in value
+        }
+        left = [[one for one in stage if one != site] for stage in self.stages]
+        return changed | {"stages": [stage for stage in left if stage]}
 
     def location(self, site: str) -> Path | None:
         """Return where `site` lies in a simulation; None where no files are needed."""

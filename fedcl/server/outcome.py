@@ -84,6 +84,7 @@ def outcome(
             "leaves": task.leaves,
             **config.privacy.spent(_rounds(config, state)),
         },
+        forgot=state.forgot,
     )
 
 

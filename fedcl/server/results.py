@@ -150,6 +150,7 @@ class Results:
     source: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher_sha256: str | None = None
     privacy: dict[str, Any] = field(default_factory=dict)
+    forgot: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, text: Text) -> "Results":

@@ -53,6 +53,8 @@ class State:
         sources: of a field, where each site's values come from (`Source.numbers`).
         ledger: costs and failures so far.
         sent: the ledger's bytes at the end of each stage.
+        forgot: of a run that is another one without a hospital, `from_stage`, the first stage that
+            was played again, counted from 1, and `stages_replayed`.
         tracking_run, tracking_experiment: the MLflow run, and the experiment that it is in.
         secret: what noise is drawn from that nobody else may know; a round repeated after a
             crash has the same again.
@@ -91,6 +93,7 @@ class State:
     sources: dict[str, list[float]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     sent: list[dict[str, int]] = field(default_factory=list)
+    forgot: dict[str, int] = field(default_factory=dict)
     tracking_run: str | None = None
     tracking_experiment: str | None = None
     secret: int = field(default_factory=lambda: secrets.randbits(62))

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedcl.data.files import composed, folder_of
 from fedcl.data.notes import Notes
@@ -122,8 +123,29 @@ class CohortScenario(ImageScenario):
         lone = [name for name in every if name not in held]
         if not lone:
             return lost
-        named = ", ".join(lone[:5]) + ", ..." * (len(lone) > 5)
-        return [*lost, f"scenario.cohorts: cases that no site holds: {named} ({len(lone)})"]
+        return [*lost, f"scenario.cohorts: cases that no site holds: {self.counted(lone)}"]
+
+    def without(self, site: str) -> dict[str, Any]:
+        """See `Scenario.without`; shares become lists of cases, for they follow on one another.
+
+        Raises:
+            ConfigError: there are shares, and no folder of all cases to count them in.
+        """
+        changed = super().without(site)
+        others = {other: cohort for other, cohort in self.cohorts.items() if other != site}
+        shared = self._shared_out()
+        if not shared and any(cohort.share is not None for cohort in others.values()):
+            raise ConfigError(
+                "scenario.cohorts: shares count the cases of all sites, which are known only with "
+                "scenario.root; give every site its cases"
+            )
+        listed = {
+            other: {"share": None, "cases": cohort.cases or shared.get(other, [])}
+            for other, cohort in others.items()
+            # A share of no case at all must not become an empty list, which means every case.
+            if cohort.share is None or shared.get(other)
+        }
+        return changed | {"cohorts": listed, "table": None}
 
     @property
     def _root(self) -> Path:

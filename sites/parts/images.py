@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fedcl.data import splits
 from fedcl.data.cached import Kept, Made, folder
 from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
-from fedcl.data.files import bad, folder_of
+from fedcl.data.files import bad
 from fedcl.data.grid import SPACING, written
 from fedcl.data.intensities import NORMALISATIONS
 from fedcl.data.labels import IGNORED, Labels
@@ -25,10 +24,10 @@ from fedcl.data.preparing import Preparation, distances, sizes, ways
 from fedcl.data.reading import Files, Reader, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
-from fedcl.learning.scenario import PatientScenario
 from fedcl.settings import closest, setting
 from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
+from sites.parts.parted import PartedScenario
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,10 @@ class Patient:
 
 
 @dataclass
-class ImageScenario(PatientScenario):
+class ImageScenario(PartedScenario):
     """Sites read from image and mask files.
 
     Attributes:
-        root: folder of the data, for a simulation; a deployed site brings its own path.
         spatial_dims: 2, and networks are shown slices, or 3, and they are shown volumes.
         channels: how many an image has, or a list of those to take, counted from 0, or
             "luminance", the brightness of colours.
@@ -81,16 +79,11 @@ class ImageScenario(PatientScenario):
             image; otherwise it is taken voxel by voxel.
         scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
             pictures), sensitivity, specificity, cldice (of centrelines) and auc.
-        splits: a file that says which cases are for training, validation and testing; see
-            `fedcl.data.splits`. Cases that it does not name are left out.
-        fold: of such a file that has several.
-        assigned: the same by the names of the parts; what `splits` says takes its place.
         cache: whether prepared images are held in "memory", or on "disk" and read as they are
             needed; see `fedcl.data.cached`.
         cache_gb: GiB that the folder on disk may hold.
     """
 
-    root: str | None = setting(None, travels=False)
     spatial_dims: int = setting(2, low=2, high=3)
     channels: Any = 1
     spacing: Any = None
@@ -108,9 +101,6 @@ class ImageScenario(PatientScenario):
     ignore: list[Any] = setting(factory=list)
     same_origin: bool = True
     scores: list[str] = setting(factory=list)
-    splits: str | None = setting(None, travels=False)
-    fold: int = setting(0, low=0)
-    assigned: dict[str, list[str]] = setting(factory=dict)
     cache: str = setting("memory", choices=("memory", "disk"), effect=False)
     cache_gb: float = setting(50.0, above=0, effect=False)
 
@@ -141,10 +131,7 @@ class ImageScenario(PatientScenario):
             raise ConfigError(f"scenario.normalise: give a way, or one per channel, got {ways}")
         self.preparation([])
         _ = self.task
-        if self.splits is not None:
-            file = folder_of(self.splits, "scenario.splits")
-            self.assigned = splits.read(file, self.fold)
-        splits.check(self.assigned)
+        super().__post_init__()
 
     # --- settings, taken apart -------------------------------------------------------
 
@@ -314,20 +301,12 @@ class ImageScenario(PatientScenario):
                 notes.add("left out, since scenario.splits does not name them", patient.name)
         return [replace(one, part=parts[one.name]) for one in every if one.name in parts]
 
-    def left_out(self) -> list[str]:
-        """Return which cases a given split names that no site has."""
-        if not self.assigned or self.root is None:
+    def names(self, site: str) -> list[str]:
+        """See `Scenario.names`: those that the files have."""
+        path = self.location(site)
+        if path is None:
             return []
-        there = {
-            patient.name
-            for site in self.sites()
-            for patient in self.patients(site, self.location(site) or Path(), Notes())
-        }
-        lone = [name for names in self.assigned.values() for name in names if name not in there]
-        if not lone:
-            return []
-        named = ", ".join(lone[:5]) + ", ..." * (len(lone) > 5)
-        return [f"scenario.splits: cases that no site has: {named} ({len(lone)})"]
+        return [patient.name for patient in self.patients(site, path, Notes())]
 
     def reading(self, site: str) -> tuple[Reader, Preparation]:
         """Return how images that nobody has labelled are read; see `Scenario.reading`."""

@@ -1,0 +1,246 @@
+"""What a run was, for the one that it would have been without one of its hospitals."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from fedcl.app.leftovers import Search
+from fedcl.config.groups import DEPLOYED
+from fedcl.config.schema import Config
+from fedcl.config.without import check_there, without
+from fedcl.errors import ConfigError, FedclError, RunError, writing
+from fedcl.registry import SCENARIO
+from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.events import Watcher
+from fedcl.server.results import Results
+from fedcl.server.state import State
+from fedcl.server.withdrawal import cleaned, obstacle
+from fedcl.wire.answers import Hello
+
+
+class Keepers(Protocol):
+    """What hospitals have kept for themselves of a run: nobody but they can hand it over."""
+
+    def check(self, state: State) -> None:
+        """Raise `RunError` where something is missing or damaged of what there was by then."""
+
+    def hand_over(self, state: State) -> None:
+        """Let the new run have it; raises `RunError` where that cannot be."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run as it was.
+
+    Attributes:
+        folder: of the run.
+        results: what it led to; None where it was killed.
+        stages: the sites that arrived in each stage.
+    """
+
+    folder: Path
+    results: Results | None
+    stages: list[list[str]]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Past":
+        """Read what a run has left.
+
+        Raises:
+            ConfigError: it has left nothing that says who took part.
+        """
+        results = Results.read(folder)
+        if results is not None and results.arrivals:
+            return cls(folder, results, results.arrivals)
+        state = Checkpoint(folder / "checkpoint").load()
+        if state is None:
+            raise ConfigError(f"forget: {folder} holds no results.json and no checkpoint")
+        return cls(folder, None, state.configuration["timeline.stages"])
+
+    def without(self, values: Mapping[str, Any], site: str) -> tuple[dict[str, Any], Config]:
+        """Return the configuration of the run without a site, as it is stored and checked.
+
+        Args:
+            values: of the run as it was.
+            site: to be forgotten.
+
+        Raises:
+            FedclError: there can be no such run, or the site took no part.
+        """
+        now = without(values, self.stages, site)
+        try:
+            return now, Config.parse(now, simulated=values["engine"]["name"] != DEPLOYED)
+        except FedclError as error:
+            raise type(error)(f"without {site} there can be no such run: {error}") from None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Its snapshots."""
+        return Checkpoint(self.folder / "checkpoint")
+
+    def before(self, site: str, config: Config, keepers: Keepers) -> tuple[State | None, str]:
+        """Return the latest state in which nothing was of a site, and why there is no later one.
+
+        Args:
+            site: that is to be forgotten.
+            config: of the run without it.
+            keepers: say whether hospitals still have what they had then.
+
+        Returns:
+            None where the run must begin anew; the reason is empty where the state is the one
+            that the stage of the site's arrival began with.
+        """
+        arrival = next(n for n, stage in enumerate(self.stages) if site in stage)
+        why = "" if arrival else f"{site} was there from the first stage on"
+        for stages in range(arrival, 0, -1):
+            try:
+                state = self._ended(stages)
+                keepers.check(state)
+            except RunError as error:
+                why = why or str(error)
+                continue
+            problem = obstacle(state, config, site)
+            if problem is not None:
+                return None, problem
+            return cleaned(state, config, site), why
+        return None, why
+
+    def _ended(self, stages: int) -> State:
+        """Return the state after so many stages; raises `RunError` where it is not there."""
+        state = self.checkpoint.ended(stages)
+        if state is None:
+            raise RunError(f"{self.checkpoint.folder} has no snapshot of the end of stage {stages}")
+        return state
+
+    def given(self, values: Mapping[str, Any], site: str) -> Search:
+        """Return what to look for in a run without a site.
+
+        Raises:
+            ConfigError: it had none of this name.
+        """
+        check_there(site, self.stages)
+        cases: dict[str, set[str]] = {one: set() for stage in self.stages for one in stage}
+        scenario = SCENARIO.make(values["scenario"])
+        for one, names in cases.items():
+            names.update(self.results.cases.get(one, ()) if self.results else ())
+            try:
+                names.update(scenario.names(one))
+            except FedclError:  # its files are gone already
+                continue
+        own = cases.pop(site, set()).difference(*cases.values())
+        digest = self.results.data_sha256.get(site) if self.results else None
+        return Search(site, sorted(own), [digest] if digest else [])
+
+    def remains(self, values: Mapping[str, Any], site: str) -> list[str]:
+        """Return where else there is still what a site gave, and how to delete it."""
+        lines = [f"{self.folder} still holds what {site} gave: delete it"]
+        run = self.results.tracking.get("run") if self.results else None
+        if run:
+            program, uri = Path(sys.executable).with_name("mlflow"), values["tracking"]["uri"]
+            lines += [
+                f"MLflow's record of it does too, run {run} at {uri}; to delete it:",
+                f"  MLFLOW_TRACKING_URI={uri} {program} runs delete --run-id {run}",
+                f"  {program} gc --backend-store-uri {uri} --run-ids {run}",
+            ]
+        if values["scenario"].get("cache") == "disk":
+            lines.append(f"prepared images of {site} may lie in FEDCL_CACHE (~/.cache/fedcl)")
+        return lines
+
+
+@dataclass
+class Beginning(Watcher):
+    """Puts into a new run's folder what it goes on from, once nothing is wrong with its data.
+
+    Attributes:
+        past: the run as it was.
+        keepers: hand over what hospitals have kept.
+        site: that the new run does not have.
+        folder: of the new run.
+    """
+
+    past: Past
+    keepers: Keepers
+    site: str
+    folder: Path
+
+    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
+        """Take over the stages before the first one that is played again."""
+        stages = len(config.timeline.stages)
+        state.forgot = {"from_stage": state.stage + 1, "stages_replayed": stages - state.stage}
+        self.keepers.hand_over(state)
+        target = Checkpoint(self.folder / "checkpoint")
+        for number in range(1, state.stage + 1):
+            weights = f"stage-{number}.safetensors"
+            if (self.past.checkpoint.folder / weights).is_file():
+                copied(self.past.checkpoint.folder / weights, target.folder / weights)
+        for number in range(1, state.stage):  # so that others can be forgotten, too
+            try:
+                earlier = self.past.checkpoint.ended(number)
+            except RunError:
+                continue
+            if earlier is not None:
+                target.save(cleaned(earlier, config, self.site))
+
+
+def copied(source: Path, target: Path) -> None:
+    """Copy a file into a folder that may be new.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def plan(site: str, state: State | None, config: Config, why: str) -> str:
+    """Say what stays and what is played again.
+
+    Args:
+        site: to be forgotten.
+        state: that the new run goes on from; None, and it begins anew.
+        config: of the new run.
+        why: nothing later can stay; or empty.
+    """
+    stages = len(config.timeline.stages)
+    if state is None:
+        return f"forgetting {site}: all {stages} stages are played from the beginning ({why})"
+    kept = "stage 1 stays" if state.stage == 1 else f"stages 1 to {state.stage} stay"
+    left = f"{stages - state.stage} of {stages} played again"
+    return f"forgetting {site}: {kept} as before it came, {left}" + f" ({why})" * bool(why)
+
+
+def searched(
+    past: Past, values: Mapping[str, Any], site: str, folder: Path
+) -> tuple[list[str], int]:
+    """Search a folder for what a site gave to a run.
+
+    Args:
+        past: the run.
+        values: its configuration.
+        site: to be forgotten.
+        folder: of the run without it.
+
+    Returns:
+        What to say: what was found, and where else there still is something; and in how many
+        places it was found.
+
+    Raises:
+        ConfigError: the run had no such site.
+    """
+    wanted = past.given(values, site)
+    found, count = wanted.through(folder)
+    what = f"{site}, {len(wanted.cases)} names of its cases and the digest of its data"
+    said = f"found in {len(found)} places, look at them" if found else "nothing of it is left"
+    lines = [*map(str, found), f"searched {count} files in {folder} for {what}: {said}"]
+    return [*lines, *past.remains(values, site)], len(found)
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,81 @@
+"""Asking hospitals for what they have kept of a run that one of them is to be forgotten in."""
+
+from collections.abc import Mapping
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedcl.config.schema import Config
+from fedcl.errors import RunError
+from fedcl.server.roster import Roster
+from fedcl.server.state import State
+from fedcl.wire.fields import MalformedError
+from fedcl.wire.forgetting import ForgetRequest, Kept
+
+
+class Hospitals:
+    """Those of a deployed run.
+
+    Args:
+        grid: over which they are asked.
+        config: of the run without the hospital.
+        run: name of the run that had it.
+        successor: name of the one without it.
+    """
+
+    def __init__(self, grid: Grid, config: Config, run: str, successor: str) -> None:
+        self.grid, self.config, self.run, self.successor = grid, config, run, successor
+        self.roster = Roster(grid, config.job, config.engine.timeout, config.wait, _anybody)
+
+    def check(self, state: State) -> None:
+        """Raise `RunError` where a hospital has not what it had kept by then."""
+        self._holding(state, "")
+
+    def hand_over(self, state: State) -> None:
+        """Let hospitals take over what they kept; raises `RunError` where one cannot."""
+        self._holding(state, self.successor)
+
+    def _holding(self, state: State, successor: str) -> None:
+        if not state.versions:
+            return
+        self.roster.meet(state.versions)
+        calls = {
+            self.roster.nodes[site]: ForgetRequest(self.run, successor, versions_of(state, site))
+            for site in state.versions
+            if site in self.roster.nodes
+        }
+        told = {one.site: one for one in self._ask(calls)}
+        for site, version in state.versions.items():
+            if site not in told or told[site].digests.get(version) != state.kept[site]:
+                there = "has lost" if site in told else "is not there to say"
+                raise RunError(f"site {site} {there} what it had kept of {self.run}")
+
+    def delete(self) -> list[str]:
+        """Let every hospital that is there delete what it has of the run; say who has, and what."""
+        nodes = {one.node_id: one.name for one in self.grid.get_nodes()}
+        told = self._ask(dict.fromkeys(nodes, ForgetRequest(self.run, delete=True)))
+        lines = [f"{one.site} has deleted {one.deleted} files of {self.run}" for one in told]
+        if len(told) < len(nodes):
+            lines.append(f"{len(nodes) - len(told)} of {len(nodes)} hospitals did not answer")
+        return lines
+
+    def _ask(self, calls: Mapping[int, ForgetRequest]) -> list[Kept]:
+        """Return what nodes answer; those that fail are left out."""
+        messages = [Message(call.pack(), node, call.TYPE) for node, call in calls.items()]
+        replies = self.grid.send_and_receive(messages, timeout=self.config.engine.timeout)
+        found = []
+        for reply in replies:
+            try:
+                found += [] if reply.has_error() else [Kept.unpack(reply.content)]
+            except MalformedError:
+                continue
+        return found
+
+
+def versions_of(state: State, site: str) -> list[int]:
+    """Return the versions of its own state that a site had at the ends of stages."""
+    return sorted({ended[site] for ended in state.ended if site in ended})
+
+
+def _anybody(*_: object) -> None:
+    """Admit whoever answers: the run will look at them."""
