@@ -203,6 +203,7 @@ def test_a_header_that_claims_a_monstrous_image_costs_itself_alone(
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_killed_in_between_there_are_whole_pictures_and_masks(run: Path, tmp_path: Path):
     rng, images, out = np.random.default_rng(0), tmp_path / "images", tmp_path / "out"
     for number in range(40):
