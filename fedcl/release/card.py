@@ -84,7 +84,7 @@ def card(
         "Limits": limits(results, number, names),
         "How to reproduce it": _again(results, number, names, command, sha256),
     }
-    parts = [f"# {text(title)}", WARNING]
+    parts = [f"# {names.text(title)}", WARNING]
     for heading, body in sections.items():
         parts += [f"## {heading}", body]
     return "\n\n".join(parts) + "\n"
@@ -119,12 +119,11 @@ def _model(
             f"Spacing: {text(_spacing(scenario, results))}",
             f"Intensities: {text(_intensities(scenario))}",
         ]
+        shapes = [results.samples.get(site) for site in arrived(results, number)]
+        shown = {"x".join(map(str, shape)) for shape in shapes if shape is not None}
+        lines += [f"Samples (channels first): {', '.join(sorted(shown))}"] if shown else []
     if isinstance(task, Field):
         lines.append(f"Outputs: {names.text(', '.join(task.names))}")
-    shapes = [results.samples.get(site) for site in arrived(results, number)]
-    shown = {"x".join(map(str, shape)) for shape in shapes if shape is not None}
-    if shown:
-        lines.append(f"Samples in training (channels first): {', '.join(sorted(shown))}")
     for name in chosen:
         one = results.architectures.get(name)
         if one is not None and one.parameters:
@@ -214,7 +213,7 @@ def _learning(results: Results, values: Mapping[str, Any], names: Names) -> str:
         f"Training at a hospital, per round: {_settings(values, 'learner', names)}",
         *(
             f"{key.capitalize()}: {_settings(values, key, names)}"
-            for key in ("optimiser", "schedule", "augment")
+            for key in ("optimiser", "schedule", "augment", "privacy")
             if values.get(key)
         ),
     ]
@@ -230,7 +229,8 @@ def _learning(results: Results, values: Mapping[str, Any], names: Names) -> str:
 
 def _settings(values: Mapping[str, Any], group: str, names: Names) -> str:
     """Return a group's name and settings."""
-    told = {key: value for key, value in flat(values.get(group) or {}) if not key.endswith("file")}
+    every = flat(values.get(group) or {})
+    told = {key: value for key, value in every if not key.endswith(("file", "seed"))}
     name = told.pop("name", "")
     if group == "learner":
         idle = [*without_effect(Learner()), *(["epochs"] if told.get("steps") else [])]
@@ -260,6 +260,9 @@ def _again(
     if command is None:
         return listed([*lines, "Settings: `config.yaml` in the run's folder"])
     code = names.code(["python simulate.py", *command])
-    where = "where `...` stands for what lies at the hospitals: paths, and names of cases"
-    stage = f" The model is that after stage {number}." * (not whole)
-    return f"{listed(lines)}\n\n{code}\n\n{where[0].upper()}{where[1:]}.{stage}"
+    parts = [listed(lines), code]
+    if any(one.endswith("=...") for one in command):
+        parts.append("Where `...` stands, what is meant is its hospitals' alone.")
+    if not whole:
+        parts.append(f"The model is that after stage {number}.")
+    return "\n\n".join(parts)

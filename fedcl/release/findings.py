@@ -16,6 +16,11 @@ WARNING = (
     "**Not a medical device.** It is for research; nobody may be diagnosed or treated by what it "
     "says."
 )
+READING = (
+    "The interval (Student's t over the cases) tells what other cases of the same hospital might "
+    "do, not what another hospital's would. Forgotten is the best mean after an earlier stage less "
+    "the mean now."
+)
 WHAT = {
     "update": "its update",
     "validation": "its validation",
@@ -37,7 +42,8 @@ def scores(
     for name in several:
         title = f"How well {text(name)} does, at all hospitals"
         found[title] = _scored(results, known(results, number, name), names)
-    return found
+    first = next(iter(found))
+    return {**found, first: f"{found[first]}\n\n{READING}"}
 
 
 def _scored(results: Results, now: Known, names: Names) -> str:
@@ -65,9 +71,6 @@ def _scored(results: Results, now: Known, names: Names) -> str:
                 f"Worst hospital: {_number(figures.get('worst_site'))}{which}",
             ]
         ),
-        "The interval (Student's t over the cases) tells what other cases of the same hospital "
-        "might do, not what another hospital's would. Forgotten is the best mean after an earlier "
-        "stage less the mean now.",
     ]
     shown = [name for name in now.others if not name.rpartition("_")[2].isdigit()]
     if shown:
@@ -151,12 +154,13 @@ def limits(results: Results, number: int, names: Names) -> str:
     lines = [
         f"It was tested at {counted(len(tested), 'hospital')} alone, all listed above. How it does "
         "at any other, on other scanners, protocols, patients or diseases, is not known",
-        "Scores are against the labels that the hospitals gave, whose own errors are not known",
         "It is one run with one seed: training again would give another model",
     ]
     if bare:
         lines.append(f"Not evaluated at all on images of {names.some(bare)}")
-    if results.case == "frame":
+    if results.case != "frame":
+        lines.append("Scores are against the hospitals' own labels, whose errors are not known")
+    else:
         lines.append("The weights of a field are a picture of the patient: who has them has it")
     return listed([*lines, WARNING])
 

@@ -13,8 +13,10 @@ ASIDE = ("run", "tracking")
 """Groups that change nothing that is learned."""
 ENGINE = ("quorum", "timeout", "norm_bound")
 """What of the engine does."""
-LOCAL = re.compile(r"(root|table|splits|file|weights)$|\.cases$|^scenario\.assigned\.")
-"""Keys whose values are paths on one machine, or names of cases: nobody else's business."""
+LOCAL = re.compile(
+    r"(root|table|splits|file|weights)$|\.cases$|^scenario\.assigned\.|^privacy\.seed$"
+)
+"""Keys whose values are nobody else's business: paths, names of cases, what noise is drawn from."""
 OPEN = ("models.", "sites.", "timeline.sites.")
 """Where any name may be set without a plus sign."""
 
@@ -22,7 +24,7 @@ OPEN = ("models.", "sites.", "timeline.sites.")
 def overrides(values: Mapping[str, Any]) -> list[str]:
     """Return what `simulate.py` is given for a configuration: plug-ins, and what is not default.
 
-    Paths and names of cases are left out: `scenario.root=...`.
+    Left out are paths, names of cases and the seed of noise: `scenario.root=...`.
 
     Raises:
         ConfigError: one of the plug-ins is not there.

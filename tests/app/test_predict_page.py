@@ -18,7 +18,6 @@ from selenium.webdriver.common.keys import Keys
 from fedcl.data.alone import Alone
 from fedcl.release.trained import Trained
 from fedcl.reporting.gallery import Answered, gallery
-from fedcl.reporting.overlays import chosen
 from tests.conftest import ROOT
 from tests.images import nifti, picture
 from tests.predicted import AFFINE, LABELS, copied, hospitals, shown, simulated, volume
@@ -104,18 +103,6 @@ def test_photographs_are_shown_in_their_colours(tmp_path: Path):
         assert drawn.size[0] > drawn.size[1], "wider than high, as the photograph"
     share = ((red > 200) & (green < 60) & (blue < 60)).mean()
     assert 0.04 < share < 0.2, "a block of 48 of 468 pixels, less what a frame takes"
-
-
-def test_the_slice_with_most_of_a_mask_is_shown_and_some_around():
-    areas = np.zeros(40, int)
-    areas[10:31] = 5
-    areas[29] = 9
-    places = chosen(areas, 4)
-    assert 29 in places and len(places) == 4 and min(places) >= 10 and max(places) <= 30
-    assert chosen(areas, 1) == [29]
-    assert chosen(np.zeros(9, int), 2) == [3, 5], "with no mask, slices spread over all"
-    assert chosen(np.zeros(1, int), 6) == [0]
-    assert chosen(np.array([0, 2]), 6) == [1]
 
 
 def test_a_thousand_cases_make_a_small_page():
@@ -216,6 +203,7 @@ def test_a_header_that_claims_a_monstrous_image_costs_itself_alone(
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_killed_in_between_there_are_whole_pictures_and_masks(run: Path, tmp_path: Path):
     rng, images, out = np.random.default_rng(0), tmp_path / "images", tmp_path / "out"
     for number in range(40):

@@ -102,6 +102,8 @@ def test_two_images_of_one_name_are_refused(run: Run, images: Path, refused):
 def test_nothing_is_written_over(run: Run, images: Path, tmp_path: Path, capsys):
     file = tmp_path / "file"
     file.write_text("mine")
+    run()
+    capsys.readouterr()
     for out in (images, file, file / "below"):
         before = sorted(path.name for path in images.iterdir())
         assert predict(run(), images, out) == 2
@@ -115,7 +117,9 @@ def test_nothing_is_written_over(run: Run, images: Path, tmp_path: Path, capsys)
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 def test_without_cuda_it_is_told(run: Run, images: Path, tmp_path: Path, capsys):
-    assert predict(run(), images, tmp_path / "out", "--device", "cuda") != 0
+    folder = run()
+    capsys.readouterr()
+    assert predict(folder, images, tmp_path / "out", "--device", "cuda") != 0
     (line,) = capsys.readouterr().err.splitlines()
     assert "no CUDA device is there" in line and not (tmp_path / "out").exists()
 

@@ -77,3 +77,16 @@ def test_without_a_run_it_is_told(run: Path, tmp_path: Path, capsys):
     assert "has no results.json: the run has not ended" in capsys.readouterr().err
     assert main(["card", str(run), "--stage", "9"]) == 2
     assert "--stage: give 1 to 2" in capsys.readouterr().err
+
+
+def test_what_is_nobody_elses_business_is_not_in_the_command():
+    """Where the data lie, who the patients are, and what noise is drawn from."""
+    asked = ["scenario=folder", "scenario.root=/home/dr/x", "privacy=central_dp", "privacy.seed=57"]
+    given = overrides(
+        compose([*asked, "+scenario.assigned.test=[doe_john]", "model.weights=/w.pt"])
+    )
+    told = " ".join(given)
+    for secret in ("/home", "57", "doe_john", "/w.pt"):
+        assert secret not in told, secret
+    assert {"scenario.root=...", "privacy.seed=...", "model.weights=..."} <= {*given}
+    assert "+scenario.assigned.test=..." in given and "privacy=central_dp" in given
