@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import sites
 from fedcl import arrays
 from fedcl.app.resuming import changes
 from fedcl.app.simulation import resume, simulate
@@ -27,7 +28,8 @@ GATED = [
 
 @pytest.fixture(autouse=True)
 def mislabelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "plugins"))
+    own = str(ROOT / "benchmarks" / "plugins" / "sites")
+    monkeypatch.setattr(sites, "__path__", [*sites.__path__, own])
 
 
 def run(folder: Path, *overrides: str) -> Results:
