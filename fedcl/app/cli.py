@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=compare)
     about = "write a mask for every image in a folder, as a run's model sees it"
     command = commands.add_parser("predict", help=about, description=about)
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument(
+        "run_folder", type=Path, metavar="MODEL", help="folder of the run, or of a bundle"
+    )
     command.add_argument("--images", type=Path, required=True, help="folder of images")
     command.add_argument("--out", type=Path, required=True, help="folder to write into, new")
     command.add_argument("--site", help="as whose images; default: samples as large as the largest")
@@ -81,11 +83,21 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     command.set_defaults(run=predict)
-    about = "write a fitted field as a NIfTI volume (of a DINER at the planned points alone)"
+    about = "write a run's model as a MONAI bundle, ONNX or TorchScript, or a field as NIfTI"
     command = commands.add_parser("export", help=about, description=about)
-    command.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
-    command.add_argument("--out", type=Path, required=True, help="file, .nii or .nii.gz")
-    command.add_argument("--output", default="signal", help="signal, or the name of a mask")
+    command.add_argument(
+        "folder", type=Path, metavar="MODEL", help="folder of the run, or of a bundle"
+    )
+    command.add_argument("--out", type=Path, required=True, help="file, or folder of a bundle")
+    command.add_argument(
+        "--format", choices=("bundle", "onnx", "torchscript", "nifti"),
+        help="default: by the suffix of --out (.onnx, .ts, .pt, .nii, .nii.gz), else bundle",
+    )  # fmt: skip
+    command.add_argument("--site", help="as whose images; default: samples as large as the largest")
+    command.add_argument("--model", help="of several architectures; default: the site's")
+    command.add_argument(
+        "--output", default="signal", help="of a field: signal, or the name of a mask"
+    )
     command.add_argument(
         "--shape", type=int, nargs=4, metavar=("FRAMES", "SLICES", "ROWS", "COLUMNS"),
         help="points along each axis; default: the planned ones",
@@ -128,7 +140,14 @@ def deploy(given: argparse.Namespace) -> None:
 
 
 def export(given: argparse.Namespace) -> None:
-    """Write a NIfTI volume; see `fedcl.app.export.export`."""
+    """Write a model, or a field; see `fedcl.app.release.release`, `fedcl.app.export.export`."""
+    from fedcl.app.release import format_of, release
+
+    kind = given.format or format_of(given.out) or "bundle"
+    if kind != "nifti":
+        note = release(given.folder, given.out, kind, given.site, given.stage, given.model)
+        print(f"written to {given.out}: {note}")
+        return
     from fedcl.app.export import export as write
 
     shape = tuple(given.shape) if given.shape else None

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedcl.data.alone import Alone
+from fedcl.data.alone import Alone, read_unlabelled
 from fedcl.data.cases import Case, SiteData, split, vanished
 from fedcl.data.notes import Note
+from fedcl.data.preparing import Preparation
+from fedcl.data.reading import Reader
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import setting
 from fedcl.tasks.base import Task
@@ -71,6 +73,17 @@ class Scenario(ABC):
 
         Raises:
             DataError: it cannot be used; names the file.
+            ConfigError: the scenario reads no image files.
+        """
+        return read_unlabelled(name, files, *self.reading(site))
+
+    def reading(self, site: str) -> tuple[Reader, Preparation]:
+        """Return how an image file that nobody has labelled is read, and what is made of it.
+
+        Args:
+            site: as which of the sites it is read.
+
+        Raises:
             ConfigError: the scenario reads no image files.
         """
         raise ConfigError(f"scenario: {type(self).__name__} reads no image files of its own")

@@ -1,7 +1,7 @@
 """What every model offers: its settings, and the network they describe."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,12 +93,32 @@ class ImageModel(Model, ABC):
             dims: of an image, 2 or 3.
         """
 
+    def definition(self, channels: int, classes: int, dims: int) -> dict[str, Any]:
+        """Return how MONAI alone builds the network: `_target_`, its class, and the arguments.
+
+        Empty where the network is not one of MONAI's as it is; arguments are those of `build`.
+        """
+        return {}
+
     def multiples(self, dims: int) -> Sequence[int]:
         """Return of what the size of an image must be a multiple, along each of its axes.
 
         Images of other sizes are padded before the network sees them.
         """
         return (1,) * dims
+
+
+NETWORKS = "monai.networks.nets."
+"""Where MONAI has its networks."""
+
+
+def defined(definition: Mapping[str, Any]) -> nn.Module:
+    """Make a network of MONAI's; see `ImageModel.definition`."""
+    from monai.networks import nets  # takes seconds
+
+    arguments = dict(definition)
+    made: nn.Module = getattr(nets, arguments.pop("_target_").removeprefix(NETWORKS))(**arguments)
+    return made
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor, nn
@@ -24,6 +25,10 @@ class MultiTaskSwinUNETR(MultiTask, SwinUNETR):
     def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
         return TwoWays(self, channels, classes, dims)
+
+    def definition(self, channels: int, classes: int, dims: int) -> dict[str, Any]:
+        """Return nothing: MONAI's network has one decoder; see `ImageModel.definition`."""
+        return {}
 
 
 class TwoWays(MonaiSwinUNETR):

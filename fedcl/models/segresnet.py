@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import ImageModel, Layers
+from fedcl.models.base import NETWORKS, ImageModel, Layers, defined
 from fedcl.settings import setting
 
 
@@ -37,17 +38,20 @@ class SegResNet(ImageModel):
 
     def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
-        from monai.networks.nets import SegResNet as MonaiSegResNet  # takes seconds
+        return defined(self.definition(channels, classes, dims))
 
-        return MonaiSegResNet(
-            spatial_dims=dims,
-            in_channels=channels,
-            out_channels=classes,
-            init_filters=self.filters,
-            blocks_down=tuple(self.down),
-            blocks_up=tuple(self.up),
-            dropout_prob=self.dropout or None,
-        )
+    def definition(self, channels: int, classes: int, dims: int) -> dict[str, Any]:
+        """Return it; see `ImageModel.definition`."""
+        return {
+            "_target_": f"{NETWORKS}SegResNet",
+            "spatial_dims": dims,
+            "in_channels": channels,
+            "out_channels": classes,
+            "init_filters": self.filters,
+            "blocks_down": self.down,
+            "blocks_up": self.up,
+            "dropout_prob": self.dropout or None,
+        }
 
     def multiples(self, dims: int) -> Sequence[int]:
         """Return it; see `ImageModel.multiples`."""

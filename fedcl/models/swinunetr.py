@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import ImageModel, Layers
+from fedcl.models.base import NETWORKS, ImageModel, Layers, defined
 from fedcl.settings import setting
 
 
@@ -43,9 +43,12 @@ class SwinUNETR(ImageModel):
 
     def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
-        from monai.networks.nets import SwinUNETR as MonaiSwinUNETR  # takes seconds
+        return defined(self.definition(channels, classes, dims))
 
-        return MonaiSwinUNETR(**self.arguments(channels, classes, dims))
+    def definition(self, channels: int, classes: int, dims: int) -> dict[str, Any]:
+        """Return it; see `ImageModel.definition`."""
+        arguments = self.arguments(channels, classes, dims)
+        return {"_target_": f"{NETWORKS}SwinUNETR", **arguments}
 
     def arguments(self, channels: int, classes: int, dims: int) -> dict[str, Any]:
         """Return how MONAI is asked for the network; arguments as for `build`."""

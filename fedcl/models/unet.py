@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fedcl.errors import ConfigError
-from fedcl.models.base import ImageModel, Layers
+from fedcl.models.base import NETWORKS, ImageModel, Layers, defined
 from fedcl.settings import setting
 
 
@@ -35,18 +35,21 @@ class UNet(ImageModel):
 
     def build(self, channels: int, classes: int, dims: int) -> nn.Module:
         """Make the network; see `ImageModel.build`."""
-        from monai.networks.nets import UNet as MonaiUNet  # takes seconds
+        return defined(self.definition(channels, classes, dims))
 
-        return MonaiUNet(
-            spatial_dims=dims,
-            in_channels=channels,
-            out_channels=classes,
-            channels=self.channels,
-            strides=[2] * (len(self.channels) - 1),
-            num_res_units=self.res_units,
-            norm=self.norm,
-            dropout=self.dropout,
-        )
+    def definition(self, channels: int, classes: int, dims: int) -> dict[str, Any]:
+        """Return it; see `ImageModel.definition`."""
+        return {
+            "_target_": f"{NETWORKS}UNet",
+            "spatial_dims": dims,
+            "in_channels": channels,
+            "out_channels": classes,
+            "channels": self.channels,
+            "strides": [2] * (len(self.channels) - 1),
+            "num_res_units": self.res_units,
+            "norm": self.norm,
+            "dropout": self.dropout,
+        }
 
     def multiples(self, dims: int) -> Sequence[int]:
         """Return it; see `ImageModel.multiples`."""

@@ -1,7 +1,8 @@
-"""A model that a run has trained, ready to answer."""
+"""A model that a run has trained, or that a bundle holds, ready to answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,16 @@ from fedcl.data.resampling import restored
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.learning.scenario import Scenario
-from fedcl.registry import MODEL, SCENARIO, STRATEGY, name_of
+from fedcl.models.base import ImageModel
+from fedcl.registry import MODEL, SCENARIO, STRATEGY
+from fedcl.release.about import About
 from fedcl.server.begin import found_at, load, of_architecture
 from fedcl.server.results import Results
 from fedcl.settings import parse
 from fedcl.tasks.segmentation import Segmentation
+
+METADATA, WEIGHTS = "configs/metadata.json", "models/model.pt"
+"""Where a MONAI bundle says what it is, and has its weights."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,9 @@ class Trained:
         task: that the network has learned, in samples of the size that it has seen.
         site: as whose images they are read; empty for those of no site.
         learner: of the run: where to compute.
+        model: by which the network was built.
+        architecture: its name.
+        about: the run that it is of.
     """
 
     network: nn.Module
@@ -40,6 +49,9 @@ class Trained:
     task: Segmentation
     site: str
     learner: Learner
+    model: ImageModel
+    architecture: str
+    about: About
 
     def answer(self, alone: Alone, device: torch.device) -> Array:
         """Return the class of every voxel of an image, on its own grid, as it would be scored."""
@@ -49,67 +61,111 @@ class Trained:
 
 
 def trained(run: Path, site: str | None, stage: int | None, model: str | None) -> Trained:
-    """Return the model of a run.
+    """Return the model of a run, or of a bundle that fedcl has written.
 
     Args:
         run: its folder.
-        site: as whose images others are read, and padded; None for the largest samples of all.
+        site: as whose images others are read, and padded; None for the largest samples of all, or
+            for the site that the bundle is for.
         stage: after which, from 1; None for the last.
         model: which of several architectures; None for that of the site, or the default one.
 
     Raises:
         ConfigError: there is none, or it is not for images.
     """
+    if (run / METADATA).is_file():
+        if stage is not None:
+            raise ConfigError("--stage: a bundle holds the model of one stage, leave it out")
+        about = About.read(run)
+        return assembled(about, run / WEIGHTS, site or about.site, model or about.architecture)
     values = stored(run, "MODEL")
     results = Results.read(run)
     if results is None:
         raise ConfigError(f"MODEL: {run} has no results.json: the run has not ended")
-    here = {"table": None, "splits": None}  # who held what in the run plays no part
-    described = {k: here.get(k, v) for k, v in values["scenario"].items()}
-    scenario = SCENARIO.make(described)
-    settled = {k.removeprefix("scenario."): v for k, v in results.settled.items()}
-    scenario = replace(scenario, **settled)
-    task = scenario.task
-    if not isinstance(task, Segmentation):
-        raise ConfigError(f"MODEL: {name_of(scenario)} holds {task.words}; see fedcl export")
-    if type(scenario).alone is Scenario.alone:
-        raise ConfigError(f"MODEL: {name_of(scenario)} reads no image files of its own")
-    if site is not None and site not in results.sites:
-        raise ConfigError(f"--site: there is no {site!r}; there are: {', '.join(results.sites)}")
-    own = [name for name, one in results.architectures.items() if site in one.sites]
-    name = model or (own[0] if own else next(iter(results.architectures)))
-    known = {name_of(MODEL.make(values["model"])): values["model"], **(values.get("models") or {})}
-    if name not in known or name not in results.architectures:
-        there = ", ".join(results.architectures)
-        raise ConfigError(f"--model: there is no {name!r}; there are: {there}")
-    made = {one: MODEL.make(known[one]) for one in results.architectures}
-    fitted = _padded(task.fitted([*made.values()]), results.samples, site)
-    network = fitted.build(made[name], results.sites)
-    kept = STRATEGY.make(values["strategy"]).partition(network, 0).local | task.local(network)
-    if kept:
-        raise ConfigError(
-            f"MODEL: the hospitals of {run} keep {', '.join(sorted(kept)[:3])} to themselves; "
-            "what lies here in their place has seen no image"
-        )
+    trains = {name: one.sites for name, one in results.architectures.items()}
+    about = About.of(values, trains, results.sites, results.samples, results.settled)
     file = found_at(str(run), "MODEL")
     if stage is not None:
         file = run / "checkpoint" / f"stage-{stage}.safetensors"
         if not file.is_file():
             raise ConfigError(f"--stage: {run} has no {file.name}")
-    weights = of_architecture(name, load(file, "MODEL"))
+    return assembled(about, file, site or "", model or "")
+
+
+def assembled(about: About, file: Path, site: str = "", architecture: str = "") -> Trained:
+    """Return a model from what is known of it and a file of weights.
+
+    Args:
+        about: the run that it is of.
+        file: of the weights of one architecture, or of all.
+        site: as whose images others are read, and padded; empty for the largest samples of all.
+        architecture: empty for that of the site, or the default one.
+
+    Raises:
+        ConfigError: see `trained`.
+    """
+    scenario = SCENARIO.make(about.scenario)
+    task, called = scenario.task, about.scenario["name"]
+    if not isinstance(task, Segmentation):
+        raise ConfigError(
+            f"MODEL: {called} holds {task.words}, not images; fedcl export writes them as .nii.gz"
+        )
+    kind = type(scenario)
+    if kind.alone is Scenario.alone and kind.reading is Scenario.reading:
+        raise ConfigError(f"MODEL: {called} reads no image files of its own")
+    if site and site not in about.sites:
+        raise ConfigError(f"--site: there is no {site!r}; there are: {', '.join(about.sites)}")
+    own = [name for name, sites in about.trains.items() if site in sites]
+    name = architecture or (own[0] if own else next(iter(about.trains)))
+    there = [about.architecture] if about.architecture else list(about.trains)
+    if name not in about.models or name not in there:
+        raise ConfigError(f"--model: there is no {name!r}; there are: {', '.join(there)}")
+    made = {one: MODEL.make(about.models[one]) for one in about.trains}
+    fitted = _padded(task.fitted([*made.values()]), about.samples, site)
+    read = cache(lambda: of_architecture(name, load(file, "MODEL")))
+    build = partial(fitted.build, made[name], about.sites)
+    if about.architecture:  # of a bundle, which may come from anybody
+        _check_fit(name, file, read(), build)
+    network = build()
+    kept = STRATEGY.make(about.strategy).partition(network, 0).local | task.local(network)
+    if kept:
+        raise ConfigError(
+            f"MODEL: the hospitals of {file.parent.parent} keep {', '.join(sorted(kept)[:3])} to "
+            "themselves; what lies here in their place has seen no image"
+        )
+    weights = read()
     problem = arrays.mismatch(weights, arrays.of_network(network))
     if problem is not None:
         raise ConfigError(f"MODEL: {file} is not all of {name} ({problem})")
     arrays.into_network(network, weights)
-    learner = parse(Learner, values["learner"], "learner")
-    return Trained(network.eval(), scenario, fitted, site or "", learner)
+    learner = parse(Learner, about.learner, "learner")
+    return Trained(network.eval(), scenario, fitted, site, learner, made[name], name, about)
 
 
-def _padded(
-    task: Segmentation, samples: Mapping[str, Sequence[int]], site: str | None
-) -> Segmentation:
+def _check_fit(
+    name: str, file: Path, weights: arrays.Arrays, build: Callable[[], nn.Module]
+) -> None:
+    """Raise a ConfigError where a network is not of the shape of its weights; nothing is allocated.
+
+    Settings from elsewhere may describe one that no memory has room for.
+    """
+    try:
+        with torch.device("meta"):
+            wanted = build().state_dict()
+    except NotImplementedError:  # one that looks at its values as it is built
+        return
+    for key, value in wanted.items():
+        if key in weights and weights[key].shape != tuple(value.shape):
+            problem = f"{key} has shape {weights[key].shape}, not {tuple(value.shape)}"
+            raise ConfigError(f"MODEL: {file} is not all of {name} ({problem})")
+    absent = sorted(wanted.keys() - weights.keys())
+    if absent:
+        raise ConfigError(f"MODEL: {file} is not all of {name} ({absent[0]} is not in it)")
+
+
+def _padded(task: Segmentation, samples: Mapping[str, Sequence[int]], site: str) -> Segmentation:
     """Return the task with samples as a site has them, or the largest of all sites."""
     if not samples:
         return task
-    shapes = [shape for name, shape in samples.items() if site in (None, name)]
+    shapes = [shape for name, shape in samples.items() if site in ("", name)]
     return replace(task, least=tuple(map(max, zip(*(shape[1:] for shape in shapes), strict=True))))

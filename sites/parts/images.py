@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from fedcl.data import splits
-from fedcl.data.alone import Alone, read_unlabelled
 from fedcl.data.cached import Kept, Made, folder
 from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
@@ -69,8 +68,8 @@ class ImageScenario(PatientScenario):
             `patch`.
         normalise: intensities, channel by channel over the volume: "zscore" (mean 0, standard
             deviation 1), "minmax" (0 to 1), "percentile" (0.5 % and 99.5 % become 0 and 1),
-            "window", "none", or "auto": a window for channels that the layout says are CT, zscore
-            for others.
+            "window", "none"; a list of one for each channel; or "auto": a window for channels that
+            the layout says are CT, zscore for others.
         window: the intensities that become -1 and 1.
         nonzero: whether voxels that are 0 are left out of the mean and deviation, and stay 0.
         margin: of slices, how many are kept above and below those with a label; null for all.
@@ -100,7 +99,7 @@ class ImageScenario(PatientScenario):
     patch: Any = None
     foreground: float = setting(0.5, low=0, high=1)
     overlap: float = setting(0.5, low=0, high=0.9)
-    normalise: str = setting("auto", choices=("auto", *NORMALISATIONS))
+    normalise: Any = setting("auto", choices=("auto", *NORMALISATIONS))
     window: list[float] = setting(factory=lambda: [-140.0, 260.0])
     nonzero: bool = False
     margin: int | None = setting(None, low=0)
@@ -136,6 +135,10 @@ class ImageScenario(PatientScenario):
             raise ConfigError(
                 "scenario.scores: cldice needs scikit-image: pip install 'fedcl[vessels]'"
             )
+        ways = self.normalise
+        per_channel = isinstance(ways, list) and len(ways) == Channels.of(self.channels).count
+        if not isinstance(ways, str) and (not per_channel or "auto" in ways):
+            raise ConfigError(f"scenario.normalise: give a way, or one per channel, got {ways}")
         self.preparation([])
         _ = self.task
         if self.splits is not None:
@@ -256,7 +259,7 @@ class ImageScenario(PatientScenario):
     def _normalised(self, modalities: Sequence[str]) -> str | tuple[str, ...]:
         """Return how the channels that are taken are normalised, each where they differ in it."""
         if self.normalise != "auto":
-            return self.normalise
+            return self.normalise if isinstance(self.normalise, str) else tuple(self.normalise)
         chosen = Channels.of(self.channels).chosen
         taken = [modalities[n] for n in chosen if n < len(modalities)] if chosen else modalities
         ways = tuple("window" if one == "CT" else "zscore" for one in taken)
@@ -321,10 +324,9 @@ class ImageScenario(PatientScenario):
         named = ", ".join(lone[:5]) + ", ..." * (len(lone) > 5)
         return [f"scenario.splits: cases that no site has: {named} ({len(lone)})"]
 
-    def alone(self, name: str, files: Sequence[Path], site: str) -> Alone:
-        """Read one image that nobody has labelled; see `Scenario.alone`."""
-        root = Path(self.root or "")
-        there = self.root is not None and root.is_dir()
+    def reading(self, site: str) -> tuple[Reader, Preparation]:
+        """Return how images that nobody has labelled are read; see `Scenario.reading`."""
+        root, there = Path(self.root or ""), self.root is not None and Path(self.root).is_dir()
         asks = type(self).modalities is not ImageScenario.modalities
         if self.normalise == "auto" and asks and not there:
             raise ConfigError(
@@ -332,8 +334,7 @@ class ImageScenario(PatientScenario):
                 f"{self.root or 'scenario.root'} is not there"
             )
         modalities = self.modalities(site, root) if there else []
-        prepare = replace(self.preparation(modalities), margin=None)
-        return read_unlabelled(name, files, self._reader(site), prepare)
+        return self._reader(site), replace(self.preparation(modalities), margin=None)
 
     @property
     def _kept(self) -> Kept | None:

@@ -134,7 +134,8 @@ def test_a_folder_without_a_run_or_without_results(run: Run, images: Path, tmp_p
 def test_fields_have_an_export_of_their_own(images: Path, tmp_path: Path, refused):
     field = [*TINY_FIELD, "timeline.rounds=1", "learner.steps=2", "strategy=finetune"]
     assert simulate.main([*field, f"run.dir={tmp_path / 'run'}"]) == 0
-    assert "holds a field of coordinates; see fedcl export" in refused(tmp_path / "run", images)
+    said = refused(tmp_path / "run", images)
+    assert "holds a field of coordinates, not images; fedcl export writes" in said
 
 
 def test_imaginary_hospitals_are_no_use(images: Path, tmp_path: Path, refused):

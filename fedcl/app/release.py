@@ -1,0 +1,63 @@
+"""The command `fedcl export` for models of images: a MONAI bundle, ONNX or TorchScript."""
+
+import shutil
+from pathlib import Path
+
+from fedcl.errors import ConfigError, writing
+from fedcl.release.trained import trained
+
+SUFFIXES = {"nifti": (".nii", ".nii.gz"), "onnx": (".onnx",), "torchscript": (".ts", ".pt")}
+"""Of the files of a format; a bundle is a folder."""
+FORMATS = (*SUFFIXES, "bundle")
+
+
+def format_of(out: Path) -> str:
+    """Return the format that a path stands for; empty where its suffix is none of a format's."""
+    return next((name for name, ends in SUFFIXES.items() if out.name.endswith(ends)), "")
+
+
+def release(
+    run: Path, out: Path, kind: str, site: str | None, stage: int | None, model: str | None
+) -> str:
+    """Write the model of a run, or of a bundle.
+
+    Args:
+        run: its folder.
+        out: a file or, of a bundle, a new folder or an empty one.
+        kind: one of `FORMATS` but nifti.
+        site: as whose images others are read; see `trained`.
+        stage: likewise.
+        model: likewise.
+
+    Returns:
+        What a user should know of it.
+
+    Raises:
+        FedclError: it cannot be read, or written as this; nothing is left.
+    """
+    ends = SUFFIXES.get(kind, ())
+    if ends and not out.name.endswith(ends):
+        raise ConfigError(f"export --out: {out} must end in {' or '.join(ends)}")
+    if not ends and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+        raise ConfigError(f"export --out: {out} is there already; give a new folder")
+    one = trained(run, site, stage, model)
+    part = out.with_name(f".part-{out.name}")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if kind == "bundle":
+            from fedcl.release.bundle import write_bundle
+
+            write_bundle(part, one)
+            told = f"python -m monai.bundle run, in it, or fedcl predict {out} answers images"
+        else:
+            from fedcl.release.portable import write_onnx, write_torchscript
+
+            told = (write_onnx if kind == "onnx" else write_torchscript)(part, one)
+        with writing(out):
+            part.replace(out)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.unlink(missing_ok=True)
+    return told
