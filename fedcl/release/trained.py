@@ -123,6 +123,8 @@ def assembled(about: About, file: Path, site: str = "", architecture: str = "") 
     if name not in about.models or name not in there:
         raise ConfigError(f"--model: there is no {name!r}; there are: {', '.join(there)}")
     made = {one: MODEL.make(about.models[one]) for one in about.trains}
+    if not all(isinstance(one, ImageModel) for one in made.values()):
+        raise ConfigError("MODEL: it has an architecture that is none for images")
     fitted = _padded(task.fitted([*made.values()]), about.samples, site)
     smallest = fitted.framing.whole((1,) * fitted.dims)
     if max(smallest) > LONGEST or math.prod(smallest) > MOST:

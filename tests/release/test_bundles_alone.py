@@ -44,7 +44,8 @@ RUNS = {
     "nonzero": [THREE, "scenario.resize=[5,20,20]", "scenario.nonzero=true"],
     "plain": [THREE, *network("plain_unet", "channels=[4,8]")],
     "nnunet": ["scenario.patch=[16,16]", *network("dynunet", "filters=[4,8,8]", "supervised=1")],
-    "residual": ["scenario.size=24", "learner.steps=12", *network("segresnet", "filters=8", "down=[1,1]", "up=[1]")],
+    "residual": ["scenario.size=24", "learner.steps=12",
+                 *network("segresnet", "filters=8", "down=[1,1]", "up=[1]")],
     "teacher": [*network("multitask_unet", "channels=[4,8]", "convolutions=1")],
 }  # fmt: skip
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What `fedcl export` cannot write, and bundles that fedcl does not take: one line, nothing left."""
+"""What `fedcl export` cannot write, and bundles that fedcl does not take: one line."""
 
 import json
 import pickle
@@ -136,15 +136,14 @@ def changed(bundle: Path, *keys: str, to: Any) -> None:
         (["scenario", "name"], "os.path", "scenario: there is no 'os.path'"),
         (["scenario", "root"], "/etc", "scenario.root: a path has no place in it"),
         (["scenario", "splits"], "/etc/passwd", "scenario.splits: a path has no place in it"),
-        (["scenario", "labels"], [0, 1, 2, 3], "is not all of unet"),
+        (["scenario", "labels"], [0, 1, 2, 3], "4 classes are needed"),
         (["scenario", "resize"], 10**6, "scenario.resize: "),
         (["scenario", "odd"], 1, "scenario.odd: no such key"),
         (["models", "unet", "weights"], "/x.pt", "model.weights: a path has no place in it"),
-        (["models", "unet", "channels"], [4096] * 12, "is not all of unet"),
+        (["models", "unet", "channels"], [4096] * 8, "is not all of unet"),
         (["models", "unet", "channels"], [1] * 40, "needs images of "),
-        (["models", "unet", "name"], "siren", "MODEL"),
+        (["models", "unet"], {"name": "siren"}, "none for images"),
         (["strategy"], {"name": "none"}, "strategy: there is no 'none'"),
-        (["learner", "lr"], None, ""),
         (["learner", "threads"], -1, "learner.threads: "),
     ],
 )
@@ -152,8 +151,7 @@ def test_nothing_in_it_is_taken_on_trust(
     bundle: Path, refused: Refused, keys: list[str], value: Any, said: str
 ):
     changed(bundle, *keys, to=value)
-    if said:
-        assert said in refused(bundle, answers=True)
+    assert said in refused(bundle, answers=True)
 
 
 def test_text_that_is_no_json_or_too_much_of_it(bundle: Path, refused: Refused):
