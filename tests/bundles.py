@@ -1,21 +1,27 @@
-"""Bundles run by MONAI in a process that has no fedcl, and what it answers compared."""
+"""Bundles that are run by MONAI in a process that has no fedcl, or with a network of one's own."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
+from monai.bundle import ConfigParser
+from torch import Tensor
 
+from fedcl.app.cli import main
 from tests.conftest import ROOT
 
 ALONE = """
 import json, sys
 sys.path = [place for place in sys.path if place not in ("", {root!r})]
+OURS = ("fedcl", "sites", "strategies", "flwr", "ray", "mlflow", "hydra")
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("fedcl", "sites", "strategies", "flwr", "ray", "mlflow"):
+        if name.partition(".")[0] in OURS:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocked())
 import torch, monai.bundle
@@ -23,12 +29,17 @@ torch.set_num_threads(1)
 for bundle, images, out, more in json.loads(sys.argv[1]):
     monai.bundle.run(
         config_file=bundle + "/configs/inference.json", bundle_root=bundle, dataset_dir=images,
-        output_dir=out, **more,
+        output_dir=out, device="$torch.device('cpu')", **more,
     )
-assert not [name for name in sys.modules if name.partition(".")[0] in ("fedcl", "flwr")]
+assert not [name for name in sys.modules if name.partition(".")[0] in OURS]
 """
 Job = tuple[Path, Path, Path]
 """A bundle, the folder of images that it answers, and that of its masks."""
+
+
+def export(model: Path, out: Path, *more: str) -> int:
+    """Run `fedcl export`; return its exit status."""
+    return main(["export", str(model), "--out", str(out), *more])
 
 
 def run_alone(*jobs: Job, **more: str) -> None:
@@ -40,20 +51,34 @@ def run_alone(*jobs: Job, **more: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def same_files(one: Path, other: Path, names: Sequence[str] = ()) -> int:
-    """Check that two folders hold the same masks, byte by byte; return how many."""
-    found = sorted(path.name for path in one.iterdir() if path.suffix not in (".csv", ".txt"))
-    there = sorted(path.name for path in other.iterdir() if path.suffix not in (".csv", ".txt"))
-    assert found == there and found
-    for name in found:
-        mine, its = (folder / name for folder in (one, other))
-        assert mine.read_bytes() == its.read_bytes() or equal(mine, its), name
-    return len(found)
+def inference(bundle: Path) -> dict[str, Any]:
+    """Return what a bundle says of how it is run."""
+    return json.loads((bundle / "configs" / "inference.json").read_text())
 
 
-def equal(one: Path, other: Path) -> bool:
-    """Return whether two NIfTI files differ in nothing but how they are packed."""
-    import nibabel as nib
+def answered(bundle: Path, images: Path, out: Path, network: Callable[[Tensor], Tensor]) -> None:
+    """Write masks by all of a bundle but its network; `network` answers in its place."""
+    given = (bundle / "configs" / "inference.json").read_text()
+    parser = ConfigParser(json.loads(given.replace("scripts.images", "fedcl.release.images")))
+    parser["dataset_dir"], parser["output_dir"] = str(images), str(out)
+    inferer, written = (parser.get_parsed_content(one) for one in ("inferer", "postprocessing"))
+    for item in parser.get_parsed_content("dataset"):
+        written({**item, "pred": inferer(item["image"][None], network)[0]})
 
+
+def check_same(one: Path, other: Path) -> int:
+    """Check that two folders hold the same masks; return how many."""
+    names = {file.name for file in one.iterdir()} - {"predictions.csv"}
+    assert names == {file.name for file in other.iterdir()} - {"predictions.csv"}
+    for name in names:
+        assert same(one / name, other / name), name
+    assert names
+    return len(names)
+
+
+def same(one: Path, other: Path) -> bool:
+    """Return whether two files are equal, but for how NIfTI is packed."""
+    if not one.name.endswith(".nii.gz"):
+        return one.read_bytes() == other.read_bytes()
     mine, its = nib.load(one), nib.load(other)
     return mine.header == its.header and np.array_equal(mine.dataobj, its.dataobj)

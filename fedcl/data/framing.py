@@ -31,6 +31,10 @@ class Framing:
     multiples: tuple[int, ...] = ()
     overlap: float = 0.5
 
+    def whole(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return a size that a network can take, no smaller."""
+        return whole(size, self.multiples)
+
     def answered(
         self, images: Tensor, lowest: Sequence[float], network: Callable[[Tensor], Tensor]
     ) -> Tensor:
@@ -45,8 +49,7 @@ class Framing:
         """
         there = images.shape[2:]
         smallest = self.window or self.least or there
-        largest = [max(sizes) for sizes in zip(there, smallest, strict=True)]
-        size = whole(largest, self.multiples)
+        size = self.whole([max(sizes) for sizes in zip(there, smallest, strict=True)])
         before = [-start for start in centred(there, size)]
         full = torch.stack([padded(image, before, size, lowest) for image in images])
         if size == (self.window or size):

@@ -22,6 +22,8 @@ LARGEST = 2**20
 """Bytes that it may have."""
 LONGEST = 2**11
 """Voxels along an axis of a sample."""
+NAME = 200
+"""Signs that a name may have."""
 CASES = {"assigned", "cohorts", "site_files", "stages", "table_case", "table_site"}
 """Settings of scenarios that say who holds which cases: they may name patients."""
 
@@ -106,6 +108,9 @@ class About:
                     raise ValueError(f"{kind.key}.{key}: a path has no place in it")
         if self.models.keys() != self.trains.keys() or self.architecture not in self.models:
             raise ValueError("models, trains and architecture are at odds")
+        for name in (*self.sites, *self.trains, *self.samples):
+            if not name.isprintable() or not 0 < len(name) <= NAME:
+                raise ValueError(f"{name!r:.40} is no name")
         if self.site and self.site not in self.sites:
             raise ValueError(f"site: {self.site!r} is none of the sites")
         for site, shape in self.samples.items():
@@ -125,12 +130,11 @@ class About:
             site: likewise.
         """
         kept = {key: value for key, value in travelling(scenario).items() if key not in CASES}
-        ways = normalise if isinstance(normalise, str) else list(normalise)
+        if "normalise" in kept:
+            kept["normalise"] = normalise if isinstance(normalise, str) else list(normalise)
         return replace(
             self,
-            scenario={"name": self.scenario["name"], **kept, "normalise": ways}
-            if "normalise" in kept
-            else {"name": self.scenario["name"], **kept},
+            scenario={"name": self.scenario["name"], **kept},
             strategy=describe(STRATEGY.make(self.strategy)),
             models={name: describe(MODEL.make(one)) for name, one in self.models.items()},
             architecture=architecture,

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedcl.data.framing import whole
-from fedcl.errors import ConfigError, RunError, writing
+from fedcl.errors import ConfigError, RunError, one_line, writing
 from fedcl.release.trained import Trained
 from fedcl.seeding import torch_rng
 
@@ -105,7 +106,7 @@ def _written(file: Path, one: Trained, write: Callable[[Tensor, bool], Network])
         except OSError as error:
             raise RunError(f"{file}: cannot be written ({error.strerror or error})") from None
         except Exception as error:  # whatever tracing and running of any network may raise
-            problem = " ".join(str(error).split())[:200] or type(error).__name__
+            problem = one_line(str(error)) or type(error).__name__
             continue
         if off <= EQUAL:
             words = ", ".join("x".join(map(str, size)) for size in shown)
@@ -114,8 +115,7 @@ def _written(file: Path, one: Trained, write: Callable[[Tensor, bool], Network])
         problem = f"logits differ by {off:.1e}, relative to the largest"
     file.unlink(missing_ok=True)
     raise ConfigError(
-        f"--format: {one.architecture} cannot be written as {file.suffix} ({problem}); a bundle "
-        "of a network of MONAI's needs no such file"
+        f"--format: {one.architecture} cannot be written for other programs ({problem})"
     )
 
 
@@ -146,12 +146,18 @@ def _off(network: nn.Module, made: Network, images: Tensor) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the user what tracers and exporters say of a network's code, and of their age."""
-    before = logging.root.manager.disable
+    """Keep from the user what tracers and exporters say of a network's code, and of their age.
+
+    Torch's prints all of a graph that it cannot write, past Python.
+    """
+    before, spoken = logging.root.manager.disable, os.dup(1)
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
             warnings.simplefilter("ignore")
+            os.dup2(nowhere.fileno(), 1)
             yield
     finally:
+        os.dup2(spoken, 1)
+        os.close(spoken)
         logging.disable(before)

@@ -1,5 +1,6 @@
 """A model that a run has trained, or that a bundle holds, ready to answer."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -13,13 +14,14 @@ from fedcl import arrays
 from fedcl.config.stored import stored
 from fedcl.data.alone import Alone
 from fedcl.data.grid import Array
+from fedcl.data.preparing import MOST
 from fedcl.data.resampling import restored
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.learning.scenario import Scenario
 from fedcl.models.base import ImageModel
 from fedcl.registry import MODEL, SCENARIO, STRATEGY
-from fedcl.release.about import About
+from fedcl.release.about import LONGEST, About
 from fedcl.server.begin import found_at, load, of_architecture
 from fedcl.server.results import Results
 from fedcl.settings import parse
@@ -120,7 +122,12 @@ def assembled(about: About, file: Path, site: str = "", architecture: str = "") 
     if name not in about.models or name not in there:
         raise ConfigError(f"--model: there is no {name!r}; there are: {', '.join(there)}")
     made = {one: MODEL.make(about.models[one]) for one in about.trains}
+    if not all(isinstance(one, ImageModel) for one in made.values()):
+        raise ConfigError("MODEL: it has an architecture that is none for images")
     fitted = _padded(task.fitted([*made.values()]), about.samples, site)
+    smallest = fitted.framing.whole((1,) * fitted.dims)
+    if max(smallest) > LONGEST or math.prod(smallest) > MOST:
+        raise ConfigError(f"MODEL: {name} needs images of {smallest} voxels or more")
     read = cache(lambda: of_architecture(name, load(file, "MODEL")))
     build = partial(fitted.build, made[name], about.sites)
     if about.architecture:  # of a bundle, which may come from anybody
@@ -166,5 +173,7 @@ def _padded(task: Segmentation, samples: Mapping[str, Sequence[int]], site: str)
     """Return the task with samples as a site has them, or the largest of all sites."""
     if not samples:
         return task
+    if any(len(shape) != task.dims + 1 for shape in samples.values()):
+        raise ConfigError(f"MODEL: its samples are no {task.dims}-D images")
     shapes = [shape for name, shape in samples.items() if site in ("", name)]
     return replace(task, least=tuple(map(max, zip(*(shape[1:] for shape in shapes), strict=True))))
