@@ -10,7 +10,10 @@ from pathlib import Path
 
 from fedcl import __version__
 from fedcl.errors import FedclError
+from fedcl.tracking.source import at_hand
 
+MODEL = "folder of a run or of a bundle, or models:/NAME@released of MLflow's registry"
+MLFLOW = "sqlite:///mlflow.db"
 EXAMPLES = "e.g. fedcl compare outputs/2026-01-31/12-00-00 --out outputs/report"
 
 
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folders of runs or of sweeps, or names of MLflow experiments",
     )  # fmt: skip
     command.add_argument("--out", type=Path, required=True, help="folder to write into")
-    command.add_argument("--uri", default="sqlite:///mlflow.db", help="where MLflow keeps them")
+    command.add_argument("--uri", default=MLFLOW, help="where MLflow keeps them")
     command.add_argument("--reference", help="test against it; default ted, else the best")
     command.add_argument(
         "--where", action="append", default=[], metavar="KEY=VALUE",
@@ -68,9 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=compare)
     about = "write a mask for every image in a folder, as a run's model sees it"
     command = commands.add_parser("predict", help=about, description=about)
-    command.add_argument(
-        "run_folder", type=Path, metavar="MODEL", help="folder of the run, or of a bundle"
-    )
+    command.add_argument("source", metavar="MODEL", help=MODEL)
+    command.add_argument("--uri", default=MLFLOW, help="where MLflow keeps models")
     command.add_argument("--images", type=Path, required=True, help="folder of images")
     command.add_argument("--out", type=Path, required=True, help="folder to write into, new")
     command.add_argument("--site", help="as whose images; default: samples as large as the largest")
@@ -113,9 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=forget)
     about = "write a run's model as a MONAI bundle, ONNX or TorchScript, or a field as NIfTI"
     command = commands.add_parser("export", help=about, description=about)
-    command.add_argument(
-        "folder", type=Path, metavar="MODEL", help="folder of the run, or of a bundle"
-    )
+    command.add_argument("source", metavar="MODEL", help=MODEL)
+    command.add_argument("--uri", default=MLFLOW, help="where MLflow keeps models")
     command.add_argument("--out", type=Path, required=True, help="file, or folder of a bundle")
     command.add_argument(
         "--format", choices=("bundle", "onnx", "torchscript", "nifti"),
@@ -144,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("rollback", help=about, description=about)
     command.add_argument("name", metavar="NAME", help="of the model in MLflow's registry")
     command.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
-    command.add_argument("--uri", default="sqlite:///mlflow.db", help="where MLflow is")
+    command.add_argument("--uri", default=MLFLOW, help="where MLflow is")
     command.set_defaults(run=rollback)
     about = "write a folder for the server and one for every hospital of a real federation"
     command = commands.add_parser("deploy", help=about, description=about)
@@ -179,7 +180,8 @@ def export(given: argparse.Namespace) -> None:
 
     kind = given.format or format_of(given.out) or "bundle"
     if kind != "nifti":
-        note = release(given.folder, given.out, kind, given.site, given.stage, given.model)
+        with at_hand(given.source, given.uri, "MODEL") as (place, _):
+            note = release(Path(place), given.out, kind, given.site, given.stage, given.model)
         print(f"written to {given.out}: {note}")
         return
     from fedcl.app.export import export as write
@@ -187,7 +189,7 @@ def export(given: argparse.Namespace) -> None:
     shape = tuple(given.shape) if given.shape else None
     spacing = tuple(given.spacing) if given.spacing else None
     written, told = write(
-        given.folder, given.out, given.output, shape, given.stage, spacing, given.everywhere
+        Path(given.source), given.out, given.output, shape, given.stage, spacing, given.everywhere
     )
     size = " x ".join(map(str, written))
     for line in (f"written to {given.out}: {size}", *told):
@@ -217,10 +219,11 @@ def predict(given: argparse.Namespace) -> None:
 
     from fedcl.app.predict import predict as write
 
-    write(
-        given.run_folder, given.images, given.out, Console(), given.site, given.stage, given.model,
-        given.pattern, given.device, not given.no_overlays,
-    )  # fmt: skip
+    with at_hand(given.source, given.uri, "MODEL") as (place, _):
+        write(
+            Path(place), given.images, given.out, Console(), given.site, given.stage, given.model,
+            given.pattern, given.device, not given.no_overlays,
+        )  # fmt: skip
 
 
 def rollback(given: argparse.Namespace) -> None:

@@ -41,6 +41,9 @@ def release(
     if not ends and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         raise ConfigError(f"export --out: {out} is there already; give a new folder")
     one = trained(run, site, stage, model)
+    if kind == "bundle" and not one.reads:
+        called = one.about.scenario["name"]
+        raise ConfigError(f"MODEL: {called} reads images by code of its own; a bundle has no place")
     part = out.with_name(f".part-{out.name}")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,7 @@ import torch
 from fedcl import __version__
 from fedcl.data.preparing import Preparation
 from fedcl.data.reading import Reader
-from fedcl.errors import ConfigError, writing
-from fedcl.learning.scenario import Scenario
+from fedcl.errors import writing
 from fedcl.release.about import FILE
 from fedcl.release.carried import write_scripts
 from fedcl.release.portable import write_torchscript
@@ -62,6 +61,8 @@ def write_bundle(
 ) -> None:
     """Write a bundle.
 
+    Of a scenario that does not read image files as others do, it is of the network alone.
+
     Args:
         folder: is made; what it holds of an earlier bundle is written anew.
         one: the model.
@@ -77,15 +78,16 @@ def write_bundle(
         ConfigError: the model is of a kind that no bundle can hold.
         RunError: it cannot be written.
     """
-    if type(one.scenario).alone is not Scenario.alone:
-        called = one.about.scenario["name"]
-        raise ConfigError(f"MODEL: {called} reads images by code of its own; a bundle has no place")
-    reader, prepare = one.scenario.reading(one.site)
     task, network = one.task, one.network
     definition = one.model.definition(task.channels, task.classes, task.dims)
-    about = one.about.released(one.scenario, prepare.normalise, one.architecture, one.site)
+    inference = _network(definition)
+    normalise: str | tuple[str, ...] = ""
+    if one.reads:
+        reader, prepare = one.scenario.reading(one.site)
+        inference |= _running(one, reader, prepare, known=bool(definition))
+        normalise = prepare.normalise
+    about = one.about.released(one.scenario, normalise, one.architecture, one.site)
     metadata = _metadata(one) | dict(told or {})
-    inference = _inference(one, reader, prepare, definition)
     with writing(folder):
         for name, content in ((METADATA, metadata), ("configs/inference.json", inference)):
             _write(folder / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -93,7 +95,8 @@ def write_bundle(
         _write(folder / "docs/README.md", card or _readme(metadata))
         if licence:
             _write(folder / "LICENSE", licence)
-        write_scripts(folder / "scripts")
+        if one.reads:
+            write_scripts(folder / "scripts")
         (folder / WEIGHTS).parent.mkdir(exist_ok=True)
         torch.save(network.state_dict(), folder / WEIGHTS)
     if torchscript or not definition:
@@ -169,37 +172,43 @@ def _version(name: str) -> str:
         return NEEDED[name]
 
 
-def _inference(
-    one: Trained, reader: Reader, prepare: Preparation, definition: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return `configs/inference.json`: the network, and all from files of images to masks."""
-    task, network = one.task, dict(definition)
-    handlers: list[Any] = [
-        {
-            "_target_": "CheckpointLoader",
-            "load_path": f"$@bundle_root + '/{WEIGHTS}'",
-            "load_dict": {"model": "@network"},
-            "map_location": "@device",
-        }
-    ]
-    if not definition:  # its code lies with its weights
-        handlers = []
-        network = {
-            "_target_": "torch.jit.load",
-            "f": "$@bundle_root + '/models/model.ts'",
-            "map_location": "@device",
-        }
-    taken = reader.channels
-    chosen: Any = "luminance" if taken.luminance else list(taken.chosen) or taken.count
+def _network(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `configs/inference.json` says of the network."""
+    network: Mapping[str, Any] = definition or {  # else its code lies with its weights
+        "_target_": "torch.jit.load",
+        "f": "$@bundle_root + '/models/model.ts'",
+        "map_location": "@device",
+    }
     return {
         "imports": ["$import torch"],
         "bundle_root": ".",
-        "dataset_dir": "images",
-        "output_dir": "masks",
-        "pattern": "{case}",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "network_def": network,
         "network": "$@network_def.to(@device)",
+    }
+
+
+def _running(one: Trained, reader: Reader, prepare: Preparation, known: bool) -> dict[str, Any]:
+    """Return what it says besides, of all from files of images to masks.
+
+    Args:
+        one: the model.
+        reader: of its images.
+        prepare: makes of them what networks are shown.
+        known: whether MONAI builds the network, which then gets its weights.
+    """
+    task, taken = one.task, reader.channels
+    chosen: Any = "luminance" if taken.luminance else list(taken.chosen) or taken.count
+    loader = {
+        "_target_": "CheckpointLoader",
+        "load_path": f"$@bundle_root + '/{WEIGHTS}'",
+        "load_dict": {"model": "@network"},
+        "map_location": "@device",
+    }
+    return {
+        "dataset_dir": "images",
+        "output_dir": "masks",
+        "pattern": "{case}",
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -249,7 +258,7 @@ def _inference(
                 },
             ],
         },
-        "handlers": handlers,
+        "handlers": [loader] if known else [],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",

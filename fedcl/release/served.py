@@ -1,4 +1,4 @@
-"""A released model as MLflow serves it: `mlflow.pyfunc.load_model("models:/NAME@released")`.
+"""A model of the registry as MLflow serves it: `mlflow.pyfunc.load_model("models:/NAME@released")`.
 
 It answers samples as networks are shown them, prepared; `fedcl predict` answers files.
 """
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedcl.release.trained import Trained, trained
+from fedcl.release.about import About
+from fedcl.release.trained import WEIGHTS, Trained, assembled
 
 
 class Served:
@@ -27,4 +28,5 @@ class Served:
 
 def _load_pyfunc(path: str) -> Served:
     """Return the model in a folder; MLflow asks for it by this name."""
-    return Served(trained(Path(path), None, None, None))
+    about = About.read(Path(path))
+    return Served(assembled(about, Path(path) / WEIGHTS, about.site, about.architecture))

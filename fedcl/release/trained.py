@@ -55,6 +55,12 @@ class Trained:
     architecture: str
     about: About
 
+    @property
+    def reads(self) -> bool:
+        """Whether its scenario reads image files, and says how they are read and prepared."""
+        kind = type(self.scenario)
+        return kind.alone is Scenario.alone and kind.reading is not Scenario.reading
+
     def answer(self, alone: Alone, device: torch.device) -> Array:
         """Return the class of every voxel of an image, on its own grid, as it would be scored."""
         (found,) = self.task.predict(self.network, alone.case, device, self.learner.amp)
@@ -79,7 +85,9 @@ def trained(run: Path, site: str | None, stage: int | None, model: str | None) -
         if stage is not None:
             raise ConfigError("--stage: a bundle holds the model of one stage, leave it out")
         about = About.read(run)
-        return assembled(about, run / WEIGHTS, site or about.site, model or about.architecture)
+        return _answering(
+            assembled(about, run / WEIGHTS, site or about.site, model or about.architecture)
+        )
     values = stored(run, "MODEL")
     results = Results.read(run)
     if results is None:
@@ -90,7 +98,20 @@ def trained(run: Path, site: str | None, stage: int | None, model: str | None) -
         file = run / "checkpoint" / f"stage-{stage}.safetensors"
         if not file.is_file():
             raise ConfigError(f"--stage: {run} has no {file.name}")
-    return assembled(about, file, site or "", model or "")
+    return _answering(assembled(about, file, site or "", model or ""))
+
+
+def _answering(one: Trained) -> Trained:
+    """Return a model that can be asked about image files.
+
+    Raises:
+        ConfigError: its scenario reads none.
+    """
+    kind = type(one.scenario)
+    if kind.alone is Scenario.alone and kind.reading is Scenario.reading:
+        name = one.about.scenario["name"]
+        raise ConfigError(f"MODEL: {name} reads no image files of its own")
+    return one
 
 
 def assembled(about: About, file: Path, site: str = "", architecture: str = "") -> Trained:
@@ -103,7 +124,7 @@ def assembled(about: About, file: Path, site: str = "", architecture: str = "") 
         architecture: empty for that of the site, or the default one.
 
     Raises:
-        ConfigError: see `trained`.
+        ConfigError: there is none, or it is not for images.
     """
     scenario = SCENARIO.make(about.scenario)
     task, called = scenario.task, about.scenario["name"]
@@ -111,9 +132,6 @@ def assembled(about: About, file: Path, site: str = "", architecture: str = "") 
         raise ConfigError(
             f"MODEL: {called} holds {task.words}, not images; fedcl export writes them as .nii.gz"
         )
-    kind = type(scenario)
-    if kind.alone is Scenario.alone and kind.reading is Scenario.reading:
-        raise ConfigError(f"MODEL: {called} reads no image files of its own")
     if site and site not in about.sites:
         raise ConfigError(f"--site: there is no {site!r}; there are: {', '.join(about.sites)}")
     own = [name for name, sites in about.trains.items() if site in sites]

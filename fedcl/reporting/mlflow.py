@@ -21,10 +21,11 @@ from fedcl.reporting.spool import Entry, Spool
 from fedcl.server.events import Round, Watcher
 from fedcl.server.metrics import forgetting_by_site
 from fedcl.server.outcome import outcome
-from fedcl.server.results import FILE
+from fedcl.server.results import FILE, Results
 from fedcl.server.state import State
 from fedcl.settings import flat
 from fedcl.tracking.client import SQLITE, asking, connect, spelt
+from fedcl.tracking.models import register
 from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")
@@ -65,6 +66,7 @@ class Tracker(Watcher):
         about: Mapping[str, Hello],
     ) -> None:
         self.uri, self.folder, self.wait = config.tracking.uri, folder, config.tracking.wait
+        self.values, self.model = values, config.release.name
         self.client = connect(self.uri, "tracking.uri", WITHOUT)
         with asking(self.uri, "tracking.uri", WITHOUT):
             if state.tracking_run is not None and not self._there(state.tracking_run):
@@ -107,6 +109,26 @@ class Tracker(Watcher):
                     values[f"release/change/{site}"] = judged.candidate - judged.released
         self._write("stage", state.stage, values, state.round)
         self._keep(f"checkpoint/stage-{state.stage}.safetensors", "weights")
+        self._register(now)
+
+    def _register(self, now: Results) -> None:
+        """Have the models of the stage that is over kept in the registry, if they are asked for.
+
+        In place of a model that was refused an earlier one was kept, which is there already.
+        """
+        stage = len(now.matrix)
+        verdict = now.release[-1] if now.release else None
+        taken_back = verdict is not None and not verdict.released and not now.stages[-1]
+        if self.model is None or taken_back:
+            return
+        from fedcl.release.kept import write_models
+
+        for version in write_models(self.folder, self.model, self.values, now):
+            released = verdict is None or verdict.released
+            about = {"stage": stage, "released": released, "tags": version.tags}
+            self.spool.put(
+                {"model": version.name, "place": version.folder, "run": self.run, **about}
+            )
 
     def finish(self, status: str) -> None:
         """Close the run, with its files.
@@ -248,6 +270,15 @@ def _tell(client: MlflowClient, folder: Path, entry: Entry) -> None:
     run = str(entry["run"])
     if "metrics" in entry:
         client.log_batch(run, metrics=[Metric(*one) for one in entry["metrics"]])
+    elif "model" in entry:
+        if (folder / entry["place"]).is_dir():
+            client.log_artifacts(run, str(folder / entry["place"]), entry["place"])
+            register(
+                client, entry["model"], run, entry["place"], entry["stage"], entry["released"],
+                entry["tags"],
+            )  # fmt: skip
+        else:
+            log.warning("%s is not there any more; MLflow does not get it", entry["place"])
     elif "file" in entry:
         file = folder / entry["file"]
         if file.exists():

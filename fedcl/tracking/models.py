@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from fedcl.errors import ConfigError
 from fedcl.tracking.client import SQLITE, asking, connect, spelt
-from fedcl.tracking.names import NAME, RELEASED, SCHEME
+from fedcl.tracking.names import BUNDLE, NAME, RELEASED, SCHEME
 
 PASSED, STAGE, TOLD, WITHDRAWN = "released", "stage", "told", "withdrawn"
 """Tags of a version: whether it was released when it was made ("yes" or "no"), its stage, that all
@@ -38,8 +38,10 @@ def fetch(reference: str, uri: str, key: str, folder: Path) -> tuple[str, str]:
     with asking(uri, key):
         version = _found(client, reference, key)
         place = client.get_model_version_download_uri(version.name, version.version)
-        path = download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=uri)
-    return path, f"{SCHEME}{version.name}/{version.version}"
+        path = Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=uri))
+    bundle = path / BUNDLE  # a model that somebody else has registered may have none
+    called = f"{SCHEME}{version.name}/{version.version}"
+    return str(bundle if bundle.is_dir() else path), called
 
 
 def register(
