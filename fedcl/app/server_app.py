@@ -142,7 +142,8 @@ def _forget(
             )
             outcome = conduct(server, folder, now, started, terminal)
         console.print(report(outcome))
-        for line in (*hospitals.delete(), *searched(past, past.values, site, folder)[0]):
+        deleted = hospitals.delete([one for stage in past.stages for one in stage])
+        for line in (*deleted, *searched(past, past.values, site, folder)[0]):
             say(console, line)
 
 

@@ -1,6 +1,6 @@
 """Asking hospitals for what they have kept of a run that one of them is to be forgotten in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -50,14 +50,22 @@ class Hospitals:
                 there = "has lost" if site in told else "is not there to say"
                 raise RunError(f"site {site} {there} what it had kept of {self.run}")
 
-    def delete(self) -> list[str]:
-        """Let every hospital that is there delete what it has of the run; say who has, and what."""
-        nodes = {one.node_id: one.name for one in self.grid.get_nodes()}
-        told = self._ask(dict.fromkeys(nodes, ForgetRequest(self.run, delete=True)))
-        lines = [f"{one.site} has deleted {one.deleted} files of {self.run}" for one in told]
-        if len(told) < len(nodes):
-            lines.append(f"{len(nodes) - len(told)} of {len(nodes)} hospitals did not answer")
-        return lines
+    def delete(self, sites: Sequence[str]) -> list[str]:
+        """Let every hospital that is there delete what it has of the run; say who has, and what.
+
+        Args:
+            sites: those that took part in it.
+        """
+        call = ForgetRequest(self.run, delete=True)
+        told = {one.site: one for one in self._ask(dict.fromkeys(self.grid.get_node_ids(), call))}
+        lines = [
+            f"{one.site} has deleted {one.deleted} files of {self.run}" for one in told.values()
+        ]
+        return lines + [
+            f"{site} did not answer: it must delete {self.run} in its state folder by itself"
+            for site in sites
+            if site not in told
+        ]
 
     def _ask(self, calls: Mapping[int, ForgetRequest]) -> list[Kept]:
         """Return what nodes answer; those that fail are left out."""
