@@ -70,7 +70,8 @@ def test_nothing_of_the_hospital_is_left_in_a_state_and_nothing_of_others_is_los
         ended=[{"A": 2}], kept={"A": "ff"}, stored={"A": 3}, holds={"A": ["x"], "C": ["x"]},
         digests={"A": "aa", "C": "cc"}, samples={"A": [1], "C": [1]},
         notes={"A": ["n"], "C": ["n"]}, left_out=["C-2 lies about"], ledger=ledger,
-        sources={"A": [1.0], "C": [1.0]}, sent=[{"down": 7}], tracking_run="run", tracking_experiment="1", round=2,
+        sources={"A": [1.0], "C": [1.0]}, sent=[{"down": 7}],
+        tracking_run="run", tracking_experiment="1", round=2,
     )  # fmt: skip
     now = cleaned(was, after, "C")
     text = json.dumps(asdict(now))
