@@ -207,7 +207,7 @@ def forget(given: argparse.Namespace) -> int:
         from fedcl.app.forget import search
 
         if given.search:
-            return search(given.run_folder, given.site, given.out, Console())
+            return search(given.run_folder, given.site, given.out, given.set, Console())
         return make(given.run_folder, given.site, given.out, given.set, Console())
 
     return interruptibly(act)

@@ -1,5 +1,6 @@
 """A hospital withdraws: the model that would have been, had it never taken part."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,14 @@ from rich.console import Console
 
 from fedcl import arrays
 from fedcl.app import entry, simulation
-from fedcl.app.past import Beginning, Past, copied, plan, say, searched
+from fedcl.app.past import Beginning, Past, accounted, copied, plan, say, searched
 from fedcl.app.resuming import changes
 from fedcl.app.run_folder import claimed, claimed_new
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.stored import stored
 from fedcl.errors import ConfigError, RunError
 from fedcl.hospital.store import SiteState
+from fedcl.interruption import ToldError, reason
 from fedcl.server.forgetting import versions_of
 from fedcl.server.state import State
 
@@ -52,22 +54,28 @@ def forget(run: Path, site: str, out: Path, arguments: Sequence[str], console: C
         past, kept = Past.of(run), Files(run, out)
         now, config = past.without(values, site)
         state, why = past.before(site, config, kept)
-        say(console, plan(site, state, config, why))
+        for line in (plan(site, state, config, why), *accounted(config)):
+            say(console, line)
         with claimed_new(out) as mine:
             beginning = Beginning(past, kept, site, mine)
             code = entry.told(
                 mine, lambda: simulation.play(config, mine, state, now, watchers=[beginning])
             )
-    return code or search(run, site, out, console)
+    try:
+        return code or search(run, site, out, arguments, console)
+    except KeyboardInterrupt:
+        print(f"fedcl: {reason()}; {out} is complete, --search searches it", file=sys.stderr)
+        raise ToldError from None
 
 
-def search(run: Path, site: str, folder: Path, console: Console) -> int:
+def search(run: Path, site: str, folder: Path, arguments: Sequence[str], console: Console) -> int:
     """Search a folder for what a hospital gave to a run, and say where else there is some of it.
 
     Args:
         run: folder of the run.
         site: the hospital.
         folder: to be searched.
+        arguments: see `forget`.
         console: gets what is said.
 
     Returns:
@@ -76,7 +84,9 @@ def search(run: Path, site: str, folder: Path, console: Console) -> int:
     Raises:
         FedclError: there is no such run, or it had no such hospital.
     """
-    lines, found = searched(Past.of(run), stored(run, "forget"), site, folder)
+    values = stored(run, "forget")
+    changes(arguments)(values)
+    lines, found = searched(Past.of(run), values, site, folder)
     for line in lines:
         say(console, line)
     return 1 if found else 0

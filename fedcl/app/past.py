@@ -1,9 +1,9 @@
 """What a run was, for the one that it would have been without one of its hospitals."""
 
 import shutil
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +12,10 @@ from rich.console import Console
 from fedcl.app.leftovers import Search
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.schema import Config
+from fedcl.config.stored import stored
 from fedcl.config.without import check_there, without
 from fedcl.errors import ConfigError, FedclError, RunError, writing
-from fedcl.registry import SCENARIO
+from fedcl.registry import SCENARIO, name_of
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Watcher
 from fedcl.server.results import Results
@@ -39,13 +40,19 @@ class Past:
 
     Attributes:
         folder: of the run.
-        results: what it led to; None where it was killed.
+        values: its configuration.
         stages: the sites that arrived in each stage.
+        cases: of every site, names of cases.
+        digests: of every site's data.
+        tracking: its run in MLflow; None where it has none.
     """
 
     folder: Path
-    results: Results | None
+    values: Mapping[str, Any]
     stages: list[list[str]]
+    cases: Mapping[str, Collection[str]]
+    digests: Mapping[str, str]
+    tracking: str | None
 
     @classmethod
     def of(cls, folder: Path) -> "Past":
@@ -54,13 +61,16 @@ class Past:
         Raises:
             ConfigError: it has left nothing that says who took part.
         """
-        results = Results.read(folder)
+        values, results = stored(folder, "forget"), Results.read(folder)
         if results is not None and results.arrivals:
-            return cls(folder, results, results.arrivals)
-        state = Checkpoint(folder / "checkpoint").load()
+            known = results.data_sha256, results.tracking.get("run")
+            return cls(folder, values, results.arrivals, results.cases, *known)
+        state = Checkpoint(folder / "checkpoint").load()  # of a run that was killed
         if state is None:
             raise ConfigError(f"forget: {folder} holds no results.json and no checkpoint")
-        return cls(folder, None, state.configuration["timeline.stages"])
+        scores = {site: next(iter(one.values())) for site, one in (state.initial or {}).items()}
+        stages = state.configuration["timeline.stages"]
+        return cls(folder, values, stages, scores, state.digests, state.tracking_run)
 
     def without(self, values: Mapping[str, Any], site: str) -> tuple[dict[str, Any], Config]:
         """Return the configuration of the run without a site, as it is stored and checked.
@@ -120,34 +130,34 @@ class Past:
     def given(self, values: Mapping[str, Any], site: str) -> Search:
         """Return what to look for in a run without a site.
 
+        Args:
+            values: the configuration; it says where files lie.
+            site: to be forgotten.
+
         Raises:
             ConfigError: it had none of this name.
         """
         check_there(site, self.stages)
-        cases: dict[str, set[str]] = {one: set() for stage in self.stages for one in stage}
-        scenario = SCENARIO.make(values["scenario"])
-        for one, names in cases.items():
-            names.update(self.results.cases.get(one, ()) if self.results else ())
-            try:
-                names.update(scenario.names(one))
-            except FedclError:  # its files are gone already
-                continue
-        own = cases.pop(site, set()).difference(*cases.values())
-        digest = self.results.data_sha256.get(site) if self.results else None
-        return Search(site, sorted(own), [digest] if digest else [])
+        cases = {one: {*self.cases.get(one, ())} for stage in self.stages for one in stage}
+        for one in cases:
+            with suppress(FedclError):  # its files are gone already
+                cases[one].update(SCENARIO.make(values["scenario"]).case_names(one))
+        own = cases.pop(site).difference(*cases.values())
+        return Search(site, sorted(own), [one for one in [self.digests.get(site)] if one])
 
-    def remains(self, values: Mapping[str, Any], site: str) -> list[str]:
+    def remains(self, site: str) -> list[str]:
         """Return where else there is still what a site gave, and how to delete it."""
         lines = [f"{self.folder} still holds what {site} gave: delete it"]
-        run = self.results.tracking.get("run") if self.results else None
-        if run:
-            program, uri = Path(sys.executable).with_name("mlflow"), values["tracking"]["uri"]
+        if self.tracking:
+            uri = self.values["tracking"]["uri"]
             lines += [
-                f"MLflow's record of it does too, run {run} at {uri}; to delete it:",
-                f"  MLFLOW_TRACKING_URI={uri} {program} runs delete --run-id {run}",
-                f"  {program} gc --backend-store-uri {uri} --run-ids {run}",
+                f"MLflow's record of it does too, run {self.tracking} at {uri}; to delete it:",
+                f"  export MLFLOW_TRACKING_URI={uri}",
+                f"  mlflow runs delete --run-id {self.tracking}",
+                f"  mlflow gc --backend-store-uri {uri} --run-ids {self.tracking}",
+                "it leaves digests of data sets; docs/howto/forget.md says how they are deleted",
             ]
-        if values["scenario"].get("cache") == "disk":
+        if self.values["scenario"].get("cache") == "disk":
             lines.append(f"prepared images of {site} may lie in FEDCL_CACHE (~/.cache/fedcl)")
         return lines
 
@@ -171,7 +181,11 @@ class Beginning(Watcher):
     def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
         """Take over the stages before the first one that is played again."""
         stages = len(config.timeline.stages)
-        state.forgot = {"from_stage": state.stage + 1, "stages_replayed": stages - state.stage}
+
+        def told(kept: int) -> dict[str, int]:
+            return {"from_stage": kept + 1, "stages_replayed": stages - kept}
+
+        state.forgot = told(state.stage)
         self.keepers.hand_over(state)
         target = Checkpoint(self.folder / "checkpoint")
         for number in range(1, state.stage + 1):
@@ -184,7 +198,7 @@ class Beginning(Watcher):
             except RunError:
                 continue
             if earlier is not None:
-                target.save(cleaned(earlier, config, self.site))
+                target.save(replace(cleaned(earlier, config, self.site), forgot=told(number)))
 
 
 def copied(source: Path, target: Path) -> None:
@@ -215,6 +229,17 @@ def plan(site: str, state: State | None, config: Config, why: str) -> str:
     return f"forgetting {site}: {kept} as before it came, {left}" + f" ({why})" * bool(why)
 
 
+def accounted(config: Config) -> list[str]:
+    """Return what to say of a run whose noise and whose costs in privacy are its own."""
+    if not config.privacy.accounts:
+        return []
+    return [
+        f"privacy {name_of(config.privacy)} draws noise of its own (unless privacy.seed is given): "
+        "the weights are not those of another such run; what the others have spent is what both "
+        "runs say together"
+    ]
+
+
 def searched(
     past: Past, values: Mapping[str, Any], site: str, folder: Path
 ) -> tuple[list[str], int]:
@@ -222,7 +247,7 @@ def searched(
 
     Args:
         past: the run.
-        values: its configuration.
+        values: its configuration, as it is used now.
         site: to be forgotten.
         folder: of the run without it.
 
@@ -238,7 +263,7 @@ def searched(
     what = f"{site}, {len(wanted.cases)} names of its cases and the digest of its data"
     said = f"found in {len(found)} places, look at them" if found else "nothing of it is left"
     lines = [*map(str, found), f"searched {count} files in {folder} for {what}: {said}"]
-    return [*lines, *past.remains(values, site)], len(found)
+    return [*lines, *past.remains(site)], len(found)
 
 
 def say(console: Console, line: str) -> None:

@@ -21,7 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from fedcl.app.experiment import conduct
-from fedcl.app.past import Beginning, Past, plan, say, searched
+from fedcl.app.past import Beginning, Past, accounted, plan, say, searched
 from fedcl.app.run_folder import claimed, claimed_new, holds_run
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.hydra import compose
@@ -123,14 +123,14 @@ def _forget(
     started: float,
 ) -> None:
     """Make the run that would have been without a hospital, and let all delete what they kept."""
-    values = stored(runs / name, FORGET)
     over, console = SuperLinkGrid(grid), Console(stderr=True)
     with claimed(runs / name):
         past = Past.of(runs / name)
-        now, config = past.without(values, site)
+        now, config = past.without(past.values, site)
         hospitals = Hospitals(over, config, name, successor)
         state, why = past.before(site, config, hospitals)
-        say(console, plan(site, state, config, why))
+        for line in (plan(site, state, config, why), *accounted(config)):
+            say(console, line)
         with claimed_new(runs / successor) as folder:
             torch.set_num_threads(config.job.learner.threads)
             server = Server(
@@ -143,7 +143,8 @@ def _forget(
             )
             outcome = conduct(server, folder, now, started, terminal)
         console.print(report(outcome))
-        for line in (*hospitals.delete(), *searched(past, values, site, folder)[0]):
+        deleted = hospitals.delete([one for stage in past.stages for one in stage])
+        for line in (*deleted, *searched(past, past.values, site, folder)[0]):
             say(console, line)
 
 

@@ -103,7 +103,7 @@ class Scenario(ABC):
         """Return the default order of arrival: `stages`, or else one site per stage."""
         return self.stages or [[site] for site in self.sites()]
 
-    def names(self, site: str) -> list[str]:
+    def case_names(self, site: str) -> list[str]:
         """Return the names of the cases of `site` where they are known without reading images.
 
         Raises:

@@ -1,6 +1,7 @@
 """Asking hospitals for what they have kept of a run that one of them is to be forgotten in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -39,36 +40,46 @@ class Hospitals:
         if not state.versions:
             return
         self.roster.meet(state.versions)
-        calls = {
-            self.roster.nodes[site]: ForgetRequest(self.run, successor, versions_of(state, site))
-            for site in state.versions
-            if site in self.roster.nodes
-        }
-        told = {one.site: one for one in self._ask(calls)}
+        nodes = {site: node for site, node in self.roster.nodes.items() if site in state.versions}
+        told = self._ask(
+            {
+                node: ForgetRequest(self.run, successor, versions_of(state, site))
+                for site, node in nodes.items()
+            }
+        )
         for site, version in state.versions.items():
-            if site not in told or told[site].digests.get(version) != state.kept[site]:
-                there = "has lost" if site in told else "is not there to say"
+            answer = told.get(nodes.get(site, 0))
+            if answer is None or answer.digests.get(version) != state.kept[site]:
+                there = "is not there to say" if answer is None else "has lost"
                 raise RunError(f"site {site} {there} what it had kept of {self.run}")
 
-    def delete(self) -> list[str]:
-        """Let every hospital that is there delete what it has of the run; say who has, and what."""
-        nodes = {one.node_id: one.name for one in self.grid.get_nodes()}
-        told = self._ask(dict.fromkeys(nodes, ForgetRequest(self.run, delete=True)))
-        lines = [f"{one.site} has deleted {one.deleted} files of {self.run}" for one in told]
-        if len(told) < len(nodes):
-            lines.append(f"{len(nodes) - len(told)} of {len(nodes)} hospitals did not answer")
-        return lines
+    def delete(self, sites: Sequence[str]) -> list[str]:
+        """Let every hospital that is there delete what it has of the run; say who has, and what.
 
-    def _ask(self, calls: Mapping[int, ForgetRequest]) -> list[Kept]:
+        Args:
+            sites: those that took part in it.
+        """
+        call = ForgetRequest(self.run, delete=True)
+        answers = self._ask(dict.fromkeys(self.grid.get_node_ids(), call)).values()
+        told = {one.site: one for one in answers}
+        lines = [
+            f"{one.site} has deleted {one.deleted} files of {self.run}" for one in told.values()
+        ]
+        return lines + [
+            f"{site} did not answer: it must delete {self.run} in its state folder by itself"
+            for site in sites
+            if site not in told
+        ]
+
+    def _ask(self, calls: Mapping[int, ForgetRequest]) -> dict[int, Kept]:
         """Return what nodes answer; those that fail are left out."""
         messages = [Message(call.pack(), node, call.TYPE) for node, call in calls.items()]
         replies = self.grid.send_and_receive(messages, timeout=self.config.engine.timeout)
-        found = []
+        found = {}
         for reply in replies:
-            try:
-                found += [] if reply.has_error() else [Kept.unpack(reply.content)]
-            except MalformedError:
-                continue
+            with suppress(MalformedError):
+                if not reply.has_error():
+                    found[reply.metadata.src_node_id] = Kept.unpack(reply.content)
         return found
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from flwr.app import ConfigRecord, RecordDict
 
+from fedcl.errors import one_line
 from fedcl.wire import fields
 from fedcl.wire.fields import checked
 
@@ -81,4 +82,6 @@ class Kept:
         record = content.config_records["kept"]
         versions = [fields.count(one) for one in fields.several(record["versions"])]
         digests = dict(zip(versions, fields.names(record["digests"]), strict=True))
-        return cls(str(record["site"]), digests, fields.count(record["deleted"]))
+        if len(digests) > MOST:
+            raise ValueError("more than was asked for")
+        return cls(one_line(str(record["site"])), digests, fields.count(record["deleted"]))

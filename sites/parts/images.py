@@ -301,8 +301,8 @@ class ImageScenario(PartedScenario):
                 notes.add("left out, since scenario.splits does not name them", patient.name)
         return [replace(one, part=parts[one.name]) for one in every if one.name in parts]
 
-    def names(self, site: str) -> list[str]:
-        """See `Scenario.names`: those that the files have."""
+    def case_names(self, site: str) -> list[str]:
+        """See `Scenario.case_names`: those that the files have."""
         path = self.location(site)
         if path is None:
             return []

@@ -41,7 +41,7 @@ class PartedScenario(PatientScenario):
         """Return which cases a given split names that no site has."""
         if not self.assigned or self.root is None:
             return []
-        there = {name for site in self.sites() for name in self.names(site)}
+        there = {name for site in self.sites() for name in self.case_names(site)}
         lone = [name for names in self.assigned.values() for name in names if name not in there]
         return [f"scenario.splits: cases that no site has: {self.counted(lone)}"] if lone else []
 
@@ -56,6 +56,6 @@ class PartedScenario(PatientScenario):
         changed = super().without(site) | {"name_left_out": False}
         if not self.assigned or self.root is None:
             return changed
-        held = {name for other in self.sites() if other != site for name in self.names(other)}
+        held = {name for other in self.sites() if other != site for name in self.case_names(other)}
         kept = {part: [n for n in names if n in held] for part, names in self.assigned.items()}
         return changed | {"splits": None, "assigned": kept}

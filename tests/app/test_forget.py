@@ -205,6 +205,21 @@ def test_what_is_damaged_is_played_again(
     assert_never_had(tmp_path / "out", made(*own, f"timeline.stages={STAGES['C']}"))
 
 
+@pytest.mark.slow
+def test_of_a_run_that_was_killed_the_snapshots_are_enough(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    own, whole = [*SMALL, "privacy=central_dp", "strategy=lwf"], tmp_path / "whole"
+    shutil.copytree(made(*own, f"timeline.stages={WHOLE}"), whole)
+    (whole / "results.json").unlink()
+    assert forget(whole, "C", tmp_path / "out") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "draws noise of its own" in said and "3 names of its cases" in said
+    one, other = read(tmp_path / "out"), read(made(*own, f"timeline.stages={STAGES['C']}"))
+    assert one["weights_sha256"] != other["weights_sha256"] and one["stages"] == other["stages"]
+    assert one["privacy"] == other["privacy"], "what is accounted for is that of such a run"
+
+
 def test_an_interrupted_forgetting_is_resumed_like_any_run(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

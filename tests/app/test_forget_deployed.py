@@ -71,9 +71,11 @@ def test_what_a_hospital_has_lost_is_learned_again(
     asked(1, line, "AB")
     for path in (tmp_path / "A" / "run-1").iterdir():
         path.unlink()
-    made = asked(2, "run.forget=run-1 run.site=B", "AB")
+    made = asked(2, "run.forget=run-1 run.site=B", "A")
     assert made["forgot"] == {"from_stage": 1, "stages_replayed": 1}
-    assert "(site A has lost what it had kept of run-1)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "(site A has lost what it had kept of run-1)" in said
+    assert "B did not answer: it must delete run-1 in its state folder by itself" in said
     assert made["weights_sha256"] == asked(3, line.replace(",[B]", ""), "A")["weights_sha256"]
 
 

@@ -136,9 +136,9 @@ def test_the_neighbour_does_not_get_the_cases_of_the_forgotten(tmp_path: Path, h
     after = SCENARIO.make(without({"scenario": scenario}, [["A"], ["B"], ["C"]], "B")["scenario"])
     assert after.sites() == ["A", "C"]
     for site in "AC":
-        assert after.names(site) == before.names(site) != []
+        assert after.case_names(site) == before.case_names(site) != []
     told = " ".join(after.left_out())
-    assert before.names("B")[0] not in told and f" {len(before.names('B'))}" in told
+    assert before.case_names("B")[0] not in told and f" {len(before.case_names('B'))}" in told
 
 
 def test_shares_without_a_folder_cannot_be_told_apart():
