@@ -239,7 +239,6 @@ def _inference(
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
                 {"_target_": "scripts.images.Restored"},
                 {
                     "_target_": "scripts.images.Written",
