@@ -12,6 +12,7 @@ VOXELS = 2**18
 """How many a forward pass without gradient may have: it bounds the memory that it takes."""
 IMAGES = 64
 """How many images it may have."""
+Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Framing:
         return whole(size, self.multiples)
 
     def answered(
-        self, images: Tensor, lowest: Sequence[float], network: Callable[[Tensor], Tensor]
+        self, images: Tensor, lowest: Sequence[float], network: Network, answer: Network
     ) -> Tensor:
-        """Return the logits of whole images, (N, C, ...), shape (N, K, ...).
+        """Return the answers to whole images, (N, C, ...), shape (N, K, ...).
 
         Images larger than a window are answered window by window, logits weighted by a Gaussian.
 
@@ -46,6 +47,7 @@ class Framing:
             images: of equal sizes.
             lowest: what each channel is padded with.
             network: from images to logits, without gradient.
+            answer: from logits to answers.
         """
         there = images.shape[2:]
         smallest = self.window or self.least or there
@@ -53,20 +55,20 @@ class Framing:
         before = [-start for start in centred(there, size)]
         full = torch.stack([padded(image, before, size, lowest) for image in images])
         if size == (self.window or size):
-            logits = torch.cat([network(part) for part in full.split(at_once(size))])
+            found = [answer(network(part)) for part in full.split(at_once(size))]
         else:
-            logits = self._windowed(full, network)
+            found = [answer(self._windowed(one, network)) for one in full.split(1)]
         box = [slice(start, start + old) for start, old in zip(before, there, strict=True)]
-        return logits[:, :, *box]
+        return torch.cat(found)[:, :, *box]
 
-    def _windowed(self, images: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the logits of images, window by window."""
+    def _windowed(self, image: Tensor, network: Network) -> Tensor:
+        """Return the logits of an image, (1, C, ...), window by window."""
         from monai.inferers import SlidingWindowInferer  # takes seconds
 
         inferer = SlidingWindowInferer(
             self.window, at_once(self.window), self.overlap, mode="gaussian", progress=False
         )
-        return torch.cat([torch.as_tensor(inferer(image, network)) for image in images.split(1)])
+        return torch.as_tensor(inferer(image, network))
 
 
 def at_once(size: Sequence[int]) -> int:

@@ -248,7 +248,6 @@ def _running(one: Trained, reader: Reader, prepare: Preparation, known: bool) ->
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
                 {"_target_": "scripts.images.Restored"},
                 {
                     "_target_": "scripts.images.Written",

@@ -173,16 +173,19 @@ class Framed(Inferer):
     def __call__(
         self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Return the logits of volumes, (N, C, D, H, W), shape (N, K, D, H, W)."""
+        """Return the class probabilities of volumes, (N, C, D, H, W), shape (N, K, D, H, W)."""
 
         def logits(images: Tensor) -> Tensor:
             return network(images, *args, **kwargs).float()
+
+        def probabilities(logits: Tensor) -> Tensor:
+            return torch.softmax(logits, dim=1)
 
         found = []
         for image in torch.as_tensor(inputs):
             lowest = image.flatten(1).amin(1).tolist()
             images = image[None] if self.dims == 3 else image.movedim(1, 0)
-            answers = self.framing.answered(images, lowest, logits)
+            answers = self.framing.answered(images, lowest, logits, probabilities)
             found.append(answers[0] if self.dims == 3 else answers.movedim(0, 1))
         return torch.stack(found)
 

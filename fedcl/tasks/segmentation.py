@@ -244,7 +244,7 @@ class Segmentation(Task):
                 found: Tensor = network(inputs).float()
             return found
 
-        return self.answer(self.framing.answered(images, lowest, logits))
+        return self.framing.answered(images, lowest, logits, self.answer)
 
     @property
     def framing(self) -> Framing:

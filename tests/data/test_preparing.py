@@ -173,3 +173,11 @@ def test_settings_at_odds(settings: dict[str, Any], said: str):
     with pytest.raises(ConfigError) as error:
         folder(**settings)
     assert said in str(error.value)
+
+
+def test_channels_may_be_normalised_each_its_own_way():
+    both = folder(channels=2, normalise=["window", "zscore"])
+    assert both.preparation([]).normalise == ("window", "zscore")
+    for wrong in (["window"], ["auto", "zscore"], None, 3):
+        with pytest.raises(ConfigError, match=r"scenario\.normalise: "):
+            folder(channels=2, normalise=wrong)

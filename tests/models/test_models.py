@@ -7,6 +7,7 @@ import torch
 from fedcl.data.cases import Case
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Step, watch
+from fedcl.models.base import defined
 from fedcl.registry import MODEL
 from fedcl.tasks.segmentation import Segmentation, segmentation_loss
 from tests.conftest import read
@@ -257,3 +258,18 @@ def test_a_multi_task_model_learns_to_rebuild_with_any_strategy(tiny):
     tiny_model = ["model=multitask_unet", "model.channels=[4,8]"]
     results = tiny(*tiny_model, "strategy=plop")
     assert results["model"] == "multitask_unet" and results["status"] == "completed"
+
+
+@pytest.mark.parametrize("name", ["unet", "segresnet", "swinunetr"])
+def test_what_monai_builds_alone_is_said_as_it_is_built(name: str):
+    model = MODEL.make({"name": name})
+    definition = model.definition(1, 2, 2)
+    made, wanted = defined(definition), model.build(1, 2, 2)
+    assert definition["_target_"] == f"monai.networks.nets.{type(wanted).__name__}"
+    shapes = [{k: v.shape for k, v in one.state_dict().items()} for one in (made, wanted)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", ["plain_unet", "dynunet", "multitask_unet", "multitask_swinunetr"])
+def test_what_is_no_network_of_monais_is_not_said_to_be(name: str):
+    assert MODEL.make({"name": name}).definition(1, 2, 2) == {}

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from onnxruntime import InferenceSession
+from torch import Tensor
 
 from tests import published
-from tests.bundles import check_same, export, run_alone
+from tests.bundles import answered, check_same, export, run_alone
 from tests.conftest import ROOT, SUNNYBROOK, read
 from tests.images import nifti, picture
 from tests.predicted import (
@@ -176,9 +179,17 @@ def test_of_hearts_in_two_dimensions(tmp_path: Path):
 
 
 def real_ones(run: Path, files: tuple[Path, ...], place: Path) -> None:
-    """Check the masks of some real images."""
+    """Check the masks of some real images, by MONAI alone and by ONNX."""
     images = copied(files, place / "images")
     assert export(run, place / "bundle") == 0
     run_alone((place / "bundle", images, place / "masks"))
     assert predict(run, images, place / "out") == 0
     assert check_same(place / "masks", place / "out") == len(files) > 3
+    assert export(run, place / "model.onnx") == 0
+    session = InferenceSession(str(place / "model.onnx"), providers=["CPUExecutionProvider"])
+
+    def onnx(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"image": images.numpy()})[0])
+
+    answered(place / "bundle", images, place / "onnx", onnx)
+    assert check_same(place / "onnx", place / "out") == len(files)
