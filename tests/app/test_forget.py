@@ -102,6 +102,9 @@ MORE = {
         "timeline.sites.A.leave=2", "timeline.sites.A.rejoin=4", "timeline.sites.B.ramp=2",
         "strategy=mas",
     ],
+    "a model in use": [
+        "release.on_refusal=keep", "scenario.patients=14", "scenario.val=0.3", "strategy=finetune",
+    ],
     "noise that can be drawn again": ["privacy=central_dp", "privacy.seed=1", "strategy=finetune"],
 }  # fmt: skip
 
