@@ -3,11 +3,15 @@
 import shutil
 from pathlib import Path
 
+from fedcl.app.card import tell
+from fedcl.config.stored import stored
 from fedcl.errors import ConfigError, writing
 from fedcl.release.trained import trained
 
 SUFFIXES = {"nifti": (".nii", ".nii.gz"), "onnx": (".onnx",), "torchscript": (".ts", ".pt")}
 """Of the files of a format; a bundle is a folder."""
+LONGEST = 2**20
+"""Signs of a card that is taken over."""
 FORMATS = (*SUFFIXES, "bundle")
 
 
@@ -51,7 +55,10 @@ def release(
         if kind == "bundle":
             from fedcl.release.bundle import write_bundle
 
-            write_bundle(part, one)
+            values = stored(run, "MODEL") if (run / "config.yaml").is_file() else {}
+            words = _card(run, stage, one.architecture)
+            licence = (values.get("release") or {}).get("licence") or ""
+            write_bundle(part, one, card=words, licence=licence)
             told = f"python -m monai.bundle run, in it, or fedcl predict {out} answers images"
         else:
             from fedcl.release.portable import write_onnx, write_torchscript
@@ -64,3 +71,11 @@ def release(
             shutil.rmtree(part)
         part.unlink(missing_ok=True)
     return told
+
+
+def _card(run: Path, stage: int | None, architecture: str) -> str:
+    """Return the card of a model: that which a bundle has, or one made of a run."""
+    own = run / "docs" / "README.md"
+    if own.is_file():
+        return own.read_text()[:LONGEST]
+    return tell(run, None, hidden=False, stage=stage, model=architecture) or ""

@@ -34,12 +34,10 @@ NEEDED = {
 USE = (
     "Research only. It is no medical device; nobody may be diagnosed or treated by what it answers."
 )
-README = """# {name}
-
-{description}
-
-{use}
-
+README = "# {name}\n\n{description}\n\n{use}\n"
+RUN = "\n## How it is run\n"
+"""The heading in `docs/README.md` of what is no card."""
+RUNNING = """
 Needed are `pip install {packages}`. From this folder, masks for all images in IMAGES:
 
 ```
@@ -92,7 +90,7 @@ def write_bundle(
         for name, content in ((METADATA, metadata), ("configs/inference.json", inference)):
             _write(folder / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
         _write(folder / FILE, about.text())
-        _write(folder / "docs/README.md", card or _readme(metadata))
+        _write(folder / "docs/README.md", _readme(metadata, card, one.reads))
         if licence:
             _write(folder / "LICENSE", licence)
         if one.reads:
@@ -108,11 +106,14 @@ def _write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def _readme(metadata: Mapping[str, Any]) -> str:
-    """Return how a bundle is run, where nobody has written more of it."""
-    packages = " ".join(["monai", *metadata["required_packages_version"]])
+def _readme(metadata: Mapping[str, Any], card: str, reads: bool) -> str:
+    """Return the card of a model, or what is known without one, and how the bundle is run."""
     told = {key: metadata[key] for key in ("name", "description")}
-    return README.format(**told, use=metadata["intended_use"], packages=packages)
+    text = card.partition(RUN)[0] or README.format(**told, use=metadata["intended_use"])
+    if not reads:
+        return text
+    packages = " ".join(["monai", *metadata["required_packages_version"]])
+    return text.rstrip("\n") + "\n" + RUN + RUNNING.format(packages=packages)
 
 
 def _metadata(one: Trained) -> dict[str, Any]:
