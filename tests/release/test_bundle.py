@@ -170,8 +170,8 @@ def test_a_card_a_licence_and_what_is_told_go_into_it(run: Path, tmp_path: Path)
     told = {"name": "mine", "version": "1.2.0", "eval_metrics": {"dice": 0.5}}
     one = trained(run, None, None, None)
     write_bundle(tmp_path, one, told, card="# A card", licence="CC0", torchscript=True)
-    told = (tmp_path / "docs" / "README.md").read_text()
-    assert told.startswith("# A card\n\n## How it is run\n") and "monai.bundle run" in told
+    page = (tmp_path / "docs" / "README.md").read_text()
+    assert page.startswith("# A card\n\n## How it is run\n") and "monai.bundle run" in page
     assert (tmp_path / "LICENSE").read_text() == "CC0"
     metadata = json.loads((tmp_path / "configs" / "metadata.json").read_text())
     assert {key: metadata[key] for key in told} == told
