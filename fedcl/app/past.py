@@ -192,7 +192,8 @@ class Beginning(Watcher):
             weights = f"stage-{number}.safetensors"
             if (self.past.checkpoint.folder / weights).is_file():
                 copied(self.past.checkpoint.folder / weights, target.folder / weights)
-        for number in range(1, state.stage):  # so that others can be forgotten, too
+        # So that others can be forgotten, too, and the gate can go back to any model.
+        for number in range(state.stage):
             try:
                 earlier = self.past.checkpoint.ended(number)
             except RunError:

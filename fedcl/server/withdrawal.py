@@ -55,7 +55,7 @@ def cleaned(state: State, config: Config, site: str) -> State:
     return replace(
         state,
         configuration=config.fingerprint(),
-        initial=_less(state.initial or {}, site),
+        initial=None if state.initial is None else _less(state.initial, site),
         rows=[_less(row, site) for row in state.rows],
         elsewhere=[
             {name: _less(one, site) for name, one in row.items()} for row in state.elsewhere
