@@ -36,7 +36,7 @@ from tests.conftest import ROOT
             "run-config: models.small.weights: a path; it is the server's",
         ),
         ({"overrides": "models.s={name:unet,weights:/etc/x}"}, "models.s.weights: a path"),
-        ({"overrides": "scenario.root=models:/../etc"}, "scenario.root: a path"),
+        ({"overrides": "scenario=folder scenario.root=models:/../etc"}, "scenario.root: a path"),
         ({"overrides": "scenario.val=${oc.env:HOME}"}, "must be a plain value"),
         ({"overrides": "run.dir=/tmp/x"}, "run.dir: not for a deployed run"),
         ({"overrides": "run.resume=../run-1"}, "run.resume: give the name of a run"),
