@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     about = "write a mask for every image in a folder, as a run's model sees it"
     command = commands.add_parser("predict", help=about, description=about)
     command.add_argument("source", metavar="MODEL", help=MODEL)
-    command.add_argument("--uri", default=MLFLOW, help="where MLflow keeps models")
+    command.add_argument(
+        "--uri", default=MLFLOW, help=f"where MLflow keeps models; default: {MLFLOW}"
+    )
     command.add_argument("--images", type=Path, required=True, help="folder of images")
     command.add_argument("--out", type=Path, required=True, help="folder to write into, new")
     command.add_argument("--site", help="as whose images; default: samples as large as the largest")
@@ -116,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     about = "write a run's model as a MONAI bundle, ONNX or TorchScript, or a field as NIfTI"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument("source", metavar="MODEL", help=MODEL)
-    command.add_argument("--uri", default=MLFLOW, help="where MLflow keeps models")
+    command.add_argument(
+        "--uri", default=MLFLOW, help=f"where MLflow keeps models; default: {MLFLOW}"
+    )
     command.add_argument("--out", type=Path, required=True, help="file, or folder of a bundle")
     command.add_argument(
         "--format", choices=("bundle", "onnx", "torchscript", "nifti"),
@@ -145,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("rollback", help=about, description=about)
     command.add_argument("name", metavar="NAME", help="of the model in MLflow's registry")
     command.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
-    command.add_argument("--uri", default=MLFLOW, help="where MLflow is")
+    command.add_argument("--uri", default=MLFLOW, help=f"where MLflow is; default: {MLFLOW}")
     command.set_defaults(run=rollback)
     about = "write a folder for the server and one for every hospital of a real federation"
     command = commands.add_parser("deploy", help=about, description=about)
@@ -219,10 +223,10 @@ def predict(given: argparse.Namespace) -> None:
 
     from fedcl.app.predict import predict as write
 
-    with at_hand(given.source, given.uri, "MODEL") as (place, _):
+    with at_hand(given.source, given.uri, "MODEL") as (place, called):
         write(
             Path(place), given.images, given.out, Console(), given.site, given.stage, given.model,
-            given.pattern, given.device, not given.no_overlays,
+            given.pattern, given.device, not given.no_overlays, called,
         )  # fmt: skip
 
 

@@ -157,6 +157,19 @@ class Past:
                 f"  mlflow gc --backend-store-uri {uri} --run-ids {self.tracking}",
                 "it leaves digests of data sets; docs/howto/forget.md says how they are deleted",
             ]
+        name = (self.values.get("release") or {}).get("name")
+        if name and self.tracking:
+            lines.append(
+                f"versions of {name} in MLflow's registry that run {self.tracking} has made name "
+                f"{site} and learned from it: delete them there"
+            )
+        models = [self.values["model"], *(self.values.get("models") or {}).values()]
+        for one in models:
+            if one.get("weights"):
+                lines.append(
+                    f"it began from {one['weights']}: if {site} took part in training that, so it "
+                    "has in the new run's model"
+                )
         if self.values["scenario"].get("cache") == "disk":
             lines.append(f"prepared images of {site} may lie in FEDCL_CACHE (~/.cache/fedcl)")
         return lines

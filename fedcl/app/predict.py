@@ -40,6 +40,7 @@ def predict(
     pattern: str = "{case}",
     device: str = "auto",
     overlays: bool = True,
+    called: str = "",
 ) -> None:
     """Write a mask for every image in a folder, on its own grid and under its name.
 
@@ -58,6 +59,7 @@ def predict(
         pattern: which files are images, as `scenario.image`.
         device: auto, cpu or cuda.
         overlays: whether pictures and page are written: they show patients.
+        called: what the model is called on the page; by default as its folder.
 
     Raises:
         FedclError: nothing can be predicted; or, once all others are, some images could not be
@@ -97,7 +99,9 @@ def predict(
     if failed:
         listed[FAILED] = "".join(f"{name}: {reason}\n" for name, reason in failed.items())
     if overlays:
-        which = f"the model of {run.name}" + f" after stage {stage}" * (stage is not None)
+        which = f"the model {called or f'of {run.name}'}" + f" after stage {stage}" * (
+            stage is not None
+        )
         as_of = f"Images were read as those of {site or 'no hospital in particular'}."
         title = f"{len(answered)} masks by {which}"
         listed[PAGE] = gallery(printable(title), [as_of], answered, failed)

@@ -60,7 +60,8 @@ def _scored(results: Results, now: Known, names: Names) -> str:
     which = f" ({names.cell(worst[0])})" if worst and figures.get("worst_site") is not None else ""
     parts = [
         f"After stage {now.stage}, on "
-        + ("the very frames that were trained on." if frames else "test cases never trained on."),
+        + ("the very frames that were trained on." if frames else "test cases never trained on")
+        + ("" if frames else " in this run." if results.begun else "."),
         table(head, rows),
         listed(
             [
@@ -107,6 +108,12 @@ def failures(results: Results, number: int, names: Names) -> str:
         why = f" ({names.text(results.reason)})" if results.reason else ""
         ended = f"{text(results.status)} after {counted(done, 'finished stage')}{why}"
         lines.append(f"The run is not complete: it ended as {ended}")
+    for stage, verdict in enumerate(results.release[:number], 1):
+        if not verdict.released:
+            lines.append(
+                f"The model that stage {stage} had taught was refused by the release gate: "
+                f"{names.text(verdict.reason)}"
+            )
     lost = [one for one in results.failures if one["stage"] <= number]
     for one in lost[:MOST]:
         what = WHAT.get(one["what"], text(one["what"]))
@@ -156,6 +163,11 @@ def limits(results: Results, number: int, names: Names) -> str:
         "at any other, on other scanners, protocols, patients or diseases, is not known",
         "It is one run with one seed: training again would give another model",
     ]
+    if results.begun:
+        lines.append(
+            "What the weights that it began from had been trained on is not known here: test cases "
+            "may be among it"
+        )
     if bare:
         lines.append(f"Not evaluated at all on images of {names.some(bare)}")
     if results.case != "frame":

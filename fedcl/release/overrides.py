@@ -40,8 +40,25 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
         for key in now
         if key not in before or before[key] != now[key]
     ]
-    gone = [key for key in before if key not in now and key.partition(".")[0] in values]
-    return [*chosen, *changed, *(f"~{key}" for key in gone)]
+    gone = [
+        _gone(key, values) for key in before if key not in now and key.partition(".")[0] in values
+    ]
+    return [*chosen, *changed, *(f"~{key}" for key in dict.fromkeys(gone))]
+
+
+def _gone(key: str, values: Mapping[str, Any]) -> str:
+    """Return the first part of a key that is not there: without what is in a group it would stay.
+
+    A hospital of which nothing is said is one that holds everything.
+    """
+    parts, part = key.split("."), values
+    for number, name in enumerate(parts, 1):
+        if name not in part:
+            return ".".join(parts[:number])
+        part = part[name]
+        if not isinstance(part, Mapping):
+            break
+    return key
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:

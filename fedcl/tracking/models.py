@@ -101,6 +101,10 @@ def roll_back(uri: str, name: str, to: int | None = None) -> tuple[int, int]:
     Raises:
         ConfigError: there is none to go back to.
     """
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"rollback: {name[:200]!r}: give the model's name alone, without models:/"
+        )
     client = _reading(uri, "rollback")
     with asking(uri, "rollback --uri"):
         now = _found(client, f"{SCHEME}{name}@{RELEASED}", "rollback")
@@ -116,7 +120,9 @@ def roll_back(uri: str, name: str, to: int | None = None) -> tuple[int, int]:
                     f"rollback: {name} has no version before {now.version} that was released; "
                     "there is nothing to go back to"
                 )
-        elif to not in before or to == int(now.version):
+        elif to == int(now.version):
+            raise ConfigError(f"rollback --to: version {to} of {name} is in use already")
+        elif to not in before:
             there = ", ".join(str(one) for one in before if one != int(now.version)) or "none"
             raise ConfigError(
                 f"rollback --to: {name} has no version {to} that was released and not withdrawn; "
@@ -155,6 +161,8 @@ def _found(client: MlflowClient, reference: str, key: str) -> ModelVersion:
         raise ConfigError(f"{key}: the registry has no model {name!r}")
     numbers = ", ".join(sorted((str(one.version) for one in there), key=int))
     what = f"alias {alias!r}" if alias else f"version {number}"
+    aliases = ", ".join(sorted(client.get_registered_model(name).aliases))
+    numbers += f", and by alias: {aliases}" * bool(aliases)
     raise ConfigError(f"{key}: {name} has no {what}; there are versions {numbers}")
 
 

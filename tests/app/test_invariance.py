@@ -140,7 +140,13 @@ def test_a_centralised_run_can_be_interrupted_too(name: str, tmp_path: Path, gri
     assert run(config, grid, tmp_path / "run")["weights_sha256"] == expected["weights_sha256"]
 
 
-@pytest.mark.parametrize("name", AGGREGATION.available())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "fedadam" else pytest.mark.slow)
+        for name in AGGREGATION.available()
+    ],
+)
 def test_an_aggregation_goes_on_to_the_same_bits(name: str, tmp_path: Path, grids: Any):
     stages = "timeline.stages=[[A,B,C],[D,E,F]]"
     config, expected = reference([*TINY, f"aggregation={name}", stages], tmp_path / "whole", grids)

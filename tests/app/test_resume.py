@@ -39,7 +39,12 @@ def assert_same(folder: Path, reference: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["in a round", "between stages", "while a checkpoint is written"]
+    "moment",
+    [
+        "in a round",
+        pytest.param("between stages", marks=pytest.mark.slow),
+        pytest.param("while a checkpoint is written", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_resumed(cli, tmp_path: Path, uninterrupted: Path, moment: str):
     folder = tmp_path / "run"

@@ -49,7 +49,15 @@ def golden_runs() -> list[str]:
     return [*every, *(f"{one} {IN_3D}" for one in every if base(one) is TINY)]
 
 
-@pytest.mark.parametrize("run", golden_runs())
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(
+            run, marks=pytest.mark.slow if run.endswith(IN_3D) and run[:4] != "ted " else []
+        )
+        for run in golden_runs()
+    ],
+)
 def test_golden_run(cli, tmp_path: Path, run: str):
     """Scores of a small run, within 0.03 or 0.5 dB: other processors round differently."""
     assert cli(*golden_overrides(run), f"run.dir={tmp_path / 'run'}") == 0

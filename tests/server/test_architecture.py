@@ -30,7 +30,9 @@ from tests.servers import serve
 OWN = {"large": ["A", "C", "E"], "small": ["B", "D", "F"]}
 
 
-@pytest.mark.parametrize("strategy", ["ted", "ewc", "replay", "tkrl"])
+@pytest.mark.parametrize(
+    "strategy", ["ted", "ewc", "replay", pytest.param("tkrl", marks=pytest.mark.slow)]
+)
 def test_an_architecture_becomes_what_it_would_without_the_others(
     cli: Callable[..., int], tmp_path: Path, strategy: str
 ):

@@ -86,7 +86,15 @@ def test_rolling_back_goes_from_one_released_version_to_the_one_before(
     assert line.count("\n") == 1 and "no version before 1 that was released" in line
 
 
-@pytest.mark.parametrize("to", [2, 3, 9])
+def test_what_is_no_name_or_in_use_already_is_said(client: MlflowClient, run: str, uri: str):
+    register(client, "use", run, "models/stage-1", 1, True, {})
+    with pytest.raises(ConfigError, match="give the model's name alone, without models:/"):
+        roll_back(uri, "models:/use@released")
+    with pytest.raises(ConfigError, match="version 1 of use is in use already"):
+        roll_back(uri, "use", 1)
+
+
+@pytest.mark.parametrize("to", [2, 9])
 def test_no_version_refused_or_not_there_can_be_gone_back_to(
     client: MlflowClient, run: str, uri: str, to: int
 ):
@@ -117,7 +125,7 @@ def test_a_model_is_fetched_by_alias_or_number(
     ("reference", "reason"),
     [
         ("models:/nobody@released", "the registry has no model 'nobody'"),
-        ("models:/there@other", "there has no alias 'other'; there are versions 1"),
+        ("models:/there@other", "no alias 'other'; there are versions 1, and by alias: released"),
         ("models:/there/7", "there has no version 7; there are versions 1"),
         ("models:/there", "give models:/NAME@released or models:/NAME/VERSION"),
         ("models:/there/../../etc", "give models:/NAME@released"),

@@ -62,7 +62,20 @@ def arrays_of(content: RecordDict) -> Iterator[np.ndarray]:
         yield from from_record(record).values()
 
 
-@pytest.mark.parametrize("asked", [*STRATEGY.available(), "ted optimiser.keep=true"])
+QUICK = ("ted optimiser.keep=true", "replay", "ewc", "souvenir")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *QUICK,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in STRATEGY.available()
+            if name not in QUICK
+        ),
+    ],
+)
 def test_nothing_crosses_but_what_is_documented(tmp_path: Path, asked: str):
     strategy, *more = asked.split()
     overrides = [*base(strategy), *NEEDS.get(strategy, []), "timeline.rounds=1"]
