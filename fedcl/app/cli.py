@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedcl import __version__
-from fedcl.errors import FedclError
+from fedcl.errors import ConfigError, FedclError
 from fedcl.tracking.source import at_hand
 
 MODEL = "folder of a run or of a bundle, or models:/NAME@released of MLflow's registry"
@@ -182,7 +182,12 @@ def export(given: argparse.Namespace) -> None:
     """Write a model, or a field; see `fedcl.app.release.release`, `fedcl.app.export.export`."""
     from fedcl.app.release import format_of, release
 
-    kind = given.format or format_of(given.out) or "bundle"
+    kind = given.format or format_of(given.out) or ("bundle" if not given.out.suffix else "")
+    if not kind:
+        raise ConfigError(
+            f"export --out: {given.out.suffix} stands for no format; give --format, or a folder of "
+            "a bundle without a suffix"
+        )
     if kind != "nifti":
         with at_hand(given.source, given.uri, "MODEL") as (place, _):
             note = release(Path(place), given.out, kind, given.site, given.stage, given.model)

@@ -17,6 +17,7 @@ from fedcl.server.outcome import outcome
 from fedcl.server.results import FILE, Results
 from fedcl.server.run import Server
 from fedcl.tasks.base import Picture
+from fedcl.tracking.names import SCHEME
 
 log = logging.getLogger("fedcl")
 
@@ -48,7 +49,7 @@ def conduct(
         FedclError: it cannot begin, in which case nothing is written, or not go on.
     """
     about, status = server.meet(), "failed"
-    config = server.config
+    config, values = server.config, _numbered(values, server.state.begun)
     tracker = None
     if config.tracking.enabled:
         from fedcl.reporting.mlflow import Tracker
@@ -83,6 +84,26 @@ def conduct(
             finally:
                 if tracker:
                     tracker.finish(STATUS[status])
+    return found
+
+
+def _numbered(values: Mapping[str, Any], begun: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with models of the registry by version: an alias moves.
+
+    Args:
+        values: the configuration.
+        begun: of every architecture that began with weights, what was taken.
+    """
+    found = dict(values)
+    for name, told in begun.items():
+        if told["file"].startswith(SCHEME):
+            several = values.get("models") or {}
+            if name in several:
+                found["models"] = {
+                    **found["models"], name: {**several[name], "weights": told["file"]}
+                }  # fmt: skip
+            else:
+                found["model"] = {**values["model"], "weights": told["file"]}
     return found
 
 

@@ -16,6 +16,8 @@ from fedcl.config.stored import stored
 from fedcl.config.without import check_there, without
 from fedcl.errors import ConfigError, FedclError, RunError, writing
 from fedcl.registry import SCENARIO, name_of
+from fedcl.server.architecture import architectures
+from fedcl.server.begin import begun, key_of
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Watcher
 from fedcl.server.results import Results
@@ -45,6 +47,7 @@ class Past:
         cases: of every site, names of cases.
         digests: of every site's data.
         tracking: its run in MLflow; None where it has none.
+        begun: of every architecture that began with weights trained before, what was taken.
     """
 
     folder: Path
@@ -53,6 +56,7 @@ class Past:
     cases: Mapping[str, Collection[str]]
     digests: Mapping[str, str]
     tracking: str | None
+    begun: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def of(cls, folder: Path) -> "Past":
@@ -63,14 +67,15 @@ class Past:
         """
         values, results = stored(folder, "forget"), Results.read(folder)
         if results is not None and results.arrivals:
-            known = results.data_sha256, results.tracking.get("run")
+            known = results.data_sha256, results.tracking.get("run"), results.begun
             return cls(folder, values, results.arrivals, results.cases, *known)
         state = Checkpoint(folder / "checkpoint").load()  # of a run that was killed
         if state is None:
             raise ConfigError(f"forget: {folder} holds no results.json and no checkpoint")
         scores = {site: next(iter(one.values())) for site, one in (state.initial or {}).items()}
         stages = state.configuration["timeline.stages"]
-        return cls(folder, values, stages, scores, state.digests, state.tracking_run)
+        known = state.digests, state.tracking_run, state.begun
+        return cls(folder, values, stages, scores, *known)
 
     def without(self, values: Mapping[str, Any], site: str) -> tuple[dict[str, Any], Config]:
         """Return the configuration of the run without a site, as it is stored and checked.
@@ -115,10 +120,23 @@ class Past:
                 why = why or str(error)
                 continue
             problem = obstacle(state, config, site)
-            if problem is not None:
-                return None, problem
-            return cleaned(state, config, site), why
+            if problem is None:
+                return cleaned(state, config, site), why
+            why = problem
+            break
+        self._check_begun(config)
         return None, why
+
+    def _check_begun(self, config: Config) -> None:
+        """Raise `ConfigError` where a run from the beginning would begin with other weights."""
+        for name, one in architectures(config.job, config.timeline.seen(0)).items():
+            before = self.begun.get(name, {}).get("sha256")
+            if one.sites and before != begun(one, config.tracking.uri)[1].get("sha256"):
+                raise ConfigError(
+                    f"{key_of(one)}.weights: {one.model.weights} is not any more what "
+                    f"{self.folder} began with ({self.begun[name]['file'] if before else 'nothing'}"
+                    "); put it back"
+                )
 
     def _ended(self, stages: int) -> State:
         """Return the state after so many stages; raises `RunError` where it is not there."""

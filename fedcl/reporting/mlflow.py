@@ -3,6 +3,7 @@
 Before the first round MLflow must answer; after it, nothing that MLflow does ends a run.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from fedcl.server.state import State
 from fedcl.settings import flat
 from fedcl.tracking.client import SQLITE, asking, connect, spelt
 from fedcl.tracking.models import register
+from fedcl.tracking.names import RELEASED
 from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")
@@ -81,6 +83,19 @@ class Tracker(Watcher):
             if self.spool.drain(self.wait):
                 raise TimeoutError(f"{folder / SPOOL} cannot be delivered")
             self._told = {what: self._last(what) for what in ("round", "stage")}
+
+    def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
+        """Warn where the registry has a model in use that the gate will not compare with."""
+        name = config.release.name
+        judged = config.release.on_refusal is not None and not state.begun
+        if name is None or not judged or state.initial is not None:
+            return
+        with contextlib.suppress(MlflowException):  # there is none
+            now = self.client.get_model_version_by_alias(name, RELEASED).version
+            log.warning(
+                "release.name: version %s of %s is in use, and is not compared with: this run does "
+                "not begin with it (model.weights=models:/%s@%s)", now, name, name, RELEASED,
+            )  # fmt: skip
 
     def round_done(self, done: Round, state: State) -> None:
         """Write losses and validation scores, under a name that charts show after the scores'."""

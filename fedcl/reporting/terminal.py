@@ -10,6 +10,8 @@ from rich.text import Text
 from fedcl.reporting.figures import title_of
 from fedcl.server.results import Results
 
+FEW = 5
+"""Validation cases below which a test of a loss has little power."""
 MOST = 12
 """How many sites a table in a terminal has room for side by side."""
 
@@ -56,7 +58,15 @@ def released(results: Results) -> list[str]:
         if not verdict.released
     ]
     names = [f"of stage {one.model}" if one.model else "it began with" for one in results.release]
-    return refused + [f"in use: the model {name}" for name in names[-1:]]
+    few = {
+        site: judged.cases
+        for verdict in results.release
+        for site, judged in verdict.hospitals.items()
+        if 0 < judged.cases < FEW
+    }
+    told = ", ".join(f"{site} {cases}" for site, cases in few.items())
+    notes = [f"few validation cases ({told}): only large losses could be seen"] if few else []
+    return refused + [f"in use: the model {name}" for name in names[-1:]] + notes
 
 
 def extremes(results: Results) -> dict[str, tuple[str, float, float | None]]:

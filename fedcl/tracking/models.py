@@ -38,7 +38,15 @@ def fetch(reference: str, uri: str, key: str, folder: Path) -> tuple[str, str]:
     with asking(uri, key):
         version = _found(client, reference, key)
         place = client.get_model_version_download_uri(version.name, version.version)
-        path = Path(download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=uri))
+        try:
+            path = Path(
+                download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=uri)
+            )
+        except MlflowException:
+            number = f"version {version.version} of {version.name}"
+            raise ConfigError(
+                f"{key}: the files of {number} cannot be had from {place}; they may be deleted"
+            ) from None
     bundle = path / BUNDLE  # a model that somebody else has registered may have none
     called = f"{SCHEME}{version.name}/{version.version}"
     return str(bundle if bundle.is_dir() else path), called
