@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from unicodedata import category
 
 from fedcl.errors import ConfigError
 from fedcl.seeding import numpy_rng
@@ -15,6 +16,12 @@ LAST = 10_000
 """The last stage that a timeline can have."""
 POOL = "centre"
 """The pooled site's name."""
+
+
+def can_name(site: str) -> bool:
+    """Return whether a site can be called so: what terminals and readers see is what it is."""
+    seen = all(sign.isprintable() or category(sign) == "Zs" for sign in site)
+    return seen and re.fullmatch(NAME, site) is not None and site.strip(". ") != ""
 
 
 @dataclass
@@ -66,7 +73,7 @@ class Timeline:
         if not self.sites:
             raise ConfigError("timeline.stages: empty; list the sites of each stage")
         for site in self.sites:
-            if not re.fullmatch(NAME, site) or site.strip(". ") == "":
+            if not can_name(site):
                 raise ConfigError(
                     f"timeline.stages: {site!r} cannot name a site; take up to 100 letters, digits "
                     "and signs other than / \\ [ ]"

@@ -55,7 +55,9 @@ class Search:
         found: list[Leftover] = []
         for path in files:
             file = path.relative_to(folder)
-            if self.site in file.parts or self.site == file.stem:
+            telling = len(self.site) >= TELLING and not self.site.isdigit()
+            in_path = telling and any(map(_word(self.site).search, file.parts))
+            if in_path or self.site in file.parts or self.site == file.stem:
                 found.append(Leftover(file, f"{self.site} in its path"))
             found += self._in(file, path.read_bytes())
         return found, len(files)
@@ -78,7 +80,7 @@ class Search:
 
 
 def _word(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    return re.compile(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])")  # "_" parts words
 
 
 def _alone(name: str) -> re.Pattern[str]:
@@ -92,7 +94,8 @@ def _alone(name: str) -> re.Pattern[str]:
 
 
 def _in_bytes(name: str, content: bytes) -> bool:
-    return re.search(rb"(?<!\w)%s(?!\w)" % re.escape(name.encode()), content) is not None
+    word = rb"(?<![^\W_])%s(?![^\W_])" % re.escape(name.encode())
+    return re.search(word, content) is not None
 
 
 def _texts(file: Path, content: bytes) -> tuple[list[str], bool]:

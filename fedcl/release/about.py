@@ -15,6 +15,7 @@ from fedcl.registry import MODEL, SCENARIO, STRATEGY, Kind, describe, name_of
 from fedcl.release.described import decided
 from fedcl.server.results import Results
 from fedcl.settings import travelling
+from fedcl.timeline import can_name
 
 FILE = "configs/fedcl.json"
 """Where a bundle has it."""
@@ -22,8 +23,6 @@ LARGEST = 2**20
 """Bytes that it may have."""
 LONGEST = 2**11
 """Voxels along an axis of a sample."""
-NAME = 200
-"""Signs that a name may have."""
 CASES = {"assigned", "cohorts", "site_files", "stages", "table_case", "table_site"}
 """Settings of scenarios that say who holds which cases: they may name patients."""
 
@@ -109,7 +108,7 @@ class About:
         if self.models.keys() != self.trains.keys() or self.architecture not in self.models:
             raise ValueError("models, trains and architecture are at odds")
         for name in (*self.sites, *self.trains, *self.samples):
-            if not name.isprintable() or not 0 < len(name) <= NAME:
+            if not can_name(name):
                 raise ValueError(f"{name!r:.40} is no name")
         if self.site and self.site not in self.sites:
             raise ValueError(f"site: {self.site!r} is none of the sites")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedcl import arrays
 from fedcl.errors import writing
 from fedcl.release.about import About
 from fedcl.release.bundle import write_bundle
@@ -58,7 +59,8 @@ def write_models(
         )
         several = f"-{architecture}" if len(results.architectures) > 1 else ""
         place = f"models/stage-{stage}{several}"
-        words = card(results, values, stage=stage, model=architecture)
+        digest = arrays.digest(arrays.of_network(one.network))
+        words = card(results, values, stage=stage, model=architecture, sha256=digest)
         told = {"name": f"{name}{several}", "version": f"0.{stage}.0", "changelog": {}}
         if release.get("intended_use"):
             told["intended_use"] = release["intended_use"]
@@ -66,7 +68,9 @@ def write_models(
             bundle = Path(aside) / Path(BUNDLE).name
             write_bundle(bundle, one, told, card=words, licence=release.get("licence") or "")
             _write(folder / place, bundle, one)
-        versions.append(Version(f"{name}{several}", place, _tags(results, known)))
+        versions.append(
+            Version(f"{name}{several}", place, _tags(results, known) | {"weights_sha256": digest})
+        )
     return versions
 
 
@@ -110,4 +114,4 @@ def _tags(results: Results, known: ArchitectureResults) -> dict[str, str]:
     verdict = results.release[-1] if results.release else None
     if verdict is not None and verdict.reason:
         tags["reason"] = verdict.reason
-    return tags | {"weights_sha256": results.weights_sha256}
+    return tags

@@ -1,8 +1,10 @@
 """Hospitals by their names, or numbered where nobody may know who they are."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
+from unicodedata import normalize
 
 from fedcl.release.markdown import text
 
@@ -24,9 +26,11 @@ class Names:
         }
         self._pattern: re.Pattern[str] | None = None
         if hidden and sites:
-            longest = sorted(sites, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(_anywhere, longest)), re.IGNORECASE)
-            self._folded = {site.casefold(): called for site, called in self._called.items()}
+            spelt = {way: self._called[site] for site in sites for way in _spelt(site)}
+            spelt |= self._called
+            ways = sorted(spelt, key=len, reverse=True)
+            self._pattern = re.compile("|".join(f"({_anywhere(w)})" for w in ways), re.IGNORECASE)
+            self._spelt, self._ways = spelt, ways
 
     def cell(self, site: str) -> str:
         """Return a hospital's name as Markdown."""
@@ -40,7 +44,13 @@ class Names:
         """Return somebody else's words with no hospital's name in them that is to be hidden."""
         if self._pattern is None:
             return words
-        return self._pattern.sub(lambda found: self._folded[found[0].casefold()], words)
+
+        def called(found: re.Match[str]) -> str:
+            # Which alternative has matched says whose name it is: case folds in many ways.
+            way = self._ways[(found.lastindex or 1) - 1]
+            return self._spelt.get(found[0], self._spelt[way])
+
+        return self._pattern.sub(called, words)
 
     def text(self, words: str) -> str:
         """Return the same as Markdown."""
@@ -49,10 +59,21 @@ class Names:
     def code(self, words: Sequence[str]) -> str:
         """Return a command line as Markdown: what is first as it is, the rest quoted."""
         first, *rest = words
-        given = [shlex.quote(self.masked(" ".join(one.split()))) for one in rest]
+        given = [shlex.quote(" ".join(self.masked(one).split())) for one in rest]
         lines = " \\\n  ".join([first, *given])
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", lines)), default=0))
         return f"{fence}\n{lines}\n{fence}"
+
+
+def _spelt(site: str) -> set[str]:
+    """Return how a name may be written by JSON, by Python, in one line, or by a file system."""
+    ways = {site, " ".join(site.split()), *(normalize(form, site) for form in ("NFC", "NFD"))}
+    escaped = {write(one)[1:-1] for one in ways for write in (json.dumps, _unescaped, repr)}
+    return {way for way in ways | escaped if way.strip()}
+
+
+def _unescaped(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def _anywhere(site: str) -> str:

@@ -165,7 +165,7 @@ def load(file: Path, key: str) -> Arrays:
         raise
     except _OddError as error:
         raise ConfigError(
-            f"{key}: {file}: {error} is sparse, quantised or without values"
+            f"{key}: {file}: {error} is sparse, quantised or without values of its own"
         ) from None
     except SafetensorError as error:
         raise ConfigError(f"{key}: {file} cannot be read ({error})") from None
@@ -179,10 +179,14 @@ def load(file: Path, key: str) -> Arrays:
         raise ConfigError(f"{key}: {file} cannot be read: {reason}") from None
 
 
-def _mappings(found: Any, depth: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield what maps names to tensors in nested mappings."""
-    if not isinstance(found, Mapping) or not depth:
+def _mappings(
+    found: Any, depth: int, seen: set[tuple[int, int]] | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield what maps names to tensors in nested mappings, each once at every depth."""
+    seen = set() if seen is None else seen
+    if not isinstance(found, Mapping) or not depth or (id(found), depth) in seen:
         return
+    seen.add((id(found), depth))
     own = {
         key: value
         for key, value in found.items()
@@ -191,7 +195,7 @@ def _mappings(found: Any, depth: int) -> Iterator[dict[str, torch.Tensor]]:
     if own:
         yield own
     for value in found.values():
-        yield from _mappings(value, depth - 1)
+        yield from _mappings(value, depth - 1, seen)
 
 
 def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
@@ -203,6 +207,8 @@ def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
     plain = tensor.detach()
     if plain.layout is not torch.strided or plain.is_meta or plain.is_quantized:
         raise _OddError(name)
+    if plain.untyped_storage().nbytes() < plain.nelement() * plain.element_size():
+        raise _OddError(name)  # one value over and over: a small file, an array of any size
     return (plain.float() if plain.is_floating_point() else plain).numpy()
 
 

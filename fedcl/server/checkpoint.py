@@ -64,7 +64,9 @@ class Checkpoint:
             sync(self.folder)
         first = {_stage_of(path): path for path in reversed(self._snapshots())}
         for early in self._snapshots()[: -self.KEPT]:
-            if early not in first.values():
+            ended = first[_stage_of(early)]
+            # Where the first is damaged the stage has ended once more, at the same moment.
+            if early != ended and (not early.name.startswith(ended.name) or self._whole(ended)):
                 shutil.rmtree(early)
 
     def load(self) -> State | None:
@@ -90,15 +92,28 @@ class Checkpoint:
         Raises:
             RunError: it is damaged, or of another version of fedcl.
         """
-        for folder in self._snapshots():
-            if _stage_of(folder) == stages:
-                try:
-                    return self._read(folder)
-                except ConfigError as error:
-                    raise RunError(str(error)) from None
-                except DAMAGED as error:
-                    raise RunError(f"checkpoint {folder} is damaged ({error})") from None
+        there = [folder for folder in self._snapshots() if _stage_of(folder) == stages]
+        problem = ""
+        for folder in there:
+            if not folder.name.startswith(there[0].name):  # a later round
+                break
+            try:
+                return self._read(folder)
+            except ConfigError as error:
+                raise RunError(str(error)) from None
+            except DAMAGED as error:
+                problem = problem or f"checkpoint {folder} is damaged ({error})"
+        if problem:
+            raise RunError(problem)
         return None
+
+    def _whole(self, folder: Path) -> bool:
+        """Return whether a snapshot can be read."""
+        try:
+            self._read(folder)
+        except (ConfigError, *DAMAGED):
+            return False
+        return True
 
     def _read(self, folder: Path) -> State:
         numbers = json.loads((folder / "state.json").read_text())

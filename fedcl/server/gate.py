@@ -16,6 +16,8 @@ from fedcl.wire.requests import EvaluateRequest
 
 FEWEST = 2
 """Cases that a paired test needs."""
+EXACT = 1e-12
+"""By how much numbers differ that are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,8 @@ def _loss(old: Sequence[float], new: Sequence[float], margin: float) -> float:
     from scipy.stats import ttest_1samp  # takes half a second
 
     lost = [a - b for a, b in zip(old, new, strict=True)]
-    if max(lost) - min(lost) < 1e-12:  # no spread to measure the mean by
-        return float(fmean(lost) <= margin)
+    if max(lost) - min(lost) < EXACT:  # no spread to measure the mean by
+        return float(fmean(lost) <= margin + EXACT)
     return float(ttest_1samp(lost, margin, alternative="greater").pvalue)
 
 

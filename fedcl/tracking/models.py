@@ -1,7 +1,7 @@
 """MLflow's registry of models: versions by name, of which one is the released one."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -116,13 +116,16 @@ def roll_back(uri: str, name: str, to: int | None = None) -> tuple[int, int]:
     client = _reading(uri, "rollback")
     with asking(uri, "rollback --uri"):
         now = _found(client, f"{SCHEME}{name}@{RELEASED}", "rollback")
+        every = client.search_model_versions(f"name='{name}'")
+        place = {int(one.version): _place(one, every) for one in every}
         before = sorted(
             int(one.version)
-            for one in client.search_model_versions(f"name='{name}'")
+            for one in every
             if one.tags.get(PASSED) == "yes" and WITHDRAWN not in one.tags
         )
         if to is None:
-            to = max((one for one in before if one < int(now.version)), default=None)
+            earlier = [one for one in before if place[one] < place[int(now.version)]]
+            to = max(earlier, key=place.__getitem__, default=None)
             if to is None:
                 raise ConfigError(
                     f"rollback: {name} has no version before {now.version} that was released; "
@@ -140,6 +143,14 @@ def roll_back(uri: str, name: str, to: int | None = None) -> tuple[int, int]:
         date = datetime.now(UTC).isoformat(timespec="seconds")
         client.set_model_version_tag(name, now.version, WITHDRAWN, date)
     return int(now.version), to
+
+
+def _place(one: ModelVersion, every: Sequence[ModelVersion]) -> tuple[int, int]:
+    """Return where a version stands in the order of use; one delivered late has a late number."""
+    stage = int(one.tags.get(STAGE, 0))
+    own = (v for v in every if one.run_id and v.run_id == one.run_id)
+    numbers = [int(v.version) for v in own if int(v.tags.get(STAGE, 0)) <= stage]
+    return max(numbers, default=int(one.version)), stage
 
 
 def _reading(uri: str, key: str) -> MlflowClient:

@@ -13,7 +13,7 @@ from fedcl.config.schema import Config
 from fedcl.config.timeline import arrivals_of, inlined, timeline_of
 from fedcl.errors import ConfigError
 from fedcl.server.outcome import away, presence
-from fedcl.timeline import Timeline
+from fedcl.timeline import Timeline, can_name
 from tests.conftest import TINY, read
 
 STAGES = [["A", "B"], ["C"]]
@@ -224,3 +224,15 @@ def test_a_site_away_is_not_asked_and_others_stay_enough_for_the_aggregation():
     for round_ in range(1, 30):
         assert len(config.asked(list("ABCDEF"), round_)) >= config.aggregation.least
     assert set(away(config)) <= set("ABCDEF") and presence(config)["A"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("site", "fits"),
+    [
+        ("St\xa0Mary", True), ("Zürich", True), ("病院", True), ("a b", True),
+        ("a\u202eb", False), ("a\x9b31m", False), ("a\nb", False), ("..", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_name_is_what_one_sees(site: str, fits: bool):
+    """Bundles take the same names as runs, so that a run's can be used."""
+    assert can_name(site) == fits

@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from fedcl.errors import ConfigError
 from fedcl.release.card import card
 from fedcl.release.known import interval, known
+from fedcl.release.names import Names
 from fedcl.server.metrics import summary
 from fedcl.server.results import ArchitectureResults, Results, ScoreResults
 
@@ -251,3 +252,23 @@ def test_a_stage_that_was_not_finished_is_refused(stage: int):
         card(RUN, VALUES, stage=stage)
     with pytest.raises(ConfigError, match="finished no stage"):
         card(replace(RUN, matrix=[], stages=[]), VALUES)
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ("Istanbul", "the site \u0131stanbul, or İstanbul"),
+        ("Izmir", "İzmir izmir"),
+        ("Zürich", 'timeline.stages=[["Z\\u00fcrich"]]'),
+        ("Zürich", "masks/Zu\u0308rich.nii.gz"),
+        ("St  Mary", "St Mary has lost it"),
+        ('O\'Brien "II"', 'timeline.stages=[["O\'Brien \\"II\\""]]'),
+        ('O\'Brien "II"', repr('O\'Brien "II"') + " is not there"),
+        ("a\xa0b", repr("a\xa0b") + " is not there"),
+    ],
+)
+def test_hidden_names_are_hidden_however_they_are_written(site: str, words: str):
+    masked = Names([site, "other"], hidden=True).masked(words)
+    assert "Hospital 1" in masked
+    for part in ("stanbul", "zmir", "rich", "Mary", "Brien", "\\xa0"):
+        assert part not in masked

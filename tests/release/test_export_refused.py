@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import simulate
+from fedcl.registry import MODEL
 from tests.bundles import export
 from tests.conftest import TINY, TINY_FIELD
 from tests.predicted import LABELS, hospitals, predict, simulated
@@ -186,3 +187,57 @@ def test_its_scripts_are_never_run_by_fedcl(root: Path, bundle: Path, tmp_path: 
     (bundle / "configs" / "inference.json").write_text('{"imports": ["$exit(3)"]}')
     shutil.rmtree(bundle / "docs")
     assert predict(bundle, root / "A" / "images", tmp_path / "out") == 0
+
+
+def test_an_array_that_is_one_value_over_and_over_takes_no_memory(bundle: Path, refused: Refused):
+    """Else a file of a few KiB has a network built that no memory holds."""
+    channels = [4096] * 8
+    changed(bundle, "models", "unet", "channels", to=channels)
+    with torch.device("meta"):
+        network = MODEL.make({"name": "unet", "channels": channels}).build(1, 3, 2)
+    weights = {
+        key: torch.zeros(()).as_strided(value.shape, (0,) * value.dim())
+        for key, value in network.state_dict().items()
+    }
+    torch.save(weights, bundle / "models" / "model.pt")
+    assert "without values of its own" in refused(bundle, answers=True)
+
+
+def test_mappings_in_mappings_take_no_time(bundle: Path, refused: Refused):
+    nested: dict[str, object] = {"weight": torch.zeros(1)}
+    for _ in range(3):
+        nested = {str(number): nested for number in range(300)}
+    torch.save(nested, bundle / "models" / "model.pt")
+    assert "is not all of unet" in refused(bundle, answers=True)
+
+
+def test_of_a_bundle_no_file_is_copied_that_lies_elsewhere(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    secret = tmp_path / "secret"
+    secret.write_text("a key of mine")
+    (bundle / "docs" / "README.md").unlink()
+    (bundle / "docs" / "README.md").symlink_to(secret)
+    assert export(bundle, tmp_path / "out", "--format", "bundle") == 2
+    assert "lies elsewhere" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_texts_of_a_bundle_are_taken_over_whatever_they_are(bundle: Path, tmp_path: Path):
+    (bundle / "docs" / "README.md").write_bytes(b"# \xff\xfe\n")
+    (bundle / "LICENSE").write_text("MIT")
+    (bundle / "config.yaml").write_text("[" * 5000)
+    left = tmp_path / ".part-out" / "models" / "model.ts"  # of an export that was killed
+    left.parent.mkdir(parents=True)
+    left.write_text("of another model")
+    assert export(bundle, tmp_path / "out", "--format", "bundle") == 0
+    assert (tmp_path / "out" / "LICENSE").read_text() == "MIT"
+    assert not (tmp_path / "out" / "models" / "model.ts").exists()
+
+
+def test_the_folder_that_one_is_in_can_be_the_new_one(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert export(bundle, Path("."), "--format", "bundle") == 0
+    assert (tmp_path / "here" / "models" / "model.pt").is_file()

@@ -108,3 +108,17 @@ def test_a_folder_is_claimed_once(tmp_path: Path):
     with lock(tmp_path), pytest.raises(ConfigError, match="another process"):
         lock(tmp_path)
     lock(tmp_path).close()
+
+
+def test_a_stage_whose_snapshot_was_damaged_and_that_ended_once_more_is_found(tmp_path: Path):
+    """A run that goes on from before the damage, as `load` does, can be taken back to it later."""
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save(state(1))
+    checkpoint.save(state(2))
+    (tmp_path / "round-000002-stage-001" / "weights.safetensors").write_bytes(b"")
+    again = checkpoint.load()
+    assert again is not None and again.round == 1
+    for round_ in (2, 3, 4, 5):
+        checkpoint.save(state(round_))
+    found = checkpoint.ended(1)
+    assert found is not None and found.round == 2

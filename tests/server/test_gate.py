@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import sites
 from fedcl import arrays
+from fedcl.app.forget import forget
 from fedcl.app.resuming import changes
 from fedcl.app.simulation import resume, simulate
 from fedcl.config.hydra import compose
@@ -66,6 +68,12 @@ def test_a_loss_within_the_margin_is_no_reason():
     assert compared({"A": (old, new)}, margin=0.0, alpha=0.05)["A"].worse
 
 
+def test_a_loss_of_just_the_margin_is_put_up_with():
+    """0.5 - 0.48 is 0.020000000000000018."""
+    judged = compared({"A": ([0.5, 0.5], [0.48, 0.48])}, margin=0.02, alpha=0.05)["A"]
+    assert (judged.worse, judged.p) == (False, 1.0)
+
+
 @pytest.mark.parametrize(("by", "worse"), [(0.5, True), (0.25, False), (0.0, False), (-0.5, False)])
 def test_losses_without_spread_are_compared_as_they_are(by: float, worse: bool):
     old = [0.5, 0.625, 0.75]
@@ -113,6 +121,7 @@ def test_a_warning_changes_nothing_but_what_is_in_use(tmp_path: Path):
     assert plain.release == []
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_can_go_on_either_way(tmp_path: Path):
     with pytest.raises(RunError, match=r"the model of stage 2 is refused: .*keep or warn goes on"):
         run(tmp_path / "run", "release.on_refusal=stop")
@@ -164,7 +173,25 @@ def test_a_model_that_a_run_began_with_stays_where_the_first_stage_spoils_it(tmp
     assert list(second.hospitals) == ["A", "C", "E"], "nobody was promised less than others"
     assert spoilt.weights_sha256 == good.weights_sha256
     assert spoilt.chosen == [0, 0]
-    assert released(spoilt)[-1] == "in use: the model it began with"
+    assert released(spoilt)[-2:] == [
+        "in use: the model it began with",
+        "few validation cases (A 4, C 4, E 4): only large losses could be seen",
+    ]
+
+
+@pytest.mark.slow
+def test_a_hospital_is_forgotten_where_the_model_that_a_run_began_with_is_in_use(tmp_path: Path):
+    run(tmp_path / "good", "scenario.wrong=[]", "timeline.stages=[[A,B]]")
+    given = [
+        f"model.weights={tmp_path / 'good'}", "scenario.wrong=[C,D,E]", "release.on_refusal=keep",
+    ]  # fmt: skip
+    whole = run(tmp_path / "run", *given, "timeline.stages=[[A,C],[D],[E]]")
+    assert [one.model for one in whole.release] == [0, 0, 0]
+    forget(tmp_path / "run", "D", tmp_path / "out", [], Console(quiet=True))  # `wrong` names D
+    never = run(tmp_path / "never", *given, "timeline.stages=[[A,C],[E]]")
+    found = Results.read(tmp_path / "out")
+    assert found is not None and found.release == never.release
+    assert (found.weights_sha256, found.matrix) == (never.weights_sha256, never.matrix)
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,12 @@ def test_a_run_begins_with_a_model_of_the_registry(
     assert named.begun["unet"]["file"] == "models:/begun/1", "an alias moves, a version does not"
     assert "models:/begun/1" in (tmp_path / "named" / "log.txt").read_text()
     assert isinstance(Results.read(tmp_path / "named"), Results)
+
+
+def test_a_version_delivered_late_is_not_what_was_in_use_last(
+    client: MlflowClient, run: str, uri: str
+):
+    for stage in (2, 1, 3):
+        register(client, "mixed", run, f"models/stage-{stage}", stage, True, {})
+    assert roll_back(uri, "mixed") == (3, 1), "version 1 is of stage 2"
+    assert roll_back(uri, "mixed") == (1, 2), "and version 2 of stage 1"
