@@ -333,3 +333,23 @@ def test_a_folder_that_holds_something_or_is_none_of_a_run_is_refused(
         assert forget(run, "C", out) == 2
         assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["note"] and not (whole / "new").exists()
+
+
+def test_weights_to_begin_with_that_are_others_now_are_refused(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    short = [*SMALL, "strategy=finetune", "timeline.rounds=1"]
+    first, other = (made(*short, "timeline.stages=[[E]]", f"seed={seed}") for seed in (0, 1))
+    file = tmp_path / "weights.safetensors"
+    shutil.copyfile(first / "checkpoint" / "stage-1.safetensors", file)
+    whole = made(*short, f"model.weights={file}", "timeline.stages=[[A,B],[C]]")
+    never = made(*short, f"model.weights={file}", "timeline.stages=[[B],[C]]")
+    assert forget(whole, "A", tmp_path / "same") == 0
+    assert_never_had(tmp_path / "same", never)
+    shutil.copyfile(other / "checkpoint" / "stage-1.safetensors", file)
+    capsys.readouterr()
+    assert forget(whole, "A", tmp_path / "others") == 2
+    error = capsys.readouterr().err
+    assert "model.weights: " in error and "is not any more what" in error
+    assert len(error.splitlines()) == 1 and not (tmp_path / "others").exists()
+    assert forget(whole, "C", tmp_path / "later") == 0, "what comes later begins with a snapshot"

@@ -164,6 +164,7 @@ def test_a_run_begins_with_a_model_of_the_registry(
     assert named.weights_sha256 == plain.weights_sha256
     assert named.begun["unet"]["file"] == "models:/begun/1", "an alias moves, a version does not"
     assert "models:/begun/1" in (tmp_path / "named" / "log.txt").read_text()
+    assert "weights: models:/begun/1" in (tmp_path / "named" / "config.yaml").read_text()
     assert isinstance(Results.read(tmp_path / "named"), Results)
 
 
