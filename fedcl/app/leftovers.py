@@ -43,11 +43,13 @@ class Search:
         site: the hospital's name.
         cases: names of its cases that no other hospital's case has.
         digests: of its data.
+        others: names of the hospitals that stay; what stands inside of one is not looked at.
     """
 
     site: str
     cases: Collection[str] = ()
     digests: Collection[str] = ()
+    others: Collection[str] = ()
 
     def through(self, folder: Path) -> tuple[list[Leftover], int]:
         """Return what is found in a folder, and how many files were looked at."""
@@ -55,9 +57,9 @@ class Search:
         found: list[Leftover] = []
         for path in files:
             file = path.relative_to(folder)
+            parts = [*map(self._bare, file.parts), self._bare(file.stem)]
             telling = len(self.site) >= TELLING and not self.site.isdigit()
-            in_path = telling and any(map(_word(self.site).search, file.parts))
-            if in_path or self.site in file.parts or self.site == file.stem:
+            if self.site in parts or (telling and any(map(_word(self.site).search, parts))):
                 found.append(Leftover(file, f"{self.site} in its path"))
             found += self._in(file, path.read_bytes())
         return found, len(files)
@@ -68,6 +70,9 @@ class Search:
             if digest.encode() in content:
                 yield Leftover(file, "the digest of its data")
         texts, structured = _texts(file, content)
+        texts, bare = [*map(self._bare, texts)], content
+        for other in self._longer:
+            bare = bare.replace(other.encode(), b"...")
         for name in (self.site, *self.cases):
             number = name.isdigit()
             telling = len(name) >= TELLING and not number
@@ -75,8 +80,19 @@ class Search:
             place = next((text for text in texts if pattern.search(text)), None)
             if place is not None:
                 yield Leftover(file, name, place)
-            elif telling and len(name.encode()) >= RARE and _in_bytes(name, content):
+            elif telling and len(name.encode()) >= RARE and _in_bytes(name, bare):
                 yield Leftover(file, name)
+
+    @property
+    def _longer(self) -> list[str]:
+        """The names of others that the hospital's is a part of."""
+        return [other for other in self.others if self.site in other]
+
+    def _bare(self, text: str) -> str:
+        """Return a text without the names of others that the hospital's is a part of."""
+        for other in self._longer:
+            text = text.replace(other, "...")
+        return text
 
 
 def _word(name: str) -> re.Pattern[str]:

@@ -161,7 +161,8 @@ class Past:
             with suppress(FedclError):  # its files are gone already
                 cases[one].update(SCENARIO.make(values["scenario"]).case_names(one))
         own = cases.pop(site).difference(*cases.values())
-        return Search(site, sorted(own), [one for one in [self.digests.get(site)] if one])
+        digests = [one for one in [self.digests.get(site)] if one]
+        return Search(site, sorted(own), digests, list(cases))
 
     def remains(self, site: str) -> list[str]:
         """Return where else there is still what a site gave, and how to delete it."""

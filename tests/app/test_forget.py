@@ -292,6 +292,16 @@ def test_a_letter_is_a_name_only_where_names_stand(
     assert bool(Search("B").through(tmp_path)[0]) is found
 
 
+def test_a_name_inside_of_anothers_is_that_ones(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("stages: [[float-large, D]]")
+    (tmp_path / "float-large").mkdir()
+    (tmp_path / "float-large" / "b.txt").write_text("site float-large has come")
+    assert Search("float", others=["float-large", "D"]).through(tmp_path) == ([], 2)
+    (tmp_path / "c.txt").write_text("sites float-large, float have come")
+    found, _ = Search("float", others=["float-large", "D"]).through(tmp_path)
+    assert [one.file.name for one in found] == ["c.txt"]
+
+
 def test_a_number_is_a_name_only_where_names_stand(tmp_path: Path):
     (tmp_path / "a.json").write_text('{"rounds": 1, "bank/1/x": [1, 2], "1.5": 0}')
     (tmp_path / "log.txt").write_text("stage 1, round 1\n")
