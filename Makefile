@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup simulate test test-slow check docs golden clean
+.PHONY: setup simulate test test-slow test-exhaustive check docs golden clean
 
 setup: $(READY)
 
@@ -24,10 +24,13 @@ check: setup      ## style and types
 	$(BIN)/mypy
 
 test: check       ## style, types and the quick tests; ARGS="-k ted" selects
-	$(PYTEST) -m "not (slow or network or browser)" $(ARGS)
+	$(PYTEST) -m "not (slow or network or browser or exhaustive)" $(ARGS)
 
 test-slow: setup  ## the rest: network, outages, browser, long resumes
 	$(PYTEST) -m "slow or network or browser" $(ARGS)
+
+test-exhaustive: setup  ## every method, rule and size where the others take some: before a release
+	$(PYTEST) -m exhaustive $(ARGS)
 
 docs: setup       ## the documentation as a site, in docs/_build/html/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

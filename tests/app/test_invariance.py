@@ -143,7 +143,7 @@ def test_a_centralised_run_can_be_interrupted_too(name: str, tmp_path: Path, gri
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name == "fedadam" else pytest.mark.slow)
+        pytest.param(name, marks=[] if name == "fedadam" else pytest.mark.exhaustive)
         for name in AGGREGATION.available()
     ],
 )

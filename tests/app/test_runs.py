@@ -53,7 +53,7 @@ def golden_runs() -> list[str]:
     "run",
     [
         pytest.param(
-            run, marks=pytest.mark.slow if run.endswith(IN_3D) and run[:4] != "ted " else []
+            run, marks=pytest.mark.exhaustive if run.endswith(IN_3D) and run[:4] != "ted " else []
         )
         for run in golden_runs()
     ],

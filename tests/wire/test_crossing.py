@@ -70,7 +70,7 @@ QUICK = ("ted optimiser.keep=true", "replay", "ewc", "souvenir")
     [
         *QUICK,
         *(
-            pytest.param(name, marks=pytest.mark.slow)
+            pytest.param(name, marks=pytest.mark.exhaustive)
             for name in STRATEGY.available()
             if name not in QUICK
         ),
