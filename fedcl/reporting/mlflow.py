@@ -138,7 +138,14 @@ class Tracker(Watcher):
             return
         from fedcl.release.kept import write_models
 
-        for version in write_models(self.folder, self.model, self.values, now):
+        try:
+            versions = write_models(self.folder, self.model, self.values, now)
+        except Exception as error:  # whatever it is, it takes no stage from the run
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            log.warning("the model of stage %d is not kept in the registry: %s", stage, reason)
+            log.debug("no model", exc_info=True)
+            return
+        for version in versions:
             released = verdict is None or verdict.released
             about = {"stage": stage, "released": released, "tags": version.tags}
             self.spool.put(

@@ -131,6 +131,17 @@ def test_a_run_that_is_gone_on_with_makes_no_version_twice(tmp_path: Path):
     assert "1 validation case" in versions[1].tags["reason"]
 
 
+def test_a_model_that_cannot_be_kept_takes_nothing_from_the_run(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "models").touch()  # where the folder of models is to be
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    found = run_it(compose([*SHORT, *KEPT, f"tracking.uri={uri}"]), tmp_path / "run")
+    assert found.completed and len(found.matrix) == 2
+    said = (tmp_path / "run" / "log.txt").read_text()
+    assert "the model of stage 1 is not kept in the registry: " in said
+    assert not connect(uri, "x").search_registered_models()
+
+
 def test_each_architecture_is_a_model_of_its_own(tmp_path: Path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     both = [
