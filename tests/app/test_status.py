@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedcl.app.cli import main
-from fedcl.app.provision import prepare
+from fedcl.app.provision.federation import prepare
 from fedcl.files import lock, locked
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.state import State
@@ -57,7 +57,7 @@ def test_a_run_in_progress_is_not_disturbed(tmp_path: Path, capsys: pytest.Captu
 
 def test_what_cannot_be_told_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The SuperLink of this federation does not run, and one of its runs is damaged."""
-    prepare(tmp_path / "federation", ["A"], "127.0.0.1", 20001)
+    prepare(tmp_path / "federation", ["A"], "127.0.0.1", 20001, "correct horse")
     runs = tmp_path / "federation" / "server" / "runs"
     begun(runs / "run-1")
     (begun(runs / "run-2") / "checkpoint" / "round-000006-stage-001" / "state.json").write_text("{")
