@@ -1,6 +1,6 @@
 """The command `fedcl status`: which hospitals are there, and how far runs have got."""
 
-import dataclasses
+import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedcl.app.provision.federation import expires
+from fedcl.app.provision.hospitals import superlink
 from fedcl.app.run_folder import holds_run
 from fedcl.errors import ConfigError, FedclError
 from fedcl.files import locked
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.results import Results
 from fedcl.server.state import State
-from fedcl.wire.control import moment, nodes
+from fedcl.wire.control import heard
 
 LATEST = 5
 """How many runs are told of, and of each how many failures."""
@@ -56,19 +58,44 @@ def status(place: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is no such folder.
     """
-    told: dict[str, Any] = {"hospitals": [], "problem": None}
+    told: dict[str, Any] = {"certificate": None, "hospitals": [], "problem": None}
     if holds_run(place):
         return told | {"runs": [_run(place)]}
     server = next((one for one in (place / "server", place) if (one / "flwr").is_dir()), None)
     if server is None:
         raise ConfigError(f"status: {place} is no run's folder, and none that fedcl deploy wrote")
     try:
-        told["hospitals"] = [dataclasses.asdict(node) for node in nodes(server / "flwr")]
+        told["certificate"] = _moment(expires(server).timestamp())
+        told["hospitals"] = _hospitals(server)
     except FedclError as error:
         told["problem"] = str(error)
     runs = [one for one in (server / "runs").glob("run-*") if holds_run(one)]
     runs.sort(key=lambda one: one.stat().st_mtime, reverse=True)
     return told | {"runs": [_run(one) for one in runs[:LATEST]]}
+
+
+def _hospitals(server: Path) -> list[dict[str, Any]]:
+    """Return the hospitals that a server lets in, by name."""
+    with superlink(server) as link:
+        known = sorted(link.nodes(), key=lambda node: node.name)
+    told = []
+    for node in known:
+        times = {"online": node.last_activated_at, "offline": node.last_deactivated_at}
+        since = times.get(node.status, node.registered_at)
+        one = {"site": node.name, "state": node.status, "since": _moment(since)}
+        told.append({**one, "heard": _moment(heard(node))})
+    return told
+
+
+def _moment(when: str | float | None) -> str | None:
+    """Return a time as ISO 8601 in UTC, to the second."""
+    if when is None:
+        return None
+    if isinstance(when, str):
+        read = datetime.datetime.fromisoformat(when)
+    else:
+        read = datetime.datetime.fromtimestamp(when, datetime.UTC)
+    return read.astimezone(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -87,7 +114,7 @@ def _run(folder: Path) -> dict[str, Any]:
     stages, rounds = (state.configuration[f"timeline.{key}"] for key in ("stages", "rounds"))
     stage = min(state.stage, len(stages) - 1)
     return told | {
-        "updated": moment((folder / "checkpoint").stat().st_mtime),
+        "updated": _moment((folder / "checkpoint").stat().st_mtime),
         "stage": stage + 1,
         "stages": len(stages),
         "round": state.round - stage * rounds,
@@ -122,6 +149,8 @@ def _in_words(told: dict[str, Any]) -> Iterator[str | Table]:
             keys = ("site", "state", "since", "heard")
             table.add_row(*(escape(node[key] or "never") for key in keys))
         yield table
+    if told["certificate"]:
+        yield f"the server's certificate lasts until {told['certificate']}"
     for run in told["runs"]:
         if run["problem"]:
             yield escape(f"{run['run']}: {run['problem']}")

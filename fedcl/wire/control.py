@@ -1,96 +1,83 @@
-"""What a SuperLink knows of its hospitals, asked through the interface that `flwr` uses.
+"""What the operator of a SuperLink asks it: who its hospitals are, and to let others in.
 
-Flower 1.41 offers it to its own commands alone, and those leave out the hospitals' names.
+It is the interface of the command `flwr supernode`, private to Flower (1.41): the command itself
+shows neither names nor keys, by which hospitals are told apart here.
 """
 
-import datetime
-import tomllib
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import httpx
 from flwr.common.constant import HEARTBEAT_PATIENCE
-from flwr.proto.control_pb2 import ListNodesRequest
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 
-from fedcl.errors import ConfigError, RunError, one_line
-
-
-@dataclass(frozen=True)
-class Node:
-    """A hospital as the SuperLink sees it.
-
-    Attributes:
-        site: the name that it is registered under; its number where it has none.
-        state: "online", "offline", or "registered" where it has never been there.
-        since: when that began, ISO 8601 in UTC.
-        heard: when it was last heard of; None where never.
-    """
-
-    site: str
-    state: str
-    since: str
-    heard: str | None
+from fedcl.errors import RunError, one_line
 
 
-def nodes(home: Path) -> list[Node]:
-    """Return the hospitals that a SuperLink has registered, by name.
+class Control:
+    """A SuperLink on this machine.
 
     Args:
-        home: Flower's folder at the server, `FLWR_HOME`, with its `config.toml`.
+        client: Flower's own.
+    """
+
+    def __init__(self, client: ControlHttpClient) -> None:
+        self._client = client
+
+    def nodes(self) -> list[NodeInfo]:
+        """Return the hospitals that it lets in, those that have never been there included."""
+        known = self._client.ListNodes(ListNodesRequest()).nodes_info
+        return [node for node in known if node.status != "unregistered"]
+
+    def register(self, key: bytes, site: str) -> None:
+        """Let a hospital in: whoever has the private key to a public one, PEM."""
+        self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
+
+    def unregister(self, node: NodeInfo) -> None:
+        """Let a hospital in no more."""
+        self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+
+
+@contextmanager
+def controlled(address: str, certificate: Path, patience: float = 0.0) -> Iterator[Control]:
+    """Open a link to the SuperLink, which may not have started yet.
+
+    Args:
+        address: as host:port.
+        certificate: of the authority that signed its own.
+        patience: seconds to wait for it.
 
     Raises:
-        ConfigError: there is no SuperLink written down.
-        RunError: it does not answer.
+        RunError: it does not answer, or not so.
     """
-    link = _connection(home)
+    deadline = time.monotonic() + patience
+    root = certificate.read_bytes()
     try:
-        client = ControlHttpClient.from_server_address(
-            server_address=link["address"],
-            insecure=bool(link.get("insecure", False)),
-            root_certificates=Path(link["root-certificates"]).read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="fedcl")],
-        )
-        try:
-            found = client.ListNodes(ListNodesRequest()).nodes_info
-        finally:
-            client.close()
-    except Exception as error:  # sockets, certificates, HTTP: Flower's client raises many kinds
+        with ControlHttpClient.from_server_address(address, False, root, []) as client:
+            while True:
+                try:
+                    client.ListNodes(ListNodesRequest())
+                    break
+                except httpx.TransportError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(1)
+            yield Control(client)
+    except httpx.HTTPError as error:
         reason = one_line(str(error)) or type(error).__name__
-        raise RunError(f"the SuperLink at {link['address']} does not answer ({reason})") from None
-    there = [node for node in found if node.status != "unregistered"]
-    return sorted(map(_told, there), key=lambda one: one.site)
+        raise RunError(f"the SuperLink at {address} does not answer ({reason})") from None
 
 
-def _told(node: NodeInfo) -> Node:
-    """Return what is known of a node."""
-    times = {"online": node.last_activated_at, "offline": node.last_deactivated_at}
-    # A node is taken to be online until so many heartbeats after the last one have not come.
-    patience = HEARTBEAT_PATIENCE * node.heartbeat_interval if node.status == "online" else 0.0
-    heard = moment(node.online_until - patience) if node.online_until else None
-    since = moment(times.get(node.status, node.registered_at))
-    return Node(node.name or f"node {node.node_id}", node.status, since, heard)
+def heard(node: NodeInfo) -> float | None:
+    """Return when a hospital was last heard of, in seconds since 1970; None where never.
 
-
-def moment(when: str | float) -> str:
-    """Return a time as ISO 8601 in UTC, to the second."""
-    if isinstance(when, str):
-        read = datetime.datetime.fromisoformat(when)
-    else:
-        read = datetime.datetime.fromtimestamp(when, datetime.UTC)
-    return read.astimezone(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _connection(home: Path) -> dict[str, Any]:
-    """Return where the SuperLink of a server is."""
-    file = home / "config.toml"
-    try:
-        links = tomllib.loads(file.read_text())["superlink"]
-        link = dict(next(iter(links.values())))
-        link["address"], link["root-certificates"]
-    except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
-        reason = one_line(str(error)) or type(error).__name__
-        raise ConfigError(f"status: {file} names no SuperLink ({reason})") from None
-    return link
+    It is taken to be there until so many heartbeats after its last one have not come.
+    """
+    if not node.online_until:
+        return None
+    there = node.status == "online"
+    return node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval * there
