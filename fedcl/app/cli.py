@@ -158,6 +158,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--host", default="127.0.0.1", help="of the server; default: this machine")
     command.add_argument("--port", type=int, default=18001, help="of the server; default: 18001")
     command.set_defaults(run=deploy)
+    about = "answer the server's calls at a hospital, by the code that is installed; see start.sh"
+    command = commands.add_parser("hospital", help=about, description=about)
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="that fedcl deploy has written"
+    )
+    command.add_argument("--superlink", required=True, metavar="HOST:PORT", help="the server")
+    command.add_argument(
+        "--node-config", required=True, metavar="TEXT", help="site='A' state-path='...' ..."
+    )
+    command.set_defaults(run=hospital)
     return parser
 
 
@@ -220,6 +230,13 @@ def forget(given: argparse.Namespace) -> int:
         return make(given.run_folder, given.site, given.out, given.set, Console())
 
     return interruptibly(act)
+
+
+def hospital(given: argparse.Namespace) -> int:
+    """Run at a hospital; see `fedcl.app.hospital.attend`."""
+    from fedcl.app.hospital import attend
+
+    return attend(given.folder, given.superlink, given.node_config)
 
 
 def predict(given: argparse.Namespace) -> None:

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Hospital {{ site }}: Flower's SuperNode. Say in data="" where its data lie, if in files.
+# Hospital {{ site }}. Say in data="" where its data lie, if in files.
 data=""
+# Which code answers: "installed", that of this machine, in a process that stays; or "brought", that
+# which a run brings along, in a process for every call, as Flower's SuperNode does it.
+code="installed"
 set -euo pipefail
 umask 077 # of patients, and secrets
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -12,5 +15,8 @@ export PATH="{{ programs }}:$PATH"
 mkdir -p "$here/state"
 cd "$here"
 node="site='{{ site }}' state-path='$here/state'${data:+ data-path='$data'}"
+if [ "$code" = installed ]; then
+    exec fedcl hospital "$here" --superlink {{ host }}:{{ port }} --node-config "$node"
+fi
 exec flower-supernode --superlink {{ host }}:{{ port }} --root-certificates ca.crt \
     --auth-supernode-private-key key --host 127.0.0.1 --port {{ own_port }} --node-config "$node"
