@@ -37,13 +37,13 @@ class Federation:
         prepare(folder, sites, self.host, self.port)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str) -> None:
-        """Start the server, its gate, or a hospital's SuperNode."""
+    def start(self, name: str, **more: str) -> None:
+        """Start the server, its gate, or a hospital's program, with more in its environment."""
         own = self.folder / ("server" if name in ("server", "gate") else f"sites/{name}")
         log = (own / "out.log").open("ab")
         script = own / ("gate.sh" if name == "gate" else "start.sh")
         self.processes[name] = subprocess.Popen(
-            [str(script)], stdout=log, stderr=log, start_new_session=True
+            [str(script)], stdout=log, stderr=log, start_new_session=True, env=os.environ | more
         )
 
     def status(self, path: str, port: int) -> int:

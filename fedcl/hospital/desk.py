@@ -110,8 +110,8 @@ class Desk:
             return None
         reason = (
             f"refused: the run's code ({short(brought)}) is not what this hospital has installed "
-            f"({short(self._code)}, fedcl {fedcl.__version__}): {len(files)} files differ; install "
-            "the same version on both sides"
+            f"({short(self._code)}, fedcl {fedcl.__version__}): files that differ: {len(files)}; "
+            "install the same version on both sides"
         )
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         log.warning("run-%d: %s (%s%s)", run, reason, ", ".join(files[:5]), more)
