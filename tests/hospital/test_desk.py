@@ -219,5 +219,5 @@ def test_a_run_with_other_code_is_refused_by_a_line_on_both_sides(
         "refused: the run's code" in said.error.reason
         and "files that differ: 1" in said.error.reason
     )
-    assert "strategies/lwf.py" in caplog.text and "\n" not in reason
+    assert "strategies/lwf.py" in caplog.text and "\n" not in said.error.reason
     assert not trap.exists()
