@@ -14,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedcl.app.provision import prepare
+from fedcl.app.provision.federation import prepare
+from fedcl.app.provision.hospitals import tell_gate
 from tests.conftest import ROOT
 
 PATIENCE = 400.0  # seconds for a whole run; one call takes a process of its own, some seconds each
+PASSPHRASE = "correct horse"
 
 
 class Federation:
@@ -34,17 +36,20 @@ class Federation:
         self.gated = shutil.which("nginx") is not None
         self.host = "127.0.0.2" if self.gated else "127.0.0.1"
         self.inner = self.port + self.gated
-        prepare(folder, sites, self.host, self.port)
+        prepare(folder, sites, self.host, self.port, PASSPHRASE)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, **more: str) -> None:
         """Start the server, its gate, or a hospital's program, with more in its environment."""
-        own = self.folder / ("server" if name in ("server", "gate") else f"sites/{name}")
-        log = (own / "out.log").open("ab")
-        script = own / ("gate.sh" if name == "gate" else "start.sh")
+        script = self.own(name) / ("gate.sh" if name == "gate" else "start.sh")
+        log = (self.own(name) / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             [str(script)], stdout=log, stderr=log, start_new_session=True, env=os.environ | more
         )
+
+    def own(self, name: str) -> Path:
+        """Return the folder of a hospital, or of the server, which is the gate's as well."""
+        return self.folder / ("server" if name in ("server", "gate") else f"sites/{name}")
 
     def status(self, path: str, port: int) -> int:
         """Return how a request from the network is answered."""
@@ -54,7 +59,8 @@ class Federation:
         return link.getresponse().status
 
     def said(self, name: str) -> str:
-        return (self.folder / "sites" / name / "out.log").read_text()
+        """Return what a process has printed."""
+        return (self.own(name) / f"{name}.log").read_text()
 
     def flwr(self, *words: str) -> str:
         """Call `flwr` as the server's operator would."""
@@ -67,14 +73,15 @@ class Federation:
         return done.stdout
 
     def open(self, registered: list[str], started: list[str]) -> None:
-        """Start the server, tell it its hospitals, and start some."""
+        """Start the server, to whom some hospitals belong, and some hospitals."""
+        for site in set(self.sites) - set(registered):
+            (self.folder / "server" / "hospitals" / f"{site}.pub").unlink()
+        tell_gate(self.folder / "server")
         self.start("server")
         if self.gated:
             self.start("gate")
         self.until(self.listens)
-        for site in registered:
-            key = self.folder / "server" / "hospitals" / f"{site}.pub"
-            self.flwr("supernode", "register", str(key), "federation", "--name", site)
+        self.until(lambda: "the hospitals are known" in self.said("server"))
         for site in started:
             self.start(site)
 
@@ -107,16 +114,6 @@ class Federation:
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
-
-    def revive(self, name: str) -> None:
-        """Start a hospital until the server lets it in again, as systemd would."""
-
-        def lives() -> bool:
-            self.start(name)
-            time.sleep(10)
-            return self.processes[name].poll() is None
-
-        self.until(lives)
 
     def kill_application(self) -> None:
         """Kill the server's application, which the SuperLink has started."""

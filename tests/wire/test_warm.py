@@ -37,11 +37,16 @@ def other_version(folder: Path) -> Path:
     return folder
 
 
+def process(fed: Federation, name: str, words: str) -> psutil.Process:
+    """Return a process of a hospital by what its command line says."""
+    every = psutil.Process(fed.processes[name].pid).children(recursive=True)
+    (found,) = (one for one in every if words in " ".join(one.cmdline()))
+    return found
+
+
 def worker(fed: Federation, name: str) -> psutil.Process:
     """Return a hospital's process that answers."""
-    every = psutil.Process(fed.processes[name].pid).children()
-    (found,) = (one for one in every if "spawn_main" in " ".join(one.cmdline()))
-    return found
+    return process(fed, name, "spawn_main")
 
 
 def test_other_code_is_refused_and_a_process_that_dies_costs_nothing_but_time(
@@ -53,10 +58,12 @@ def test_other_code_is_refused_and_a_process_that_dies_costs_nothing_but_time(
     refused = fed.run([*SMALL, "timeline.wait=20"])
     fed.until(lambda: "refused: the run's code" in fed.said("B"))
     assert "strategies/lwf.py" in fed.said("B")
-    fed.until(lambda: _has(refused / "log.txt", "B did not start: refused: the run's code"))
+    number = refused.name.removeprefix("run-")
+    reason = "B did not start: refused: the run's code"
+    fed.until(lambda: reason in fed.flwr("log", number, "federation", "--show"), 60)
 
-    fed.processes["B"].send_signal(signal.SIGTERM)  # with its process, and in order
     gone = worker(fed, "B")
+    fed.processes["B"].send_signal(signal.SIGTERM)  # in order, with all that belongs to it
     fed.processes["B"].wait(60)
     gone.wait(60)
     fed.start("B")
@@ -76,10 +83,6 @@ def test_other_code_is_refused_and_a_process_that_dies_costs_nothing_but_time(
     log = fed.folder / "sites" / "A" / "hospital.log"
     assert log.stat().st_mode & 0o777 == 0o600 and "; loss seg " in log.read_text()
 
-    fed.processes["A"].kill()  # and what belongs to it ends as well
     gone = worker(fed, "A")
+    process(fed, "A", "fedcl hospital").kill()  # and its process ends as well
     gone.wait(60)
-
-
-def _has(file: Path, words: str) -> bool:
-    return file.exists() and words in file.read_text()

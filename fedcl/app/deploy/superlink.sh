@@ -11,6 +11,9 @@ export RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
 export PATH="{{ programs }}:$PATH"
 mkdir -p "$FEDCL_RUNS"
 cd "$here"
+# Who belongs to it, it is told as soon as it answers; in state.db it remembers that, and its runs.
+python -P -m fedcl.app.provision "$here" &
 exec flower-superlink --host 127.0.0.1 --port {{ inner }} \
-    --ssl-certfile server.pem --ssl-keyfile server.key --ssl-ca-certfile ca.crt \
-    --enable-supernode-auth
+    --ssl-certfile superlink.pem --ssl-keyfile superlink.key --ssl-ca-certfile ca.crt \
+    --enable-supernode-auth --database state.db \
+    --log-file superlink.log --log-rotation-backup-count 90 # days

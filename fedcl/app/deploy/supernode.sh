@@ -15,8 +15,27 @@ export PATH="{{ programs }}:$PATH"
 mkdir -p "$here/state"
 cd "$here"
 node="site='{{ site }}' state-path='$here/state'${data:+ data-path='$data'}"
+server=(--superlink {{ host }}:{{ port }})
 if [ "$code" = installed ]; then
-    exec fedcl hospital "$here" --superlink {{ host }}:{{ port }} --node-config "$node"
+    program=(fedcl hospital "$here" "${server[@]}" --node-config "$node")
+else
+    run="import os; from flwr.supernode.cli import flower_supernode as run; run(); os._exit(1)"
+    program=(python -P -c "$run" "${server[@]}" --root-certificates ca.crt
+        --auth-supernode-private-key key --host 127.0.0.1 --port {{ own_port }}
+        --node-config "$node")
 fi
-exec flower-supernode --superlink {{ host }}:{{ port }} --root-certificates ca.crt \
-    --auth-supernode-private-key key --host 127.0.0.1 --port {{ own_port }} --node-config "$node"
+
+# For a server that is away the program waits, however long. Where it gives up instead, it ends (left
+# to itself, Flower's would stay without a connection): then it is started again, until the server
+# lets it in.
+trap 'trap - TERM INT; kill "$child" 2> /dev/null; wait "$child"; exit 0' TERM INT
+while true; do
+    "${program[@]}" &
+    child=$!
+    wait "$child" || true
+    echo "fedcl: it has ended, as said above; once more in 15 seconds. A hospital that was"
+    echo "fedcl: cut off is let in after a minute, one whose key is not registered when it is."
+    sleep 15 &
+    child=$!
+    wait "$child" || true
+done
