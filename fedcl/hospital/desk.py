@@ -41,7 +41,7 @@ class Desk:
         self.link, self.hire = link, hire
         self._waiting: list[Message] = []
         self._last = time.monotonic()
-        self._bundle = lru_cache(maxsize=8)(lambda run: bundled(link.bundle(run)))
+        self._bundle = lru_cache(maxsize=8)(lambda run: bundled(self.link.bundle(run)))
         self._start()
 
     def attend(self) -> None:

@@ -5,7 +5,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,21 +99,22 @@ def bundle() -> bytes:
     return build_fab_from_disk(ROOT)
 
 
-@pytest.fixture
-def attend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Table], None]:
-    """Serve until nothing more is asked, in a folder of its own."""
-    monkeypatch.setattr(desk, "GLANCE", 0.2)
-    node = {"site": "A", "state-path": str(tmp_path / "A"), "simulated": False}
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, bundle: bytes) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("hospital")
+    node = {"site": "A", "state-path": str(folder / "A")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk, "GLANCE", 0.2)
+        made = Desk(Table([], bundle), lambda: Worker(node, folder))
+        yield made
+        made.close()
 
-    def run(table: Table) -> None:
-        own = Desk(table, lambda: Worker(node, tmp_path))
-        try:
-            with pytest.raises(Done):
-                own.attend()
-        finally:
-            own.close()
 
-    return run
+def attend(own: Desk, table: Table) -> None:
+    """Serve until nothing more is asked."""
+    own.link = table
+    with pytest.raises(Done):
+        own.attend()
 
 
 def endless(call: Message) -> Message:
@@ -150,14 +151,14 @@ def when_it_trains(log: pytest.LogCaptureFixture, act: Callable[[psutil.Process]
 
 
 def test_the_warm_process_answers_call_after_call_as_a_fresh_one_does(
-    seen: list[tuple[Message, Message]], bundle: bytes, attend: Callable[[Table], None]
+    seen: list[tuple[Message, Message]], bundle: bytes, own: Desk
 ):
     calls = [call for call, _ in seen]
     assert [one.metadata.message_type for one in calls] == [
         "query.hello", "evaluate", "train", "evaluate", "evaluate"
     ]  # fmt: skip
     table = Table([*calls, *calls], bundle)
-    attend(table)
+    attend(own, table)
     expected = [values(reply) for _, reply in seen]
     assert [values(reply) for reply in table.replies] == [*expected, *expected]
 
@@ -165,14 +166,14 @@ def test_the_warm_process_answers_call_after_call_as_a_fresh_one_does(
 def test_one_that_dies_is_an_error_at_once_and_the_next_call_is_answered(
     seen: list[tuple[Message, Message]],
     bundle: bytes,
-    attend: Callable[[Table], None],
+    own: Desk,
     caplog: pytest.LogCaptureFixture,
 ):
     caplog.set_level(logging.INFO, "fedcl")
     train, reply = seen[2]
     table = Table([endless(train), train], bundle)
     when_it_trains(caplog, lambda worker: worker.kill())
-    attend(table)
+    attend(own, table)
     died, answer = table.replies
     assert died.error.code == CRASHED and "SIGKILL" in died.error.reason
     assert values(answer) == values(reply)
@@ -182,25 +183,33 @@ def test_one_that_dies_is_an_error_at_once_and_the_next_call_is_answered(
 def test_a_call_that_nobody_waits_for_any_more_does_not_hold_up_the_next(
     seen: list[tuple[Message, Message]],
     bundle: bytes,
-    attend: Callable[[Table], None],
+    own: Desk,
     caplog: pytest.LogCaptureFixture,
 ):
     """The server asks for something new; then the run ends while one is worked on."""
     caplog.set_level(logging.INFO, "fedcl")
     train, reply = seen[2]
     table = Table([endless(train), train], bundle, patient=False)
-    attend(table)
+    attend(own, table)
     assert [values(one) for one in table.replies] == [values(reply)]
     assert "given up: the server waits no longer" in caplog.text
     ended = Table([endless(train)], bundle)
     ended.running = False
-    attend(ended)
+    attend(own, ended)
     assert ended.replies == [] and "given up: the run has ended" in caplog.text
+
+
+class Idle:
+    """A process that is never asked anything."""
+
+    used = False
+
+    def reply(self, seconds: float) -> None:
+        pytest.fail("it was asked")
 
 
 def test_a_run_with_other_code_is_refused_by_a_line_on_both_sides(
     seen: list[tuple[Message, Message]],
-    attend: Callable[[Table], None],
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ):
@@ -212,7 +221,7 @@ def test_a_run_with_other_code_is_refused_by_a_line_on_both_sides(
     trap = tmp_path / "executed"
     (tmp_path / "app" / "strategies" / "lwf.py").write_text(f"open({str(trap)!r}, 'w')\n")
     table = Table([seen[0][0]], build_fab_from_disk(tmp_path / "app"))
-    attend(table)
+    attend(Desk(table, Idle), table)
     (said,) = table.replies
     assert said.error.code == RAISED
     assert (
