@@ -39,12 +39,12 @@ class Federation:
         prepare(folder, sites, self.host, self.port, PASSPHRASE)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str) -> None:
-        """Start the server, its gate, or a hospital's SuperNode."""
+    def start(self, name: str, **more: str) -> None:
+        """Start the server, its gate, or a hospital's program, with more in its environment."""
         script = self.own(name) / ("gate.sh" if name == "gate" else "start.sh")
         log = (self.own(name) / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
-            [str(script)], stdout=log, stderr=log, start_new_session=True
+            [str(script)], stdout=log, stderr=log, start_new_session=True, env=os.environ | more
         )
 
     def own(self, name: str) -> Path:

@@ -178,6 +178,16 @@ def _parser() -> argparse.ArgumentParser:
         help="opens the authority's key; default: FEDCL_PASSPHRASE, else the terminal asks",
     )  # fmt: skip
     command.set_defaults(run=deploy)
+    about = "answer the server's calls at a hospital, by the code that is installed; see start.sh"
+    command = commands.add_parser("hospital", help=about, description=about)
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="that fedcl deploy has written"
+    )
+    command.add_argument("--superlink", required=True, metavar="HOST:PORT", help="the server")
+    command.add_argument(
+        "--node-config", required=True, metavar="TEXT", help="site='A' state-path='...' ..."
+    )
+    command.set_defaults(run=hospital)
     return parser
 
 
@@ -255,6 +265,13 @@ def forget(given: argparse.Namespace) -> int:
         return make(given.run_folder, given.site, given.out, given.set, Console())
 
     return interruptibly(act)
+
+
+def hospital(given: argparse.Namespace) -> int:
+    """Run at a hospital; see `fedcl.app.hospital.attend`."""
+    from fedcl.app.hospital import attend
+
+    return attend(given.folder, given.superlink, given.node_config)
 
 
 def predict(given: argparse.Namespace) -> None:
