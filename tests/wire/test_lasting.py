@@ -29,6 +29,7 @@ from tests.federation import PASSPHRASE, SMALL, Federation
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 MEGABYTE = 2**20
+SOON = 60.0  # seconds; the gate looks every two
 needs_nginx = pytest.mark.skipif(not shutil.which("nginx"), reason="no nginx")
 
 
@@ -121,16 +122,16 @@ def test_hospitals_come_and_go_while_others_stay(
 
     deploy("--add", "C")
     c = Caller(fed, "C")
-    fed.until(lambda: c.connect() == 200)
+    fed.until(lambda: c.connect() == 200, SOON)
 
     deploy("--revoke", "B")
     assert b.ask() in (401, 412), "at once, whether the gate has noticed or not"
-    fed.until(lambda: b.ask() == 412)
+    fed.until(lambda: b.ask() == 412, SOON)
     assert b.connect() == 412
 
     deploy("--rotate", "C")
-    fed.until(lambda: c.ask() == 412)
-    fed.until(lambda: Caller(fed, "C").connect() == 200)
+    fed.until(lambda: c.ask() == 412, SOON)
+    fed.until(lambda: Caller(fed, "C").connect() == 200, SOON)
 
     def shown() -> bytes | None:
         with trusting(fed).wrap_socket(
@@ -141,7 +142,7 @@ def test_hospitals_come_and_go_while_others_stay(
     before = shown()
     monkeypatch.setenv("FEDCL_PASSPHRASE", PASSPHRASE)
     deploy("--renew")
-    fed.until(lambda: shown() != before)
+    fed.until(lambda: shown() != before, SOON)
     assert Caller(fed, "A").connect() == 412, "as it is there: one key, one connection"
     assert a.ask() == 200
     log = (fed.own("server") / "superlink.log").read_text()
