@@ -37,7 +37,7 @@ from fedcl.server.state import State
 from fedcl.settings import flat
 from fedcl.timeline import NAME
 from fedcl.tracking.names import SCHEME
-from fedcl.wire.forgetting import RUN
+from fedcl.wire.limits import RUN
 from fedcl.wire.superlink_grid import SuperLinkGrid
 
 log = logging.getLogger("fedcl")
