@@ -13,7 +13,7 @@ from flwr.supercore.inflatable import inflatable_utils
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from fedcl.app.provision import prepare
+from fedcl.app.provision.federation import prepare
 from fedcl.errors import ConfigError
 from fedcl.wire.supernode import linked, node_config
 
@@ -49,7 +49,7 @@ def test_what_a_hospital_says_of_itself_is_read_as_flower_does():
 
 
 def test_a_key_that_is_none_is_named(tmp_path: Path):
-    prepare(tmp_path / "federation", ["A"], "127.0.0.1", 18001)
+    prepare(tmp_path / "federation", ["A"], "127.0.0.1", 18001, "correct horse")
     own = tmp_path / "federation" / "sites" / "A"
     for key in (own / "ca.crt", own / "nothing"):
         with (
