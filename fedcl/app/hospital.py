@@ -5,7 +5,7 @@ import os
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from fedcl.errors import ConfigError, RunError
+from fedcl.errors import ConfigError, FedclError, RunError
 from fedcl.hospital.desk import Desk
 from fedcl.hospital.worker import Worker
 from fedcl.interruption import exit_code, interruptible
@@ -48,6 +48,12 @@ def attend(folder: Path, superlink: str, node: str) -> int:
         except KeyboardInterrupt:
             log.info("stopped")
             return exit_code()
+        except FedclError as error:
+            log.error("%s", error)
+            raise
+        except Exception as error:  # Flower's, or the network's
+            log.exception("the link to the server has ended")
+            raise RunError(f"the link to the server has ended ({error!r})") from None
     raise RunError("the link to the server has ended")  # attending does not end by itself
 
 

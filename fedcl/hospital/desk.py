@@ -22,7 +22,7 @@ log = logging.getLogger("fedcl")
 
 SHORTEST, LONGEST = 0.2, 1.0
 """Seconds between two looks for a call: a tenth of the time since the last one, within these."""
-GLANCE = 5.0
+GLANCE = 15.0
 """Seconds between two looks, while a call is worked on, at whether anybody still waits for it."""
 IDLE = 900.0
 """Seconds without a call after which what is held of a run, on a GPU as well, is let go."""
@@ -77,7 +77,9 @@ class Desk:
         try:
             self._worker.reply(min(max(SHORTEST, silent / 10), LONGEST))
         except DiedError as error:
-            log.error("the process that answers has ended (%s); it is started again", error)
+            if not self._worker.ready:
+                raise RunError(f"the process that computes cannot be started ({error})") from None
+            log.error("the process that computes has ended (%s); it is started again", error)
             self._replace()
 
     def _look(self) -> None:

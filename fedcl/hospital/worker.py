@@ -39,6 +39,10 @@ class Worker:
     Args:
         node: the hospital's own configuration.
         folder: of the hospital, which holds its `allowed.yaml`.
+
+    Attributes:
+        ready: whether it has everything loaded.
+        used: whether it has been asked anything.
     """
 
     def __init__(self, node: NodeConfig, folder: Path) -> None:
@@ -47,14 +51,14 @@ class Worker:
         self._process = spawning.Process(target=serve, args=(theirs, node, folder))
         self._process.start()
         theirs.close()
-        self._ready = False
+        self.ready = False
         self._given: tuple[int, Message] | None = None
         self.used = False
 
     def ask(self, node: int, message: Message) -> None:
         """Give it a call to answer, as the node that the SuperLink knows by that number."""
         self._given, self.used = (node, message), True
-        if self._ready:
+        if self.ready:
             self._hand_over()
 
     def reply(self, seconds: float) -> Message | None:
@@ -73,7 +77,7 @@ class Worker:
                 if isinstance(said, Message):
                     return said
                 if said == READY:
-                    self._ready = True
+                    self.ready = True
                     self._hand_over()
                 else:
                     log.handle(said)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from click import ClickException
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
@@ -28,7 +29,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, one_line
 from fedcl.wire import flower
 
 NodeConfig = dict[str, Any]
@@ -129,5 +130,12 @@ def linked(address: str, certificate: Path, key: Path) -> Iterator[Link]:
 
 
 def node_config(text: str) -> NodeConfig:
-    """Read what `--node-config` says: key='text' key=number, separated by spaces."""
-    return parse_config_args([text])
+    """Read what `--node-config` says: key='text' key=number, separated by spaces.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
+    try:
+        return parse_config_args([text])
+    except ClickException as error:
+        raise ConfigError(f"hospital --node-config: {one_line(error.message)}") from None

@@ -13,7 +13,6 @@ from flwr.supercore.inflatable import inflatable_utils
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from fedcl.app.provision.federation import prepare
 from fedcl.errors import ConfigError
 from fedcl.wire.supernode import linked, node_config
 
@@ -48,12 +47,17 @@ def test_what_a_hospital_says_of_itself_is_read_as_flower_does():
     }  # fmt: skip
 
 
+def test_what_cannot_be_read_of_it_is_one_line():
+    with pytest.raises(ConfigError, match="hospital --node-config: ") as refused:
+        node_config("site=RUNMC")
+    assert "\n" not in str(refused.value)
+
+
 def test_a_key_that_is_none_is_named(tmp_path: Path):
-    prepare(tmp_path / "federation", ["A"], "127.0.0.1", 18001, "correct horse")
-    own = tmp_path / "federation" / "sites" / "A"
-    for key in (own / "ca.crt", own / "nothing"):
+    (tmp_path / "ca.crt").write_text("none")
+    for key in (tmp_path / "ca.crt", tmp_path / "nothing"):
         with (
             pytest.raises(ConfigError, match=f"{key.name}: cannot be read as a private key"),
-            linked("127.0.0.1:1", own / "ca.crt", key),
+            linked("127.0.0.1:1", tmp_path / "ca.crt", key),
         ):
             pytest.fail("it was let in")
