@@ -151,6 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
     command.add_argument("--uri", default=MLFLOW, help=f"where MLflow is; default: {MLFLOW}")
     command.set_defaults(run=rollback)
+    about = "say which hospitals of a federation are there and how far its runs, or one, have got"
+    command = commands.add_parser("status", help=about, description=about)
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="that fedcl deploy wrote, or of a run"
+    )
+    command.add_argument("--json", action="store_true", help="for a program")
+    command.set_defaults(run=status)
     about = "write the folders of a real federation, or change who belongs to it"
     command = commands.add_parser("deploy", help=about, description=about)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="gets keys and scripts")
@@ -278,6 +285,15 @@ def rollback(given: argparse.Namespace) -> None:
 
     before, now = roll_back(given.uri, given.name, given.to)
     print(f"{given.name}: {RELEASED} is version {now}; version {before} is withdrawn")
+
+
+def status(given: argparse.Namespace) -> int:
+    """Print how a federation, or a run, is doing; see `fedcl.app.status.tell`."""
+    from rich.console import Console
+
+    from fedcl.app.status import tell
+
+    return tell(given.folder, given.json, Console())
 
 
 def card(given: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from fedcl.app.provision.federation import expires
 from fedcl.app.provision.hospitals import belonging
 
 PASSPHRASE = "correct horse"
-NOBODY_RUNS = "the SuperLink does not answer: it is told when it starts\n"
+NOBODY_RUNS = "it is told when it starts\n"
 
 
 @pytest.fixture(autouse=True)
