@@ -16,10 +16,15 @@ from typing import Any
 
 from fedcl.app.provision.federation import prepare
 from fedcl.app.provision.hospitals import tell_gate
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY
 
 PATIENCE = 400.0  # seconds for a whole run; one call takes a process of its own, some seconds each
 PASSPHRASE = "correct horse"
+SMALL = [
+    *(one for one in TINY if one.partition("=")[0] in ("scenario.size", "scenario.patients",
+      "scenario.slices", "scenario.strength", "model.channels", "learner.epochs")),
+    "scenario=phantom", "strategy=ted", "timeline.stages=[[A,B],[C,D]]",
+]  # fmt: skip
 
 
 class Federation:

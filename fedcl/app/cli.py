@@ -151,6 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
     command.add_argument("--uri", default=MLFLOW, help=f"where MLflow is; default: {MLFLOW}")
     command.set_defaults(run=rollback)
+    about = "say which hospitals of a federation are there and how far its runs, or one, have got"
+    command = commands.add_parser("status", help=about, description=about)
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="that fedcl deploy wrote, or of a run"
+    )
+    command.add_argument("--json", action="store_true", help="for a program")
+    command.set_defaults(run=status)
     about = "write the folders of a real federation, or change who belongs to it"
     command = commands.add_parser("deploy", help=about, description=about)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="gets keys and scripts")
@@ -160,15 +167,16 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--revoke", metavar="SITES", help="let hospitals in no more, at once")
     what.add_argument("--rotate", metavar="SITES", help="give hospitals new keys")
     what.add_argument("--renew", action="store_true", help="sign a new certificate for the server")
-    command.add_argument("--host", default="127.0.0.1", help="of the server; default: this machine")
-    command.add_argument("--port", type=int, default=18001, help="of the server; default: 18001")
+    command.add_argument("--host", help="with --sites: of the server; default: this machine")
+    command.add_argument("--port", type=int, help="with --sites: of the server; default: 18001")
     command.add_argument(
         "--public-key", type=Path, metavar="FILE",
         help="with --add or --rotate: of the hospital, which has made its key itself",
     )  # fmt: skip
     command.add_argument(
         "--passphrase-file", type=Path, metavar="FILE",
-        help="opens the authority's key; default: FEDCL_PASSPHRASE, else the terminal asks",
+        help="with --sites or --renew: opens the authority's key; default: FEDCL_PASSPHRASE, else "
+        "the terminal asks",
     )  # fmt: skip
     command.set_defaults(run=deploy)
     about = "answer the server's calls at a hospital, by the code that is installed; see start.sh"
@@ -198,12 +206,19 @@ def deploy(given: argparse.Namespace) -> None:
     from fedcl.app.provision import federation
     from fedcl.app.provision.authority import passphrase
 
-    if given.public_key and not (given.add or given.rotate):
-        raise ConfigError("deploy --public-key: with --add or --rotate only")
+    for option, value, fits in (
+        ("--host: with --sites", given.host, given.sites),
+        ("--port: with --sites", given.port, given.sites),
+        ("--public-key: with --add or --rotate", given.public_key, given.add or given.rotate),
+        ("--passphrase-file: with --sites or --renew", given.passphrase_file,
+         given.sites or given.renew),
+    ):  # fmt: skip
+        if value is not None and not fits:
+            raise ConfigError(f"deploy {option} only")
     if given.sites:
-        sites = given.sites.split(",")
+        sites, host, port = given.sites.split(","), given.host, given.port
         secret = passphrase(given.passphrase_file, new=True)
-        federation.prepare(given.folder, sites, given.host, given.port, secret)
+        federation.prepare(given.folder, sites, host or "127.0.0.1", port or 18001, secret)
         said = [f"written to {given.folder}; docs/howto/deploy.md says how to go on"]
     elif given.add:
         said = federation.add(given.folder, given.add.split(","), given.public_key)
@@ -287,6 +302,15 @@ def rollback(given: argparse.Namespace) -> None:
 
     before, now = roll_back(given.uri, given.name, given.to)
     print(f"{given.name}: {RELEASED} is version {now}; version {before} is withdrawn")
+
+
+def status(given: argparse.Namespace) -> int:
+    """Print how a federation, or a run, is doing; see `fedcl.app.status.tell`."""
+    from rich.console import Console
+
+    from fedcl.app.status import tell
+
+    return tell(given.folder, given.json, Console())
 
 
 def card(given: argparse.Namespace) -> None:

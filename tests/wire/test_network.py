@@ -1,35 +1,17 @@
 """A run over Flower's SuperLink and SuperNodes, with TLS and known hospitals: real processes."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY, read
-from tests.federation import Federation
+from tests.conftest import read
+from tests.federation import SMALL, Federation
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 SITES = ["A", "B", "C", "D"]
-SMALL = [
-    *(one for one in TINY if one.partition("=")[0] in ("scenario.size", "scenario.patients",
-      "scenario.slices", "scenario.strength", "model.channels", "learner.epochs")),
-    "scenario=phantom", "strategy=ted", "timeline.stages=[[A,B],[C,D]]",
-]  # fmt: skip
-
-
-@pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Callable[[list[str]], Federation]]:
-    opened: list[Federation] = []
-
-    def make(sites: list[str]) -> Federation:
-        opened.append(Federation(tmp_path / "federation", sites))
-        return opened[-1]
-
-    yield make
-    for one in opened:
-        one.close()
 
 
 def test_over_the_network_it_is_the_run_of_one_process(

@@ -15,6 +15,4 @@ if __name__ == "__main__":
         changed = agree(server, PATIENCE)
     except FedclError as error:
         sys.exit(f"fedcl: {error}")
-    if changed is None:
-        sys.exit("fedcl: the SuperLink does not answer; no hospital was registered")
     print("\n".join(["fedcl: the hospitals are known", *changed]), flush=True)

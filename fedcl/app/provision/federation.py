@@ -20,7 +20,7 @@ from fedcl.app.provision.hospitals import (
     public_key,
     tell_gate,
 )
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, RunError
 
 
 def prepare(folder: Path, sites: Sequence[str], host: str, port: int, passphrase: str) -> None:
@@ -239,7 +239,7 @@ def _belongs(server: Path, site: str, option: str) -> None:
 def _tell(server: Path) -> list[str]:
     """Tell those that run who belongs to the federation now; return what was done, in words."""
     tell_gate(server)
-    changed = agree(server)
-    if changed is None:
-        return ["the SuperLink does not answer: it is told when it starts"]
-    return changed
+    try:
+        return agree(server)
+    except RunError as error:
+        return [f"{error}; it is told when it starts"]

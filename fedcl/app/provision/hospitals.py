@@ -5,16 +5,19 @@ The SuperLink and the gate before it are told from there; see `agree`.
 
 import base64
 import re
-import time
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedcl.app.provision.files import replace, settings
 from fedcl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedcl.wire.control import Control
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}"
 """What a hospital may be called here: its name stands in scripts."""
@@ -80,7 +83,7 @@ def tell_gate(server: Path) -> None:
     replace(server / "hospitals.map", "".join(lines).encode(), 0o600)
 
 
-def agree(server: Path, patience: float = 0.0) -> list[str] | None:
+def agree(server: Path, patience: float = 0.0) -> list[str]:
     """Let the SuperLink know the hospitals that belong to the federation, and no other.
 
     Nothing else is touched: whoever is connected and stays notices nothing.
@@ -90,38 +93,27 @@ def agree(server: Path, patience: float = 0.0) -> list[str] | None:
         patience: seconds to wait for the SuperLink.
 
     Returns:
-        What was changed, in words; None if there is no SuperLink.
-    """
-    # Flower's own client of the interface that `flwr supernode` calls: that command shows neither
-    # names nor keys, by which hospitals are told apart here.
-    from flwr.proto.control_pb2 import (
-        ListNodesRequest,
-        RegisterNodeRequest,
-        UnregisterNodeRequest,
-    )
-    from flwr.supercore.control import ControlHttpClient
+        What was changed, in words.
 
-    wanted = belonging(server)
-    deadline = time.monotonic() + patience
-    address = f"127.0.0.1:{settings(server).inner}"
-    root = (server / "ca.crt").read_bytes()
-    changed = []
-    with ControlHttpClient.from_server_address(address, False, root, []) as link:
-        while True:
-            try:
-                listed = link.ListNodes(ListNodesRequest()).nodes_info
-                break
-            except httpx.TransportError:
-                if time.monotonic() > deadline:
-                    return None
-                time.sleep(1)
-        known = {node.public_key: node for node in listed if node.status != "unregistered"}
+    Raises:
+        RunError: the SuperLink does not answer.
+    """
+    wanted, changed = belonging(server), []
+    with superlink(server, patience) as link:
+        known = {node.public_key: node for node in link.nodes()}
         for key, node in known.items():
             if wanted.get(node.name) != key:
-                link.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+                link.unregister(node)
                 changed.append(f"{node.name or node.node_id}: not let in any more")
         for site, key in wanted.items():
             if key not in known or known[key].name != site:
-                link.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
+                link.register(key, site)
                 changed.append(f"{site}: let in")
     return changed
+
+
+def superlink(server: Path, patience: float = 0.0) -> AbstractContextManager["Control"]:
+    """Open a link to a server's own SuperLink; see `fedcl.wire.control.controlled`."""
+    from fedcl.wire.control import controlled  # Flower takes seconds, and mistakes are told before
+
+    return controlled(f"127.0.0.1:{settings(server).inner}", server / "ca.crt", patience)
