@@ -167,15 +167,16 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--revoke", metavar="SITES", help="let hospitals in no more, at once")
     what.add_argument("--rotate", metavar="SITES", help="give hospitals new keys")
     what.add_argument("--renew", action="store_true", help="sign a new certificate for the server")
-    command.add_argument("--host", default="127.0.0.1", help="of the server; default: this machine")
-    command.add_argument("--port", type=int, default=18001, help="of the server; default: 18001")
+    command.add_argument("--host", help="with --sites: of the server; default: this machine")
+    command.add_argument("--port", type=int, help="with --sites: of the server; default: 18001")
     command.add_argument(
         "--public-key", type=Path, metavar="FILE",
         help="with --add or --rotate: of the hospital, which has made its key itself",
     )  # fmt: skip
     command.add_argument(
         "--passphrase-file", type=Path, metavar="FILE",
-        help="opens the authority's key; default: FEDCL_PASSPHRASE, else the terminal asks",
+        help="with --sites or --renew: opens the authority's key; default: FEDCL_PASSPHRASE, else "
+        "the terminal asks",
     )  # fmt: skip
     command.set_defaults(run=deploy)
     about = "answer the server's calls at a hospital, by the code that is installed; see start.sh"
@@ -205,12 +206,19 @@ def deploy(given: argparse.Namespace) -> None:
     from fedcl.app.provision import federation
     from fedcl.app.provision.authority import passphrase
 
-    if given.public_key and not (given.add or given.rotate):
-        raise ConfigError("deploy --public-key: with --add or --rotate only")
+    for option, value, fits in (
+        ("--host: with --sites", given.host, given.sites),
+        ("--port: with --sites", given.port, given.sites),
+        ("--public-key: with --add or --rotate", given.public_key, given.add or given.rotate),
+        ("--passphrase-file: with --sites or --renew", given.passphrase_file,
+         given.sites or given.renew),
+    ):  # fmt: skip
+        if value is not None and not fits:
+            raise ConfigError(f"deploy {option} only")
     if given.sites:
-        sites = given.sites.split(",")
+        sites, host, port = given.sites.split(","), given.host, given.port
         secret = passphrase(given.passphrase_file, new=True)
-        federation.prepare(given.folder, sites, given.host, given.port, secret)
+        federation.prepare(given.folder, sites, host or "127.0.0.1", port or 18001, secret)
         said = [f"written to {given.folder}; docs/howto/deploy.md says how to go on"]
     elif given.add:
         said = federation.add(given.folder, given.add.split(","), given.public_key)

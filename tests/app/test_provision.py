@@ -184,6 +184,21 @@ def test_a_hospital_may_keep_its_private_key_to_itself(
     ).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--add", "C", "--host", "a.org"], "--host: with --sites only"),
+        (["--revoke", "BMC", "--port", "0"], "--port: with --sites only"),
+        (["--renew", "--public-key", "a.pub"], "--public-key: with --add or --rotate only"),
+        (["--rotate", "BMC", "--passphrase-file", "a"], "--passphrase-file: with --sites or"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    fed: Path, refused: Callable[..., str], words: list[str], said: str
+):
+    assert said in refused(str(fed), *words)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, refused: Callable[..., str]):
     for what in ("--add", "--revoke", "--rotate"):
         assert "federation.json cannot be read" in refused(str(tmp_path), what, "A")

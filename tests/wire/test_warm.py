@@ -2,7 +2,7 @@
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,13 +19,6 @@ SMALL = [
     "scenario=phantom", "strategy=fedbn", "model.norm=batch", "timeline.stages=[[A,B]]",
     "timeline.rounds=2", "learner.epochs=200",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def fed(tmp_path: Path) -> Iterator[Federation]:
-    federation = Federation(tmp_path / "federation", ["A", "B"])
-    yield federation
-    federation.close()
 
 
 def other_version(folder: Path) -> Path:
@@ -50,8 +43,9 @@ def worker(fed: Federation, name: str) -> psutil.Process:
 
 
 def test_other_code_is_refused_and_a_process_that_dies_costs_nothing_but_time(
-    cli: Callable[..., int], tmp_path: Path, fed: Federation
+    cli: Callable[..., int], tmp_path: Path, federation: Callable[[list[str]], Federation]
 ):
+    fed = federation(["A", "B"])
     fed.open(registered=["A", "B"], started=["A"])
     fed.start("B", PYTHONPATH=str(other_version(tmp_path / "other")))
     fed.until(lambda: fed.online() == 2)
