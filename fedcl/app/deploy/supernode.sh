@@ -18,7 +18,7 @@ node="site='{{ site }}' state-path='$here/state'${data:+ data-path='$data'}"
 supernode="import os; from flwr.supernode.cli import flower_supernode as run; run(); os._exit(1)"
 trap 'trap - TERM INT; kill "$child" 2> /dev/null; wait "$child"; exit 0' TERM INT
 while true; do
-    python -P -c "$supernode" --superlink {{ host }}:{{ port }} --root-certificates ca.crt \
+    python3 -P -c "$supernode" --superlink {{ host }}:{{ port }} --root-certificates ca.crt \
         --auth-supernode-private-key key --host 127.0.0.1 --port {{ own_port }} \
         --node-config "$node" &
     child=$!
