@@ -173,7 +173,7 @@ def test_a_run_outlives_the_superlink(
     fed = federation(["A", "B"])
     fed.open(registered=["A", "B"], started=["A", "B"])
     fed.until(lambda: fed.online() == 2)
-    folder = fed.run([*asked, "timeline.wait=120"])
+    folder = fed.run(asked)
     fed.until(lambda: fed.said("A").count("Receiving: train") == 2)
     fed.kill("server")
     fed.kill("A")

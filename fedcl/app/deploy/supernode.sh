@@ -16,7 +16,7 @@ node="site='{{ site }}' state-path='$here/state'${data:+ data-path='$data'}"
 # For a server that is away the SuperNode waits, however long. Where it gives up instead, it ends, or
 # would stay without a connection: then it is started again, until the server lets it in.
 supernode="import os; from flwr.supernode.cli import flower_supernode as run; run(); os._exit(1)"
-trap 'trap - TERM INT; kill "$child" 2> /dev/null; wait "$child"; exit 0' TERM INT
+trap 'trap - TERM INT; kill "$child" 2> /dev/null; wait "$child" || true; exit 0' TERM INT
 while true; do
     python3 -P -c "$supernode" --superlink {{ host }}:{{ port }} --root-certificates ca.crt \
         --auth-supernode-private-key key --host 127.0.0.1 --port {{ own_port }} \
