@@ -150,6 +150,21 @@ def test_hospitals_come_and_go_while_others_stay(
 
 
 @pytest.mark.exhaustive
+@needs_nginx
+def test_a_hospital_comes_back_by_itself_with_its_new_key(
+    federation: Callable[[list[str]], Federation],
+):
+    """Flower's own process would stay where it is refused, and do nothing."""
+    fed = federation(["A"])
+    fed.open(registered=["A"], started=["A"])
+    fed.until(lambda: fed.online() == 1)
+    assert main(["deploy", str(fed.folder), "--rotate", "A"]) == 0
+    fed.until(lambda: fed.said("A").count("Starting Flower SuperNode") > 1)
+    fed.until(lambda: fed.online() == 1)
+    assert fed.processes["A"].poll() is None
+
+
+@pytest.mark.exhaustive
 def test_a_run_outlives_the_superlink(
     cli: Callable[..., int], tmp_path: Path, federation: Callable[[list[str]], Federation]
 ):

@@ -124,10 +124,7 @@ def rotate(folder: Path, sites: Sequence[str], given: Path | None) -> list[str]:
     for site in names:
         _write_key(folder, site, given)
         if given is None:
-            said.append(
-                f"{site}: give it its new key, {folder / 'sites' / site / 'key'}, and let it start "
-                "again"
-            )
+            said.append(f"{site}: give it its new key, {folder / 'sites' / site / 'key'}")
     return said + _tell(server)
 
 
