@@ -97,7 +97,7 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
     config = Config.parse(values, simulated=False)
     with claimed(folder):
         if resumed:
-            state = Checkpoint(folder / "checkpoint").load()
+            state = Checkpoint(folder / "checkpoint").load(config)
         elif holds_run(folder):
             raise ConfigError(f"{folder} already holds a run; go on with {RESUME}={folder.name}")
         torch.set_num_threads(config.job.learner.threads)
