@@ -156,6 +156,8 @@ def test_a_hospital_comes_back_by_itself_with_its_new_key(
 ):
     """Flower's own process would stay where it is refused, and do nothing."""
     fed = federation(["A"])
+    script = fed.own("A") / "start.sh"
+    script.write_text(script.read_text().replace('code="installed"', 'code="brought"'))
     fed.open(registered=["A"], started=["A"])
     fed.until(lambda: fed.online() == 1)
     assert main(["deploy", str(fed.folder), "--rotate", "A"]) == 0
@@ -173,7 +175,7 @@ def test_a_run_outlives_the_superlink(
     fed = federation(["A", "B"])
     fed.open(registered=["A", "B"], started=["A", "B"])
     fed.until(lambda: fed.online() == 2)
-    folder = fed.run([*asked, "timeline.wait=120"])
+    folder = fed.run(asked)
     fed.until(lambda: fed.said("A").count(": train, stage 1, round 2 of 2") == 1)
     fed.kill("server")
     fed.kill("A")
