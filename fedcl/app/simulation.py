@@ -184,7 +184,7 @@ def _engine(
         on_reply,
         workers=engine.workers,
         num_cpus=engine.num_cpus,
-        num_gpus=engine.num_gpus,
+        num_gpus=None if engine.num_gpus == "auto" else engine.num_gpus,
         address=engine.address,
         threads=config.job.learner.threads,
     )
