@@ -34,6 +34,9 @@ from fedcl.wire import flower
 
 NodeConfig = dict[str, Any]
 
+SOON, LATER = 0.05, 1.0
+"""Seconds between two tries at a part of a message that is not there yet: at first, and at most."""
+
 
 class Link:
     """A hospital's link to the server, while it is open.
@@ -65,6 +68,9 @@ class Link:
                 partial(self._object, pulled, run),
                 partial(self._confirm, run),
                 return_type=Message,
+                max_tries_per_object=None,
+                initial_backoff=SOON,  # the server may be sending it still
+                backoff_cap=LATER,
             )
         except RunNotRunningException:  # it has ended since
             return None
