@@ -1,7 +1,8 @@
 """Asking hospitals, by site name, and taking their answers apart."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -9,13 +10,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedcl.config.schema import Config
+from fedcl.server.claims import Claims
 from fedcl.server.roster import Roster, first_line
 from fedcl.server.state import State
 from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
 from fedcl.wire.codes import TOO_LATE
 from fedcl.wire.fields import MalformedError
+from fedcl.wire.limits import CACHED, told
 from fedcl.wire.records import digest, size_of
-from fedcl.wire.requests import CACHED, AnyRequest, Request, TrainRequest
+from fedcl.wire.requests import AnyRequest, Request, TrainRequest
 from fedcl.wire.retrying_grid import Retries, RetryingGrid
 
 log = logging.getLogger("fedcl")
@@ -68,6 +71,8 @@ class Exchange(Retries):
         self._over, self.grid = grid, RetryingGrid(grid, self)
         self.roster = Roster(self.grid, config.job, self.timeout, config.wait, admit)
         self._job = config.job.to_json()
+        self.claims = Claims(config, state, self.roster)
+        self._asked: dict[str, Request] = {}
         self._whole: dict[int, TrainRequest] = {}
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
@@ -88,7 +93,7 @@ class Exchange(Retries):
     ) -> dict[str, Answer | Failure]:
         """Send requests and return what comes of them; see `messages` and `answers`."""
         replies = self.grid.send_and_receive(self.messages(requests), timeout=self.timeout)
-        return self.answers(kind, list(requests), replies)
+        return dict(self.answers(kind, list(requests), replies))
 
     def messages(self, requests: Mapping[str, Request]) -> list[Message]:
         """Return a message per site; sites may share array records.
@@ -99,7 +104,7 @@ class Exchange(Retries):
         if training:
             used = {id(record) for one in training.values() for record in one.records.values()}
             self._digests = {mark: one for mark, one in self._digests.items() if mark in used}
-        self._whole = {}
+        self._asked, self._whole = dict(requests), {}
         messages = []
         for site, request in requests.items():
             node, content = self.roster.nodes[site], request
@@ -167,29 +172,43 @@ class Exchange(Retries):
 
     def answers(
         self, kind: type[Answer], sites: Sequence[str], replies: Iterable[Message]
-    ) -> dict[str, Answer | Failure]:
-        """Return, in the order of `sites`, each site's answer or why there is none.
+    ) -> Generator[tuple[str, Answer | Failure], None, None]:
+        """Yield, in the order of `sites`, each site and its answer or why there is none.
+
+        Only what comes before its turn is held. What it cost is in the ledger at the end.
 
         Args:
             kind: `Update` for training, `Scored` for evaluation, `Report` after a stage.
             sites: who was asked.
-            replies: what came back over `grid`, in any order.
+            replies: what comes back over `grid`, in any order; it may still be on its way.
         """
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
-        answers: dict[str, Answer | Failure] = {}
         busy = cpu = 0.0
-        for site in sites:
-            answer = self._answer(kind, site, by_node.get(self.roster.nodes[site]))
-            answers[site] = answer
-            if not isinstance(answer, Failure):
-                busy, cpu = busy + answer.seconds, cpu + answer.cpu
-                self.ledger.memory["sites"] = max(self.ledger.memory["sites"], answer.memory)
-        what = "evaluate" if kind is Scored else "train"
-        self.ledger.seconds[what] += busy
-        self.ledger.cpu[what] += cpu
-        lanes = max(1, min(self._lanes(len(sites)), len(sites)))
-        self.ledger.seconds["communicate"] += max(0.0, self.grid.seconds - busy / lanes)
-        return answers
+        try:
+            for site, reply in self._in_order(sites, replies):
+                answer = self._answer(kind, site, reply)
+                if not isinstance(answer, Failure):
+                    busy, cpu = busy + answer.seconds, cpu + answer.cpu
+                    self.ledger.memory["sites"] = max(self.ledger.memory["sites"], answer.memory)
+                yield site, answer
+        finally:
+            what = "evaluate" if kind is Scored else "train"
+            self.ledger.seconds[what] += busy
+            self.ledger.cpu[what] += cpu
+            lanes = max(1, min(self._lanes(len(sites)), len(sites)))
+            self.ledger.seconds["communicate"] += max(0.0, self.grid.seconds - busy / lanes)
+
+    def _in_order(
+        self, sites: Sequence[str], replies: Iterable[Message]
+    ) -> Iterator[tuple[str, Message | None]]:
+        """Yield each site and its reply, None if there is none, as soon as those before it were."""
+        early: dict[int, Message] = {}
+        left = deque(sites)
+        for reply in replies:
+            early[reply.metadata.src_node_id] = reply
+            while left and (node := self.roster.nodes[left[0]]) in early:
+                yield left.popleft(), early.pop(node)
+        for site in left:
+            yield site, early.pop(self.roster.nodes[site], None)
 
     def _lanes(self, sites: int) -> int:
         """Return how many sites can compute at the same time: over the network, all of them."""
@@ -200,16 +219,15 @@ class Exchange(Retries):
         if reply is None:
             return Failure(f"no answer within {self.timeout:g} s")
         if reply.has_error():
-            return Failure(reply.error.reason or f"error {reply.error.code}")
+            return Failure(told(reply.error))
+        request = self._asked[site]
         try:
-            answer = kind.unpack(reply.content)
+            answer = kind.unpack(reply.content, request.answered)
         except MalformedError as error:
             return Failure(str(error), came=True)
-        used = 0 if isinstance(answer, Scored) else answer.samples
-        kept = answer.stored if isinstance(answer, Update) else 0
-        there = self.roster.samples[site]
-        if max(used, kept) > there:
-            return Failure(f"{max(used, kept)} samples, it has {there}", came=True)
+        problem = self.claims.problem(site, request, answer)
+        if problem is not None:
+            return Failure(problem, came=True)
         if isinstance(answer, Update):
             self.state.holds[site] = answer.holds
         size = sum(map(size_of, reply.content.array_records.values()))

@@ -4,12 +4,14 @@ import datetime
 import os
 import re
 import shutil
+import socket
 import ssl
 import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from cryptography import x509
@@ -19,6 +21,7 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from fedcl.app.cli import main
 from fedcl.app.provision.federation import expires
 from fedcl.app.provision.hospitals import belonging
+from tests.processes import wait_for
 
 PASSPHRASE = "correct horse"
 NOBODY_RUNS = "it is told when it starts\n"
@@ -179,9 +182,11 @@ def test_a_hospital_may_keep_its_private_key_to_itself(
     assert not (fed / "sites" / "UCL").exists()
     assert main(["deploy", str(fed), "--add", "UCL", *given]) == 0
     assert not (fed / "sites" / "UCL" / "key").exists()
-    assert (fed / "server" / "hospitals" / "UCL.pub").read_bytes() == Path(
-        f"{own}.pub"
-    ).read_bytes()
+    public = Path(f"{own}.pub").read_bytes()
+    assert (fed / "server" / "hospitals" / "UCL.pub").read_bytes() == public
+    assert "has this key, or had it" in refused(str(fed), "--rotate", "UCL", *given)
+    assert main(["deploy", str(fed), "--revoke", "UCL"]) == 0
+    assert "has this key, or had it" in refused(str(fed), "--add", "HK", *given)
 
 
 @pytest.mark.parametrize(
@@ -235,10 +240,8 @@ def test_containers_say_how_they_are_and_do_not_fill_the_disk(fed: Path):
     }  # fmt: skip
     for one in services.values():
         assert all(part["logging"]["options"]["max-size"] == "10m" for part in one.values())
-        compile(one["fedcl"]["healthcheck"]["test"][3], "the check", "exec")
-    asked = {name: one["fedcl"]["healthcheck"]["test"][3] for name, one in services.items()}
-    assert "'https://127.0.0.1:18002/health'" in asked["server"]
-    assert "'http://127.0.0.1:18004/health'" in asked["BMC"]
+    asked = services["server"]["fedcl"]["healthcheck"]["test"][3]
+    assert compile(asked, "the check", "exec") and "'https://127.0.0.1:18002/health'" in asked
 
 
 @pytest.mark.skipif(
@@ -252,3 +255,25 @@ def test_docker_understands_the_containers(fed: Path):
             env=os.environ | {"FEDCL_IMAGE": "fedcl"}, capture_output=True, text=True,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="no nginx")
+def test_the_gate_ends_with_its_script_and_its_log_stays_small(tmp_path: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        port = str(free.getsockname()[1] % 40000 + 20000)
+    folder, server = tmp_path / "fed", tmp_path / "fed" / "server"
+    asked = ["--sites", "A", "--host", "127.0.0.2", "--port", port]
+    assert main(["deploy", str(folder), *asked]) == 0
+    script = subprocess.Popen([server / "gate.sh"], text=True, stderr=subprocess.PIPE)
+    log, number = server / "nginx.log", server / "nginx.pid"
+    try:
+        wait_for(lambda: number.exists() and bool(number.read_text()), script)
+        gate = psutil.Process(int(number.read_text()))
+        os.truncate(log, 20_000_000)
+        wait_for((server / "nginx.log.1").exists, script)
+        wait_for(log.exists, script)
+    finally:
+        script.terminate()
+    assert script.wait(60) == 0 and not gate.is_running()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600

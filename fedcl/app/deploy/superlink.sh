@@ -13,11 +13,11 @@ export MALLOC_MMAP_THRESHOLD_=1000000 # bytes: what weights took is given back t
 mkdir -p "$FEDCL_RUNS"
 cd "$here"
 # Who belongs to it, it is told as soon as it answers; in state.db it remembers that, and its runs.
-python -P -m fedcl.app.provision "$here" &
+python3 -P -m fedcl.app.provision "$here" &
 # What a refused request has sent, Python keeps until it looks through all that it has: here soon.
 superlink="import gc; from flwr.superlink import main; from flwr.superlink.cli import flower_superlink
 gc.freeze(); gc.set_threshold(700, 5, 2); flower_superlink()"
-exec python -P -c "$superlink" --host 127.0.0.1 --port {{ inner }} \
+exec python3 -P -c "$superlink" --host 127.0.0.1 --port {{ inner }} \
     --ssl-certfile superlink.pem --ssl-keyfile superlink.key --ssl-ca-certfile ca.crt \
     --enable-supernode-auth --database state.db \
     --log-file superlink.log --log-rotation-backup-count 90 # days

@@ -20,7 +20,7 @@ if [ "$code" = installed ]; then
     program=(fedcl hospital "$here" "${server[@]}" --node-config "$node")
 else
     run="import os; from flwr.supernode.cli import flower_supernode as run; run(); os._exit(1)"
-    program=(python -P -c "$run" "${server[@]}" --root-certificates ca.crt
+    program=(python3 -P -c "$run" "${server[@]}" --root-certificates ca.crt
         --auth-supernode-private-key key --host 127.0.0.1 --port {{ own_port }}
         --node-config "$node")
 fi
@@ -28,7 +28,7 @@ fi
 # For a server that is away the program waits, however long. Where it gives up instead, it ends (left
 # to itself, Flower's would stay without a connection): then it is started again, until the server
 # lets it in.
-trap 'trap - TERM INT; kill "$child" 2> /dev/null; wait "$child"; exit 0' TERM INT
+trap 'trap - TERM INT; kill "$child" 2> /dev/null; wait "$child" || true; exit 0' TERM INT
 while true; do
     "${program[@]}" &
     child=$!

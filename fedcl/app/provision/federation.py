@@ -15,9 +15,12 @@ from fedcl.app.provision.authority import LIFE, VALID, Authority, ends
 from fedcl.app.provision.files import Settings, Writer, create, replace, settings
 from fedcl.app.provision.hospitals import (
     agree,
+    belonging,
     checked_names,
     new_key,
     public_key,
+    retire,
+    retired,
     tell_gate,
 )
 from fedcl.errors import ConfigError, RunError
@@ -71,7 +74,7 @@ def add(folder: Path, sites: Sequence[str], given: Path | None) -> list[str]:
         ConfigError: a name cannot be used or is taken, or the key cannot be read.
     """
     server, names = folder / "server", checked_names(list(sites), "--add")
-    _one_key(names, given, "--add")
+    _one_key(server, names, given, "--add")
     about = settings(server).joined_by(names)
     for site in names:
         if (server / "hospitals" / f"{site}.pub").exists():
@@ -101,7 +104,7 @@ def revoke(folder: Path, sites: Sequence[str]) -> list[str]:
     for site in names:
         _belongs(server, site, "--revoke")
     for site in names:
-        (server / "hospitals" / f"{site}.pub").unlink()
+        retire(server, site)
     return _tell(server)
 
 
@@ -117,17 +120,15 @@ def rotate(folder: Path, sites: Sequence[str], given: Path | None) -> list[str]:
         ConfigError: one does not belong to the federation, or the key cannot be read.
     """
     server, names = folder / "server", checked_names(list(sites), "--rotate")
-    _one_key(names, given, "--rotate")
+    _one_key(server, names, given, "--rotate")
     for site in names:
         _belongs(server, site, "--rotate")
     said = []
     for site in names:
+        retire(server, site)
         _write_key(folder, site, given)
         if given is None:
-            said.append(
-                f"{site}: give it its new key, {folder / 'sites' / site / 'key'}, and let it start "
-                "again"
-            )
+            said.append(f"{site}: give it its new key, {folder / 'sites' / site / 'key'}")
     return said + _tell(server)
 
 
@@ -204,9 +205,7 @@ def _write_site(folder: Path, site: str, about: Settings, given: Path | None) ->
     write(own / "start.sh", "supernode.sh", 0o755, site=site, own_port=port)
     write(own / "fedcl-site.service", "unit.service", name="fedcl-site",
           what=f"hospital {site}", folder=site, script="start.sh")  # fmt: skip
-    write(
-        own / "compose.yaml", "compose.yaml", gate=False, health=f"http://127.0.0.1:{port}/health"
-    )
+    write(own / "compose.yaml", "compose.yaml", gate=False, health=None)
 
 
 def _write_key(folder: Path, site: str, given: Path | None) -> None:
@@ -222,12 +221,15 @@ def _write_key(folder: Path, site: str, given: Path | None) -> None:
     replace(folder / "server" / "hospitals" / f"{site}.pub", public)
 
 
-def _one_key(sites: list[str], given: Path | None, option: str) -> None:
+def _one_key(server: Path, sites: list[str], given: Path | None, option: str) -> None:
     """Raise `ConfigError` where a given key cannot be that of the hospitals asked for."""
     if given is not None:
         if len(sites) > 1:
             raise ConfigError(f"deploy {option}: --public-key is of one hospital")
-        public_key(given)
+        if public_key(given) in (*belonging(server).values(), *retired(server)):
+            raise ConfigError(
+                f"deploy {option}: {given}: a hospital has this key, or had it; make another one"
+            )
 
 
 def _belongs(server: Path, site: str, option: str) -> None:

@@ -4,6 +4,7 @@ The SuperLink and the gate before it are told from there; see `agree`.
 """
 
 import base64
+import hashlib
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -73,6 +74,19 @@ def public_key(path: Path) -> bytes:
 def belonging(server: Path) -> dict[str, bytes]:
     """Return the hospitals that belong to the federation, and the public key of each."""
     return {path.stem: public_key(path) for path in sorted((server / "hospitals").glob("*.pub"))}
+
+
+def retire(server: Path, site: str) -> None:
+    """Take a hospital's key out of the federation for good: Flower registers none twice."""
+    path = server / "hospitals" / f"{site}.pub"
+    (server / "revoked").mkdir(mode=0o700, exist_ok=True)
+    digest = hashlib.sha256(public_key(path)).hexdigest()
+    path.rename(server / "revoked" / f"{site}-{digest[:16]}.pub")
+
+
+def retired(server: Path) -> list[bytes]:
+    """Return the public keys that were revoked."""
+    return [public_key(path) for path in (server / "revoked").glob("*.pub")]
 
 
 def tell_gate(server: Path) -> None:
