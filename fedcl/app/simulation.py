@@ -96,7 +96,9 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> Results:
         return done
     config = Config.parse(values)
     with claimed(folder):
-        return play(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)
+        return play(
+            config, folder, state=Checkpoint(folder / "checkpoint").load(config), values=values
+        )
 
 
 def play(

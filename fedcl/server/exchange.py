@@ -10,13 +10,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedcl.config.schema import Config
+from fedcl.server.claims import Claims
 from fedcl.server.roster import Roster, first_line
 from fedcl.server.state import State
 from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
 from fedcl.wire.codes import TOO_LATE
 from fedcl.wire.fields import MalformedError
+from fedcl.wire.limits import CACHED, told
 from fedcl.wire.records import digest, size_of
-from fedcl.wire.requests import CACHED, AnyRequest, Request, TrainRequest
+from fedcl.wire.requests import AnyRequest, Request, TrainRequest
 from fedcl.wire.retrying_grid import Retries, RetryingGrid
 
 log = logging.getLogger("fedcl")
@@ -70,6 +72,8 @@ class Exchange(Retries):
         self.roster = Roster(self.grid, config.job, self.timeout, config.wait, admit)
         self._job = config.job.to_json()
         self._arrived: list[list[str]] = []
+        self.claims = Claims(config, state, self.roster)
+        self._asked: dict[str, Request] = {}
         self._whole: dict[int, TrainRequest] = {}
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
@@ -107,7 +111,7 @@ class Exchange(Retries):
         if training:
             used = {id(record) for one in training.values() for record in one.records.values()}
             self._digests = {mark: one for mark, one in self._digests.items() if mark in used}
-        self._whole = {}
+        self._asked, self._whole = dict(requests), {}
         messages = []
         for site, request in requests.items():
             node, content = self.roster.nodes[site], request
@@ -222,16 +226,15 @@ class Exchange(Retries):
         if reply is None:
             return Failure(f"no answer within {self.timeout:g} s")
         if reply.has_error():
-            return Failure(reply.error.reason or f"error {reply.error.code}")
+            return Failure(told(reply.error))
+        request = self._asked[site]
         try:
-            answer = kind.unpack(reply.content)
+            answer = kind.unpack(reply.content, request.answered)
         except MalformedError as error:
             return Failure(str(error), came=True)
-        used = 0 if isinstance(answer, Scored) else answer.samples
-        kept = answer.stored if isinstance(answer, Update) else 0
-        there = self.roster.samples[site]
-        if max(used, kept) > there:
-            return Failure(f"{max(used, kept)} samples, it has {there}", came=True)
+        problem = self.claims.problem(site, request, answer)
+        if problem is not None:
+            return Failure(problem, came=True)
         if isinstance(answer, Update):
             self.state.holds[site] = answer.holds
         size = sum(map(size_of, reply.content.array_records.values()))
