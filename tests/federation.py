@@ -27,6 +27,16 @@ SMALL = [
 ]  # fmt: skip
 
 
+def other_version(folder: Path) -> Path:
+    """Return a folder of the code, in a version of its own."""
+    for top in ("fedcl", "sites", "strategies", "conf"):
+        shutil.copytree(ROOT / top, folder / top, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    with (folder / "strategies" / "lwf.py").open("a") as file:
+        file.write("# another\n")
+    return folder
+
+
 class Federation:
     """The processes of a server and its hospitals, on this machine; with a gate if there is nginx.
 
@@ -102,10 +112,10 @@ class Federation:
         nodes = json.loads(self.flwr("supernode", "ls", "federation", "--format", "json"))
         return sum(node["status"] == "online" for node in nodes["nodes"])
 
-    def run(self, overrides: list[str]) -> Path:
+    def run(self, overrides: list[str], code: Path = ROOT) -> Path:
         """Start a run; return its folder, which may not be there yet."""
         words = f"overrides='{' '.join(overrides)}'"
-        said = self.flwr("run", str(ROOT), "federation", "--run-config", words, "--format", "json")
+        said = self.flwr("run", str(code), "federation", "--run-config", words, "--format", "json")
         number = json.loads(said)["run-id"]
         return self.folder / "server" / "runs" / f"run-{number}"
 

@@ -6,7 +6,7 @@ Numbers and names of the run alone: no case is named.
 from dataclasses import dataclass
 from statistics import fmean
 
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, MetricRecord
 
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.forgetting import ForgetRequest
@@ -81,14 +81,16 @@ def answered(reply: Message, seconds: float) -> str:
         parts.append(f"takes no part: {refused}")
     if "missing" in content.config_records:
         parts.append("asked for what was sent before and is not here any more")
-    numbers = dict(content.metric_records.get("numbers", {}))
-    losses = [f"{key[5:]} {value:.4g}" for key, value in numbers.items() if key[:5] == "loss/"]
-    scores = {k[6:]: v for k, v in numbers.items() if k[:6] == "score/" and isinstance(v, list)}
+    empty = MetricRecord()
+    losses, scores, numbers = (
+        content.metric_records.get(name, empty) for name in ("losses", "scores", "numbers")
+    )
     if losses:
-        parts.append(f"loss {', '.join(losses)}")
+        parts.append(f"loss {', '.join(f'{name} {value:.4g}' for name, value in losses.items())}")
     if scores:
-        count = len(next(iter(scores.values())))
-        means = ", ".join(f"{name} {fmean(values):.4g}" for name, values in scores.items())
+        found = {name: values for name, values in scores.items() if isinstance(values, list)}
+        count = max(map(len, found.values()))
+        means = ", ".join(f"{name} {fmean(values):.4g}" for name, values in found.items())
         parts.append(f"mean of {count} cases {means}")
     if "samples" in numbers:
         parts.append(f"{numbers['samples']} samples")

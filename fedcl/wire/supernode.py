@@ -34,6 +34,9 @@ from fedcl.wire import flower
 
 NodeConfig = dict[str, Any]
 
+SOON, LATER = 0.05, 1.0
+"""Seconds between two tries at a part of a message that is not there yet: at first, and at most."""
+
 
 class Link:
     """A hospital's link to the server, while it is open.
@@ -49,6 +52,7 @@ class Link:
         self.node: int = connection[0]
         self._receive, self._send, self._run, self._bundle = connection[1:5]
         self._pull, self._push, self._confirm = connection[5:]
+        self._held: dict[str, bytes] = {}
 
     def receive(self) -> Message | None:
         """Return a message if there is one."""
@@ -58,13 +62,30 @@ class Link:
                 return None
             envelope, tree = received
             run = envelope.metadata.run_id
+            pulled: dict[str, bytes] = {}
             message: Message = pull_and_inflate_object_from_tree(
-                tree, partial(self._pull, run), partial(self._confirm, run), return_type=Message
+                tree,
+                partial(self._object, pulled, run),
+                partial(self._confirm, run),
+                return_type=Message,
+                max_tries_per_object=None,
+                initial_backoff=SOON,  # the server may be sending it still
+                backoff_cap=LATER,
             )
         except RunNotRunningException:  # it has ended since
             return None
         flower.set_id(message, tree.object_id)
+        self._held = pulled
         return message
+
+    def _object(self, pulled: dict[str, bytes], run: int, digest: str) -> bytes:
+        """Return a part of a message; what the last message had as well is not sent again.
+
+        Weights that were validated are those that the next round begins with.
+        """
+        content = self._held.get(digest) or self._pull(run, digest)
+        pulled[digest] = content
+        return content
 
     def send(self, reply: Message, seconds: float) -> bool:
         """Send a reply that took so long to make; return whether its run goes on."""

@@ -34,10 +34,14 @@ class Recording(InProcessGrid):
     """Keeps what site A is asked, and what it answers."""
 
     def _send(self, messages: list[Message]) -> None:
+        self.sent |= {one.metadata.message_id: one for one in messages}
         super()._send(messages)
-        for one in messages:
-            if one.metadata.dst_node_id == 1:
-                self.seen.append((one, self._replies[one.metadata.message_id]))
+
+    def _keep(self, reply: Message) -> None:
+        call = self.sent[reply.metadata.reply_to_message_id]
+        if call.metadata.dst_node_id == 1:
+            self.seen.append((call, reply))
+        super()._keep(reply)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Message, Messag
     folder = tmp_path_factory.mktemp("server")
     nodes = [{"site": site, "state-path": str(folder / site)} for site in "AB"]
     grid = Recording("fedcl.hospital.client_app:app", nodes)
-    grid.seen = []
+    grid.seen, grid.sent = [], {}
     settings = [*TINY, "strategy=lwf", "timeline.stages=[[A,B]]", "timeline.rounds=1"]
     config = Config.parse(compose(settings))
     server = Server(grid, config, Checkpoint(folder / "checkpoint"), None)

@@ -31,6 +31,7 @@ def test_flower_has_what_is_used_of_it():
     assert node is int and list(map(len, arguments)) == [0, 3, 1, 2, 2, 4, 2]
     pulling = names(inflatable_utils.pull_and_inflate_object_from_tree)
     assert pulling[:3] == ["object_tree", "pull_object_fn", "confirm_object_received_fn"]
+    assert {"max_tries_per_object", "initial_backoff", "backoff_cap"} < {*pulling}
     assert names(inflatable_utils.push_objects)[:3] == [
         "objects", "push_object_fn", "object_ids_to_push"
     ]  # fmt: skip

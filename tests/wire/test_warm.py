@@ -1,6 +1,5 @@
 """Hospitals that run their own code in a process that stays, over the network: real processes."""
 
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ROOT, TINY, read
-from tests.federation import Federation
+from tests.conftest import TINY, read
+from tests.federation import Federation, other_version
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
@@ -19,15 +18,6 @@ SMALL = [
     "scenario=phantom", "strategy=fedbn", "model.norm=batch", "timeline.stages=[[A,B]]",
     "timeline.rounds=2", "learner.epochs=200",
 ]  # fmt: skip
-
-
-def other_version(folder: Path) -> Path:
-    """Return a folder of the code, in a version of its own."""
-    for top in ("fedcl", "sites", "strategies", "conf"):
-        shutil.copytree(ROOT / top, folder / top, ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "strategies" / "lwf.py").open("a") as file:
-        file.write("# another\n")
-    return folder
 
 
 def process(fed: Federation, name: str, words: str) -> psutil.Process:

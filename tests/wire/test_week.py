@@ -1,32 +1,21 @@
 """A week of a federation in minutes: hospitals come and go, a key and the code change."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fedcl.app.cli import main
-from tests.conftest import ROOT, read
-from tests.federation import SMALL, Federation
+from fedcl.files import locked
+from tests.conftest import read
+from tests.federation import SMALL, Federation, other_version
 
 pytestmark = [pytest.mark.network, pytest.mark.exhaustive]
 
 WEEK = [
-    *SMALL, "timeline.stages=[[A,B],[C],[D]]", "timeline.sites.B.leave=3", "strategy=replay",
+    *SMALL[:-2], "timeline.stages=[[A,B],[C],[D]]", "timeline.sites.B.leave=3", "strategy=replay",
     "timeline.rounds=2", "engine.quorum=1.0",
 ]  # fmt: skip
-
-
-def upgraded(folder: Path) -> Path:
-    """Return a checkout of fedcl that is one release further."""
-    for name in ("fedcl", "sites", "strategies", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, folder)
-    with (folder / "fedcl" / "timeline.py").open("a") as file:
-        file.write("# Of the next release.\n")
-    return folder
 
 
 def test_hospitals_come_and_go_and_keys_and_code_change_between_stages(
@@ -55,17 +44,18 @@ def test_hospitals_come_and_go_and_keys_and_code_change_between_stages(
     fed.start("A")
     fed.until(lambda: ended(2))
     fed.flwr("stop", folder.name.removeprefix("run-"), "federation")  # on Thursday
-    fed.until(lambda: fed.finished(folder) != "running")
+    fed.until(lambda: not locked(folder))
     deploy("--revoke", "B")
     deploy("--add", "D")
-    new = upgraded(tmp_path / "next")
+    new = other_version(tmp_path / "next")
     for site in ("A", "C", "D"):
         if site != "D":
             fed.kill(site)
-        fed.start(site, code=new)
+        fed.start(site, PYTHONPATH=str(new))
     fed.until(lambda: fed.online() == 3)
     fed.run([f"run.resume={folder.name}"], code=new)  # on Friday
-    fed.until((folder / "results.json").exists)
+    results = folder / "results.json"
+    fed.until(lambda: results.exists() and read(folder)["status"] == "completed")
     here = tmp_path / "here"
     common = ["engine=inprocess", "tracking.enabled=false", "run.figures=false"]
     assert cli(*WEEK, *common, f"run.dir={here}") == 0
