@@ -28,6 +28,7 @@ from fedcl.hospital.faulty_app import faulty_app
 from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
 from fedcl.reporting.console import Display, console
+from fedcl.reporting.figures import MANY
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Watcher
 from fedcl.server.results import Results
@@ -184,7 +185,7 @@ def _engine(
         on_reply,
         workers=engine.workers,
         num_cpus=engine.num_cpus,
-        num_gpus=engine.num_gpus,
+        num_gpus=None if engine.num_gpus == "auto" else engine.num_gpus,
         address=engine.address,
         threads=config.job.learner.threads,
     )
@@ -208,7 +209,7 @@ def _pictures(
     settings = config.job.learner
     device = loop.device_of(settings)
     pictures = []
-    for site in config.timeline.sites:
+    for site in config.timeline.sites[:MANY]:
         hospital = Hospital.of(nodes[site], text, cache=cache)
         model = hospital.role.model
         weights = arrays.under(config.job.prefix(model), state.weights)
