@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from fedcl.config.job import Job
 from fedcl.errors import DataError, FedclError, RunError, one_line, some_of
 from fedcl.wire.answers import Hello
+from fedcl.wire.codes import GONE
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.limits import told
 
@@ -128,6 +129,9 @@ class Roster:
         if not new:
             return {}
         replies = self._ask([node for node, _ in sorted(new)])
+        lost = {start for start in new if start[0] in replies and _is_lost(replies[start[0]])}
+        # One that has died a moment ago is listed still; it is asked again until it is back.
+        new = {start: name for start, name in new.items() if start not in lost}
         silent = {start for start in new if start[0] not in replies}
         self._asked |= new.keys()
         self._silent = self._silent - new.keys() | silent - self._silent_before
@@ -180,6 +184,11 @@ class Roster:
         timeout = min(self.timeout, self.wait or self.timeout)
         replies = self.grid.send_and_receive(messages, timeout=timeout)
         return {reply.metadata.src_node_id: reply for reply in replies}
+
+
+def _is_lost(reply: Message) -> bool:
+    """Return whether a node was not connected any more."""
+    return reply.has_error() and reply.error.code == GONE
 
 
 def _introduction(reply: Message, name: str, named: bool) -> tuple[str, Hello | FedclError]:
