@@ -67,24 +67,53 @@ def distance(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> 
     return math.sqrt(sum(float(np.vdot(part, part)) for part in parts))
 
 
-def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
-    """Return sum_i w_i a_i / sum_i w_i, key by key.
+class Mean:
+    """A weighted mean that takes in one after the other and holds only their sum.
 
-    Sums run in the order given, in float64, and come back in each array's own type;
+    The sum runs in the order given, in float64, and comes back in each array's own type;
     integers (batch-normalisation counters) are rounded.
+
+    Args:
+        expected: what the weights will add up to, as far as that is known before. If it is so,
+            the mean is the sum of a_i (w_i / expected); if not, that is scaled at the end.
+    """
+
+    def __init__(self, expected: float) -> None:
+        self._expected, self._total = float(expected), 0.0
+        self._sums: Arrays = {}
+        self._types: dict[str, np.dtype] = {}
+
+    def add(self, update: Arrays, weight: float) -> None:
+        """Take in one more, of the same keys and shapes.
+
+        Args:
+            update: its arrays.
+            weight: positive.
+        """
+        if not self._total:
+            self._sums = {key: np.zeros(one.shape, np.float64) for key, one in update.items()}
+            self._types = {key: one.dtype for key, one in update.items()}
+        self._total += weight
+        for key, acc in self._sums.items():
+            acc += update[key].astype(np.float64) * (weight / self._expected)
+
+    def result(self) -> Arrays:
+        """Return the mean of at least one."""
+        scale = self._expected / self._total  # 1, exactly, where it is as was expected
+        return {key: as_type(acc * scale, self._types[key]) for key, acc in self._sums.items()}
+
+
+def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
+    """Return sum_i w_i a_i / sum_i w_i, key by key; see `Mean`.
 
     Args:
         updates: arrays of equal keys and shapes, at least one.
         weights: positive, one per update.
     """
-    total = float(sum(weights))
-    mean: Arrays = {}
-    for key, first in updates[0].items():
-        acc = np.zeros(first.shape, np.float64)
-        for update, weight in zip(updates, weights, strict=True):
-            acc += update[key].astype(np.float64) * (weight / total)
-        mean[key] = as_type(acc, first.dtype)
-    return mean
+    mean = Mean(sum(weights))
+    for update, weight in zip(updates, weights, strict=True):
+        mean.add(update, weight)
+    return mean.result()
 
 
 def grown(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> Arrays:

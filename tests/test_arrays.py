@@ -119,3 +119,18 @@ def test_the_version_the_server_knows_survives_lost_answers(tmp_path: Path):
     for version in (1, 2, 3, 4, 5, 6):  # the server never heard of 2 to 6
         state.save(version, {"w": np.float32([version])}, min(version - 1, 1))
     assert state.load(1)["w"] == 1
+
+
+def test_a_running_mean_has_the_bits_of_the_sum_where_the_weights_are_as_expected():
+    rng = np.random.default_rng(3)
+    updates = [{"w": rng.normal(size=1000).astype(np.float32)} for _ in range(6)]
+    weights = [20, 24, 31, 20, 7, 1]
+    by_hand = np.zeros(1000, np.float64)
+    for update, weight in zip(updates, weights, strict=True):
+        by_hand += update["w"].astype(np.float64) * (weight / sum(weights))
+    right, wrong = arrays.Mean(sum(weights)), arrays.Mean(1000)
+    for update, weight in zip(updates, weights, strict=True):
+        right.add(update, weight)
+        wrong.add(update, weight)
+    assert right.result()["w"].tolist() == by_hand.astype(np.float32).tolist()
+    np.testing.assert_allclose(wrong.result()["w"], by_hand, rtol=1e-6)

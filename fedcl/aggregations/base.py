@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from fedcl import arrays
 from fedcl.arrays import Arrays, as_type
@@ -13,6 +13,43 @@ if TYPE_CHECKING:  # Flower takes half a second, and few rules need it
     from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
 
+class Join(Protocol):
+    """What updates are given to, one after the other in site order, to be joined."""
+
+    def add(self, update: Arrays, samples: int, /) -> None:
+        """Take in one more.
+
+        Args:
+            update: arrays of the same keys and shapes as the others.
+            samples: training samples.
+        """
+
+    def result(self) -> Arrays:
+        """Return one set of arrays for all of them."""
+
+
+class Collected:
+    """A `Join` that keeps the updates until all are there.
+
+    Args:
+        rule: whose `join` gets them.
+    """
+
+    def __init__(self, rule: "Aggregation") -> None:
+        self._rule = rule
+        self._updates: list[Arrays] = []
+        self._samples: list[int] = []
+
+    def add(self, update: Arrays, samples: int) -> None:
+        """See `Join.add`."""
+        self._updates.append(update)
+        self._samples.append(samples)
+
+    def result(self) -> Arrays:
+        """See `Join.result`."""
+        return self._rule.join(self._updates, self._samples)
+
+
 @dataclass
 class Aggregation(ABC):
     """A rule that joins updates; a subclass's fields are its settings.
@@ -20,7 +57,8 @@ class Aggregation(ABC):
     It is given only updates that are finite and of the model's shape, in site order.
 
     Attributes:
-        averages: whether it joins by the mean, whatever the updates are.
+        averages: whether it joins by the mean weighted by samples, whatever the updates are; then
+            none of them has to be kept.
     """
 
     averages: ClassVar[bool] = False
@@ -38,6 +76,14 @@ class Aggregation(ABC):
             updates: arrays of equal keys and shapes, at least `least` of them.
             samples: training samples of each.
         """
+
+    def begin(self, expected: int) -> Join:
+        """Return what joins the updates of a round as they come.
+
+        Args:
+            expected: the training samples of all that were asked.
+        """
+        return arrays.Mean(expected) if self.averages else Collected(self)
 
     def move(
         self, old: Arrays, joined: Arrays, parameters: Container[str], momentum: Arrays

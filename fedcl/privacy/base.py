@@ -1,6 +1,6 @@
 """What every protection of updates offers: by itself, none."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,25 +33,29 @@ class Privacy:
             reports: whether sites send more than updates (`Strategy.reporting`).
         """
 
-    def join(
-        self,
-        rule: Aggregation,
-        updates: Sequence[Arrays],
-        samples: Sequence[int],
-        old: Arrays,
-        secret: tuple[Key, ...],
-    ) -> Arrays:
-        """Return one set of arrays for many.
+    def weight(self, samples: int) -> int:
+        """Return what an update made of so many samples counts."""
+        return samples
+
+    def limited(self, update: Arrays, old: Arrays) -> Arrays:
+        """Return what is joined of an update.
 
         Args:
-            rule: how it would be done without protection.
-            updates: what the sites sent, in site order.
-            samples: training samples of each.
-            old: the global arrays that they started from.
-            secret: of the run, known to the server alone; the round; and which of several
-                architectures the updates are of.
+            update: what a site sent.
+            old: the global arrays that it started from.
         """
-        return rule.join(updates, samples)
+        return update
+
+    def released(self, joined: Arrays, count: int, secret: tuple[Key, ...]) -> Arrays:
+        """Return what the server goes on with.
+
+        Args:
+            joined: the joined updates.
+            count: how many they are.
+            secret: of the run, known to the server alone; the round; which of several
+                architectures the updates are of; and what tells them from others.
+        """
+        return joined
 
     def spent(self, rounds: Mapping[str, int]) -> dict[str, Any]:
         """Return what is guaranteed to sites that have trained in so many rounds."""

@@ -1,7 +1,7 @@
 """Differential privacy of whole sites, by a server that all of them trust."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -94,33 +94,27 @@ class CentralDP(Privacy):
                 "negative; choose model.norm=instance or strategy=fedbn"
             )
 
-    def join(
-        self,
-        rule: Aggregation,
-        updates: Sequence[Arrays],
-        samples: Sequence[int],
-        old: Arrays,
-        secret: tuple[Key, ...],
-    ) -> Arrays:
-        """Return the noisy mean of the clipped updates; see `Privacy.join`."""
-        joined = rule.join([self.clipped(update, old) for update in updates], [1] * len(updates))
-        run, *rest = secret
-        rng = numpy_rng("privacy", run if self.seed is None else self.seed, *rest)
-        scale = self.noise * self.clip / len(updates)
-        return {
-            key: (value + rng.normal(0.0, scale, value.shape)).astype(old[key].dtype)
-            if value.dtype.kind == "f"
-            else value
-            for key, value in joined.items()
-        }
+    def weight(self, samples: int) -> int:
+        """Count every site alike."""
+        return 1
 
-    def clipped(self, update: Arrays, old: Arrays) -> Arrays:
+    def limited(self, update: Arrays, old: Arrays) -> Arrays:
         """Return `update`, no further than `clip` away from `old`; float64, not to exceed it."""
         real = [key for key, value in update.items() if value.dtype.kind == "f"]
         steps = {key: update[key].astype(np.float64) - old[key] for key in real}
         norm = math.sqrt(math.fsum(float(np.square(step).sum()) for step in steps.values()))
         share = min(1.0, self.clip / norm) if norm else 1.0
         return {**update, **{key: old[key] + share * step for key, step in steps.items()}}
+
+    def released(self, joined: Arrays, count: int, secret: tuple[Key, ...]) -> Arrays:
+        """Return the mean of the clipped updates with noise; see `Privacy.released`."""
+        run, *rest = secret
+        rng = numpy_rng("privacy", run if self.seed is None else self.seed, *rest)
+        scale = self.noise * self.clip / count
+        return {
+            key: value + rng.normal(0.0, scale, value.shape) if value.dtype.kind == "f" else value
+            for key, value in joined.items()
+        }
 
     def spent(self, rounds: Mapping[str, int]) -> dict[str, Any]:
         """Return delta and, of every site, epsilon after its rounds."""

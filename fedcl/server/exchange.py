@@ -1,7 +1,8 @@
 """Asking hospitals, by site name, and taking their answers apart."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -88,7 +89,7 @@ class Exchange(Retries):
     ) -> dict[str, Answer | Failure]:
         """Send requests and return what comes of them; see `messages` and `answers`."""
         replies = self.grid.send_and_receive(self.messages(requests), timeout=self.timeout)
-        return self.answers(kind, list(requests), replies)
+        return dict(self.answers(kind, list(requests), replies))
 
     def messages(self, requests: Mapping[str, Request]) -> list[Message]:
         """Return a message per site; sites may share array records.
@@ -167,29 +168,43 @@ class Exchange(Retries):
 
     def answers(
         self, kind: type[Answer], sites: Sequence[str], replies: Iterable[Message]
-    ) -> dict[str, Answer | Failure]:
-        """Return, in the order of `sites`, each site's answer or why there is none.
+    ) -> Generator[tuple[str, Answer | Failure], None, None]:
+        """Yield, in the order of `sites`, each site and its answer or why there is none.
+
+        Only what comes before its turn is held. What it cost is in the ledger at the end.
 
         Args:
             kind: `Update` for training, `Scored` for evaluation, `Report` after a stage.
             sites: who was asked.
-            replies: what came back over `grid`, in any order.
+            replies: what comes back over `grid`, in any order; it may still be on its way.
         """
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
-        answers: dict[str, Answer | Failure] = {}
         busy = cpu = 0.0
-        for site in sites:
-            answer = self._answer(kind, site, by_node.get(self.roster.nodes[site]))
-            answers[site] = answer
-            if not isinstance(answer, Failure):
-                busy, cpu = busy + answer.seconds, cpu + answer.cpu
-                self.ledger.memory["sites"] = max(self.ledger.memory["sites"], answer.memory)
-        what = "evaluate" if kind is Scored else "train"
-        self.ledger.seconds[what] += busy
-        self.ledger.cpu[what] += cpu
-        lanes = max(1, min(self._lanes(len(sites)), len(sites)))
-        self.ledger.seconds["communicate"] += max(0.0, self.grid.seconds - busy / lanes)
-        return answers
+        try:
+            for site, reply in self._in_order(sites, replies):
+                answer = self._answer(kind, site, reply)
+                if not isinstance(answer, Failure):
+                    busy, cpu = busy + answer.seconds, cpu + answer.cpu
+                    self.ledger.memory["sites"] = max(self.ledger.memory["sites"], answer.memory)
+                yield site, answer
+        finally:
+            what = "evaluate" if kind is Scored else "train"
+            self.ledger.seconds[what] += busy
+            self.ledger.cpu[what] += cpu
+            lanes = max(1, min(self._lanes(len(sites)), len(sites)))
+            self.ledger.seconds["communicate"] += max(0.0, self.grid.seconds - busy / lanes)
+
+    def _in_order(
+        self, sites: Sequence[str], replies: Iterable[Message]
+    ) -> Iterator[tuple[str, Message | None]]:
+        """Yield each site and its reply, None if there is none, as soon as those before it were."""
+        early: dict[int, Message] = {}
+        left = deque(sites)
+        for reply in replies:
+            early[reply.metadata.src_node_id] = reply
+            while left and (node := self.roster.nodes[left[0]]) in early:
+                yield left.popleft(), early.pop(node)
+        for site in left:
+            yield site, early.pop(self.roster.nodes[site], None)
 
     def _lanes(self, sites: int) -> int:
         """Return how many sites can compute at the same time: over the network, all of them."""

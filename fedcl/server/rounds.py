@@ -4,7 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from statistics import fmean, median
+from contextlib import closing
+from statistics import fmean
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -19,6 +20,7 @@ from fedcl.registry import name_of
 from fedcl.server.architecture import Architecture
 from fedcl.server.events import Round, Watcher
 from fedcl.server.exchange import Exchange, Failure
+from fedcl.server.intake import Intake
 from fedcl.server.knowledge import Knowledge
 from fedcl.server.state import State
 from fedcl.wire import records
@@ -161,13 +163,13 @@ class Stage(FlowerStrategy):
 
         An update that is missing, not finite or of another shape costs its site the round.
         """
-        updates = self._usable(self.exchange.answers(Update, self.asked, replies))
+        intake = self._taken_in(replies)
+        updates = intake.updates
         heard = [site for stage in self.state.trained[self.number :] for site in stage]
         moved, momentum = arrays.Arrays(), arrays.Arrays()
         for name, architecture in self.architectures.items():
-            own = {site: one for site, one in updates.items() if site in architecture.sites}
-            if own:
-                now, carried = self._join(architecture, own, heard)
+            if intake.joining(architecture).digests:
+                now, carried = self._moved(intake, architecture, heard)
                 moved |= architecture.whole(now)
                 momentum |= architecture.whole(carried)
             elif name in {self.config.job.roles[site].model for site in self.asked}:
@@ -197,82 +199,50 @@ class Stage(FlowerStrategy):
         """The round that is being played, in words."""
         return f"stage {self.number + 1}, round {self.state.round + 1}"
 
-    def _usable(self, answers: Mapping[str, Update | Failure]) -> dict[str, Update]:
-        """Return the updates that may be joined; the others count as failures of their sites.
+    def _taken_in(self, replies: Iterable[Message]) -> Intake:
+        """Take in the round's updates; those that cannot be joined count as failures.
 
         Raises:
-            RunError: they are too few.
+            RunError: too few are left.
         """
-        round_, ledger = self.state.round + 1, self.exchange.ledger
-        updates: dict[str, Update] = {}
-        refused: dict[str, str] = {}
-        for site, answer in answers.items():
-            if isinstance(answer, Failure):
-                refused[site] = answer.reason
-                continue
-            architecture = self.architectures[self.config.job.roles[site].model]
-            problem = arrays.mismatch(answer.arrays, architecture.shared(self.state.weights))
-            if answer.round != round_:
-                problem = f"it is of round {answer.round}"
+        expected = {site: self._expected_samples(site) for site in self.asked}
+        intake = Intake(self.config, self.state, self.architectures, expected)
+        with closing(self.exchange.answers(Update, self.asked, replies)) as answers:
+            for site, answer in answers:
+                intake.take(site, answer)
+        intake.close()
+        ledger = self.exchange.ledger
+        for site in self.asked:
+            problem = intake.refused.get(site)
             if problem is None:
-                updates[site] = answer
-            else:
-                refused[site] = problem
-        for architecture in self.architectures.values():
-            refused |= self._too_long(architecture, updates)
-        for site, answer in answers.items():
-            if site not in refused:
                 ledger.judge(site, "delivered")
                 continue
-            ledger.fail(site, self.number, round_, "update", refused[site])
-            came = isinstance(answer, Update) or answer.came
-            ledger.judge(site, "refused" if came else "lost")
-            updates.pop(site, None)
-        self._check_quorum(updates, refused)
-        return updates
+            ledger.fail(site, self.number, self.state.round + 1, "update", problem.reason)
+            ledger.judge(site, "refused" if problem.came else "lost")
+        self._check_quorum(intake.updates, intake.refused)
+        return intake
 
-    def _too_long(
-        self, architecture: Architecture, updates: Mapping[str, Update]
-    ) -> dict[str, str]:
-        """Return whose change of the weights is too long beside the others', and why.
+    def _expected_samples(self, trainer: str) -> int:
+        """Return on how many samples a trainer will train in a round, as far as can be told."""
+        learning, rehearsing = self.data(trainer)
+        there = self.exchange.roster.samples
+        new = sum(max(1, round(there[site] * share)) for site, share in learning.items())
+        return new + sum(self.state.stored.get(site, 1) for site in rehearsing)
 
-        The length is the L2 norm; three updates at least are needed to tell.
-        """
-        bound, old = self.config.engine.norm_bound, architecture.shared(self.state.weights)
-        own = {site: update for site, update in updates.items() if site in architecture.sites}
-        if bound is None or len(own) < 3:
-            return {}
-        lengths = {site: arrays.distance(update.arrays, old) for site, update in own.items()}
-        middle = median(lengths.values())
-        return {
-            site: f"its change of the weights is {length:.3g} long, the median is {middle:.3g}"
-            for site, length in lengths.items()
-            if length > bound * middle
-        }
-
-    def _join(
-        self, architecture: Architecture, updates: Mapping[str, Update], heard: Sequence[str]
+    def _moved(
+        self, intake: Intake, architecture: Architecture, heard: Sequence[str]
     ) -> tuple[arrays.Arrays, arrays.Arrays]:
         """Return the next arrays of an architecture that sites share, and the momentum.
 
         Args:
-            architecture: what the updates are of.
-            updates: at least one, in site order.
+            intake: with at least one update of it.
+            architecture: whose arrays they are.
             heard: the sites that had delivered in this stage before.
         """
         config, round_, sites = self.config, self.state.round + 1, architecture.sites
-        seed, rule = config.job.seed, config.aggregation
-        old = architecture.shared(self.state.weights)
+        seed, joining = config.job.seed, intake.joining(architecture)
         several = [architecture.name] if architecture.prefix else []
-        digests = {site: arrays.digest(update.arrays) for site, update in updates.items()}
-        joined = config.privacy.join(
-            rule,
-            [update.arrays for update in updates.values()],
-            [update.samples for update in updates.values()],
-            old,
-            # A repeated round with other updates must not have the same noise.
-            (self.state.secret, round_, *several, *(f"{s} {d}" for s, d in digests.items())),
-        )
+        joined = joining.result((self.state.secret, round_, *several))
         started = time.perf_counter()
         refined = self.strategy.refine(
             RoundSummary(
@@ -280,14 +250,14 @@ class Stage(FlowerStrategy):
                 network=architecture.network,
                 joined=joined,
                 updates={
-                    site: update.arrays
-                    for site, update in updates.items()
+                    site: intake.updates[site].arrays
+                    for site in joining.digests
                     if self.strategy.requirements.every_update
                 },
                 teacher=architecture.part(self.state.teacher) if self.number else {},
                 earlier=[s for s in config.timeline.seen(self.number - 1) if s in sites],
                 lost=[site for site in self.lost if site in sites],
-                before=old,
+                before=joining.old,
                 heard=[site for site in heard if site in sites],
                 model=architecture.model,
                 keys=("refine", seed, self.number, round_, *several),
@@ -295,7 +265,9 @@ class Stage(FlowerStrategy):
         )
         self.exchange.ledger.seconds["train"] += time.perf_counter() - started
         parameters = {name for name, _ in architecture.network.named_parameters()}
-        return rule.move(old, refined, parameters, architecture.part(self.state.momentum))
+        return config.aggregation.move(
+            joining.old, refined, parameters, architecture.part(self.state.momentum)
+        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -321,7 +293,7 @@ class Stage(FlowerStrategy):
     ) -> MetricRecord | None:
         """Keep each site's mean validation score."""
         self.validation = {}
-        for site, answer in self.exchange.answers(Scored, self._validating, replies).items():
+        for site, answer in self.exchange.answers(Scored, self._validating, replies):
             score = self.config.job.task.scored(site)[0]
             if isinstance(answer, Scored) and score not in answer.scores:
                 answer = Failure(f"it left out {score}")
@@ -336,7 +308,7 @@ class Stage(FlowerStrategy):
     def summary(self) -> None:
         """Say nothing: the run's own log says it."""
 
-    def _check_quorum(self, delivered: Collection[str], refused: Mapping[str, str]) -> None:
+    def _check_quorum(self, delivered: Collection[str], refused: Mapping[str, Failure]) -> None:
         """Raise `RunError` where a round got too few updates, in all or to join."""
         asks, got, of = "", len(delivered), len(self.asked) + len(self.expected) - len(self.cohort)
         if got < self.config.engine.needed(of):
@@ -349,7 +321,7 @@ class Stage(FlowerStrategy):
                     got, of = there, sum(site in one.sites for site in self.asked)
                     asks = f"aggregation {name_of(self.config.aggregation)} needs {least}"
         if asks:
-            first = {site: reason.partition("\n")[0] for site, reason in refused.items()}
+            first = {site: one.reason.partition("\n")[0] for site, one in refused.items()}
             reasons = "; ".join(f"{site}: {reason}" for site, reason in first.items())
             raise RunError(
                 f"{self._now}: {got} of {of} sites delivered an update, {asks} ({reasons})"

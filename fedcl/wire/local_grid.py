@@ -11,7 +11,8 @@ import math
 import time
 import traceback
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -130,14 +131,27 @@ class LocalGrid(Grid):
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send `messages` and wait for the replies; late ones are left out and dropped."""
+    ) -> Iterator[Message]:
+        """Send `messages`; yield the replies as they come; late ones are left out and dropped."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        ids = list(self.push_messages(messages))
-        while any(i not in self._replies for i in ids) and time.monotonic() < deadline:
-            self._advance(deadline - time.monotonic())
-        self._give_up([i for i in ids if i not in self._replies])
-        return [self._replies.pop(i) for i in ids if i in self._replies]
+        return self._coming(dict.fromkeys(self.push_messages(messages)), deadline)
+
+    def _coming(self, left: dict[str, None], deadline: float) -> Iterator[Message]:
+        """Yield the replies to the messages of these ids until a time, by `time.monotonic`."""
+        try:
+            while left:
+                for number in [i for i in self._replies if i in left]:
+                    del left[number]
+                    yield self._replies.pop(number)
+                if time.monotonic() >= deadline:
+                    break
+                if left:
+                    self._advance(deadline - time.monotonic())
+        except GeneratorExit:  # nobody wants the others any more
+            self._drop(left)
+            raise
+        self._drop(left)
+        self._give_up(left)
 
     @property
     def lanes(self) -> int:
@@ -158,18 +172,46 @@ class LocalGrid(Grid):
     def _advance(self, seconds: float) -> None:
         """Wait up to `seconds` for a reply."""
 
-    def _give_up(self, message_ids: list[str]) -> None:
+    def _drop(self, message_ids: Collection[str]) -> None:
+        """Begin no work on these messages."""
+
+    def _give_up(self, message_ids: Collection[str]) -> None:
         """Stop working on these messages."""
 
 
 class InProcessGrid(LocalGrid):
-    """Every node answers in this process, at once and in order; no timeout applies."""
+    """Every node answers in this process, in order, when its reply is asked for.
+
+    No timeout applies.
+    """
+
+    def __init__(
+        self,
+        app: str | ClientApp,
+        nodes: Sequence[NodeConfig],
+        on_reply: Callable[[Message], None] = lambda reply: None,
+    ) -> None:
+        super().__init__(app, nodes, on_reply)
+        self._queue: deque[Message] = deque()
 
     @cached_property
     def loaded(self) -> ClientApp:
         """The app."""
         return load_app(self.app)
 
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """See `LocalGrid`."""
+        return super().send_and_receive(messages)
+
     def _send(self, messages: list[Message]) -> None:
-        for message in messages:
+        self._queue.extend(messages)
+
+    def _advance(self, seconds: float) -> None:
+        if self._queue:
+            message = self._queue.popleft()
             self._keep(answer(self.loaded, message, self.contexts[message.metadata.dst_node_id]))
+
+    def _drop(self, message_ids: Collection[str]) -> None:
+        self._queue = deque(m for m in self._queue if m.metadata.message_id not in message_ids)

@@ -5,7 +5,7 @@ import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -137,7 +137,7 @@ class RayGrid(LocalGrid):
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    ) -> Iterator[Message]:
         """See `LocalGrid`; the time that workers take to start is not the hospitals'.
 
         Raises:
@@ -265,12 +265,15 @@ class RayGrid(LocalGrid):
         seat.served.clear()
         self._start(seat)
 
-    def _give_up(self, message_ids: list[str]) -> None:
-        """Drop what is queued and replace the workers that are stuck."""
-        late = set(message_ids)
-        self._queue = deque(c for c in self._queue if c.message.metadata.message_id not in late)
+    def _drop(self, message_ids: Collection[str]) -> None:
+        self._queue = deque(
+            call for call in self._queue if call.message.metadata.message_id not in message_ids
+        )
+
+    def _give_up(self, message_ids: Collection[str]) -> None:
+        """Replace the workers that are stuck."""
         for ref, seat in list(self._running.items()):
-            if any(call.message.metadata.message_id in late for call in seat.calls):
+            if any(call.message.metadata.message_id in message_ids for call in seat.calls):
                 del self._running[ref]
                 self._replace(seat)
 

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -38,7 +38,7 @@ class RetryingGrid(WrappedGrid):
         retries: see there.
 
     Attributes:
-        seconds: that the last exchange took.
+        seconds: that one has waited for the replies of the last exchange.
     """
 
     def __init__(self, grid: Grid, retries: Retries) -> None:
@@ -48,43 +48,72 @@ class RetryingGrid(WrappedGrid):
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send `messages` and wait for the replies, those to a second try included."""
-        started = time.perf_counter()
-        until = math.inf if timeout is None else started + timeout
-        batch, left = list(messages), timeout
-        replies: dict[int, Message] = {}
+    ) -> Iterator[Message]:
+        """Send `messages`; yield the replies as they come, those to a second try included."""
+        self.seconds = 0.0
+        until = math.inf if timeout is None else time.perf_counter() + timeout
+        batch = list(messages)
+        return self._timed(self._tries(batch, self._send(batch, timeout), until))
+
+    def _send(self, batch: Sequence[Message], timeout: float | None) -> Iterable[Message]:
+        """Send messages and return the replies, which may still be on their way."""
+        self.retries.sending(batch)
+        return self._grid.send_and_receive(batch, timeout=timeout)
+
+    def _tries(
+        self, batch: list[Message], replies: Iterable[Message], until: float
+    ) -> Iterator[Message]:
+        """Yield the replies that are to be taken, and send once more what is not.
+
+        Args:
+            batch: what was sent.
+            replies: to that.
+            until: when to stop, by `time.perf_counter`.
+        """
         tried: set[tuple[int, bool]] = set()
+        poor: dict[int, Message] = {}
         while True:
-            self.retries.sending(batch)
-            came = _by_node(batch, self._grid.send_and_receive(batch, timeout=left))
-            replies |= came
             again = []
-            for message in batch:
-                node = message.metadata.dst_node_id
-                reply = came.get(node)
-                if reply is None or (node, reply.has_error()) in tried:
-                    continue
-                tried.add((node, reply.has_error()))
-                content = self.retries.again(message, reply)
-                if content is not None:
+            for message, reply in _pairs(batch, replies):
+                node, failed = message.metadata.dst_node_id, reply.has_error()
+                poor.pop(node, None)
+                content = None
+                if (node, failed) not in tried:
+                    tried.add((node, failed))
+                    content = self.retries.again(message, reply)
+                if content is None:
+                    yield reply
+                else:
+                    poor[node] = reply
                     again.append(Message(content, node, message.metadata.message_type))
             if again:
                 self.retries.wait_for({message.metadata.dst_node_id for message in again})
-            remaining = until - time.perf_counter()
-            if not again or remaining <= 0:
-                self.seconds = time.perf_counter() - started
-                return list(replies.values())
-            batch, left = again, None if timeout is None else remaining
+            left = until - time.perf_counter()
+            if not again or left <= 0:
+                yield from poor.values()
+                return
+            batch, replies = again, self._send(again, None if left == math.inf else left)
+
+    def _timed(self, replies: Iterator[Message]) -> Iterator[Message]:
+        """Yield the replies; count how long one waits for them, not what is done in between."""
+        while True:
+            started = time.perf_counter()
+            reply = next(replies, None)
+            self.seconds += time.perf_counter() - started
+            if reply is None:
+                return
+            yield reply
 
 
-def _by_node(messages: Sequence[Message], replies: Iterable[Message]) -> dict[int, Message]:
-    """Return the replies by the node that was asked, as if they were from it."""
-    asked = {message.metadata.message_id: message for message in messages}
-    found = {}
+def _pairs(
+    messages: Sequence[Message], replies: Iterable[Message]
+) -> Iterator[tuple[Message, Message]]:
+    """Yield each reply after what it is to, as if it were from the node that was asked."""
+    asked: dict[str, Message] = {}
     for reply in replies:
+        if not asked:  # ids are given when messages are sent
+            asked = {message.metadata.message_id: message for message in messages}
         message = asked.get(reply.metadata.reply_to_message_id)
         if message is not None:
             said = reply.error if reply.has_error() else reply.content
-            found[message.metadata.dst_node_id] = Message(said, reply_to=message)
-    return found
+            yield message, Message(said, reply_to=message)

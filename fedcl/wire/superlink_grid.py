@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flwr.app import Error, Message
 
@@ -26,8 +26,8 @@ class SuperLinkGrid(WrappedGrid):
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send `messages` and wait for the replies; late ones are left out.
+    ) -> Iterator[Message]:
+        """Send `messages`; yield the replies as they come; late ones are left out.
 
         Raises:
             RunError: the SuperLink does not take them.
@@ -37,9 +37,20 @@ class SuperLinkGrid(WrappedGrid):
         marks: list[str | None] = list(self.push_messages(batch))
         if len(marks) < len(batch):
             raise RunError("the SuperLink has not taken the messages; its log says why")
-        pushed = list(zip(marks, batch, strict=True))
+        return self._coming(list(zip(marks, batch, strict=True)), before, until)
+
+    def _coming(
+        self, pushed: Sequence[tuple[str | None, Message]], before: Mapping[int, str], until: float
+    ) -> Iterator[Message]:
+        """Yield the replies until a time, by `time.monotonic`.
+
+        Args:
+            pushed: the messages by their marks; without one, if their node is not there.
+            before: when each node had last been started.
+            until: that time.
+        """
         gone = Error(GONE, "it is not registered any more")
-        replies = [Message(gone, reply_to=call) for mark, call in pushed if mark is None]
+        yield from (Message(gone, reply_to=call) for mark, call in pushed if mark is None)
         waiting = {mark: call for mark, call in pushed if mark is not None}
         while waiting:
             left, now = until - time.monotonic(), self._starts()
@@ -49,12 +60,11 @@ class SuperLinkGrid(WrappedGrid):
                 if reply is None and now.get(node, before.get(node)) != before.get(node):
                     reply = Message(Error(GONE, "it was stopped and started again"), reply_to=call)
                 if reply is not None:
-                    replies.append(reply)
                     del waiting[mark]
+                    yield reply
             if left <= 0:
                 break
             time.sleep(min(self.POLL, left))
-        return replies
 
     def _reply(self, mark: str, call: Message) -> Message | None:
         """Return the reply to a call if it is there; what cannot be read is an error."""

@@ -28,12 +28,22 @@ def moved(*step: float, n: int = 5) -> dict[str, np.ndarray]:
 
 def test_an_update_is_scaled_down_to_the_norm_and_a_smaller_one_left_alone():
     rule = CentralDP(clip=2.5)
-    long = rule.clipped(moved(3, 0, 0, 0, 4), OLD)  # of norm 5
+    long = rule.limited(moved(3, 0, 0, 0, 4), OLD)  # of norm 5
     assert np.allclose(long["a"], [2.5, 1, 1]) and np.allclose(long["b"], [[0, 2]])
-    short = rule.clipped(moved(1, 0, 0, 0, 0.5), OLD)
+    short = rule.limited(moved(1, 0, 0, 0, 0.5), OLD)
     assert np.array_equal(short["a"], [2, 1, 1]) and np.array_equal(short["b"], [[0, 0.5]])
-    assert all(np.array_equal(rule.clipped(OLD, OLD)[key], OLD[key]) for key in OLD)
+    assert all(np.array_equal(rule.limited(OLD, OLD)[key], OLD[key]) for key in OLD)
     assert long["n"] == 5
+
+
+def released(
+    rule: CentralDP, ups: list[arrays.Arrays], samples: list[int], old: arrays.Arrays, *secret: int
+) -> arrays.Arrays:
+    """Return what the server goes on with after these updates of `old`."""
+    join = FedAvg().begin(sum(map(rule.weight, samples)))
+    for update, count in zip(ups, samples, strict=True):
+        join.add(rule.limited(update, old), rule.weight(count))
+    return rule.released(join.result(), len(ups), secret)
 
 
 def test_the_mean_is_over_sites_not_samples_and_its_noise_is_as_stated():
@@ -42,18 +52,18 @@ def test_the_mean_is_over_sites_not_samples_and_its_noise_is_as_stated():
     ups = [{"w": np.zeros(size, np.float32), "n": np.array(n)} for n in (2, 4)]
     ups[0]["w"][0] = 1.0
     rule = CentralDP(clip=1.0, noise=3.0, seed=0)
-    joined = rule.join(FedAvg(), ups, [1, 9], old, (0, 1))
-    assert joined["w"].dtype == np.float32 and joined["n"] == 3
+    joined = released(rule, ups, [1, 9], old, 0, 1)
+    assert joined["n"] == 3
     sigma = 3.0 * 1.0 / 2
     assert joined["w"][1:].std() == pytest.approx(sigma, rel=0.01)
     assert abs(joined["w"][1:].mean()) < 5 * sigma / math.sqrt(size)
-    quiet = CentralDP(clip=1.0, noise=1e-3).join(FedAvg(), ups, [1, 9], old, (0, 1))
+    quiet = released(CentralDP(clip=1.0, noise=1e-3), ups, [1, 9], old, 0, 1)
     assert quiet["w"][0] == pytest.approx(0.5, abs=0.005)
 
 
 def test_noise_is_the_runs_secret_unless_it_is_given_a_seed_and_new_in_every_round():
     def noise(seed: int | None, secret: int, round_: int) -> np.ndarray:
-        return CentralDP(seed=seed).join(FedAvg(), [OLD], [1], OLD, (secret, round_))["a"]
+        return released(CentralDP(seed=seed), [OLD], [1], OLD, secret, round_)["a"]
 
     assert np.array_equal(noise(1, 7, 1), noise(1, 8, 1))
     assert not np.array_equal(noise(1, 7, 1), noise(1, 7, 2))
