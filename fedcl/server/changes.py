@@ -60,3 +60,12 @@ def furthest(changes: Mapping[str, float]) -> str | None:
     site = max(changes, key=changes.__getitem__)
     others = median(value for name, value in changes.items() if name != site)
     return site if changes[site] > FAR * others else None
+
+
+def in_words(site: str, changes: Mapping[str, float]) -> str:
+    """Return how far an update went beside the others, as part of a sentence."""
+    others = median(far for name, far in changes.items() if name != site)
+    return (
+        f"its update changed the weights by {changes[site]:.3g} times what they are, the others "
+        f"by {others:.3g}"
+    )
