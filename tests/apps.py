@@ -105,7 +105,8 @@ def rogue_train(message: Message, context: Context) -> Message:
     elif spoil == "huge":
         weights = {key: np.float32(3e38) * np.sign(value) for key, value in weights.items()}
     elif spoil == "loud":  # the same answers, with a loss that no number can tell
-        weights |= {k: np.float32(3e36) * v for k, v in weights.items() if k.startswith("model.2.1.")}
+        last = [key for key in weights if key.startswith("model.2.1.")]
+        weights |= {key: np.float32(3e36) * weights[key] for key in last}
     content = replace(update, arrays=weights).pack()
     if spoil == "empty":
         content = RecordDict()

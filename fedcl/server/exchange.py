@@ -173,8 +173,7 @@ class Exchange(Retries):
             return RecordDict({**sent, "request": ConfigRecord({**values, "attempt": attempt})})
         trains = message.metadata.message_type == TrainRequest.TYPE
         if not trains or node not in self._whole or Missing.of(reply.content) is None:
-            taken = self.ledger.longest.setdefault(_kind(message), {})
-            taken[site] = max(taken.get(site, 0.0), time.perf_counter() - self._sent)
+            self._note_time(site, message)
             return None
         log.info("%s has lost what it was sent before; it is sent again", site)
         self.state.holds[site] = []
@@ -197,6 +196,12 @@ class Exchange(Retries):
             limit = max(LEAST, patience * max(taken.values()))
         self._limit = min(most, limit)
         return self._limit
+
+    def _note_time(self, site: str, message: Message) -> None:
+        """Keep how long the answer to a request has taken, if that was longer than ever."""
+        if "request" in message.content.config_records:
+            taken = self.ledger.longest.setdefault(_kind(message), {})
+            taken[site] = max(taken.get(site, 0.0), time.perf_counter() - self._sent)
 
     def heard(self, site: str, silent: bool, stage: int, round_: int) -> None:
         """Take note of whether a site of a deployed run has answered in a round of a stage.

@@ -76,10 +76,10 @@ def test_what_the_operator_knows_counts_and_not_what_is_claimed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     honest, known = weighed(tmp_path / "honest")
-    samples = 8  # four of its six patients, two slices each
+    samples = 4  # two of its six patients, two slices each
     state, found = weighed(tmp_path / "known", f"sites.D.samples={samples}", **CLAIMS)
     assert found["weights_sha256"] == known["weights_sha256"]
-    assert "they count as 8 (sites.D.samples)" in caplog.text
+    assert "they count as 4 (sites.D.samples)" in caplog.text
     assert state.ledger.shares == honest.ledger.shares
-    _, half = weighed(tmp_path / "half", "sites.D.samples=4")
+    _, half = weighed(tmp_path / "half", "sites.D.samples=2")
     assert half["shares"]["D"] == pytest.approx({"last": 1 / 3, "sum": 2 / 3}, abs=1e-6)
