@@ -1,6 +1,6 @@
 """The errors fedcl raises on purpose: one line each, with the exit status they lead to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,13 @@ def one_line(text: str) -> str:
     """Return the first line of what somebody else said, fit for a terminal and not too long."""
     first = text.strip().partition("\n")[0]
     return "".join(sign for sign in first if sign.isprintable())[:500]
+
+
+def some_of(things: Iterable[str], most: int = 10, sep: str = ", ") -> str:
+    """Return things in a row for a person to read: the first ones, and how many more there are."""
+    every = list(things)
+    more = [f"and {len(every) - most} more"] if len(every) > most else []
+    return sep.join(every[:most] + more)
 
 
 @contextmanager

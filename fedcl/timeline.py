@@ -1,12 +1,13 @@
 """Who is present when, who trains, and with how many of its cases."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from unicodedata import category
 
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, some_of
 from fedcl.seeding import numpy_rng
 from fedcl.settings import closest, setting
 
@@ -78,9 +79,10 @@ class Timeline:
                     f"timeline.stages: {site!r} cannot name a site; take up to 100 letters, digits "
                     "and signs other than / \\ [ ]"
                 )
-        twice = [site for site, count in Counter(self.sites).items() if count > 1]
+        counts = Counter(site for stage in self.stages for site in stage)
+        twice = [site for site, count in counts.items() if count > 1]
         if twice:
-            raise ConfigError(f"timeline.stages: {', '.join(twice)} arrives more than once")
+            raise ConfigError(f"timeline.stages: {some_of(twice)} arrives more than once")
         if self.centralised and POOL in self.sites:
             raise ConfigError(f"timeline.centralised: no site may be called {POOL!r}; rename it")
         if self.centralised and self.dropout:
@@ -94,10 +96,10 @@ class Timeline:
 
     def _check_stay(self, site: str, stay: Stay) -> None:
         key, last = f"timeline.sites.{site}", len(self.stages)
-        if site not in self.sites:
+        if site not in self._arrivals:
             raise ConfigError(
                 f"{key}: it arrives in no stage{closest(site, self.sites)}; there are: "
-                f"{', '.join(self.sites)}"
+                f"{some_of(self.sites)}"
             )
         leave, back = stay.leave, stay.rejoin
         if leave is not None and leave <= self.arrival(site) + 1:
@@ -114,11 +116,15 @@ class Timeline:
     @property
     def sites(self) -> list[str]:
         """All sites in order of arrival."""
-        return [site for stage in self.stages for site in stage]
+        return list(self._arrivals)
 
     def arrival(self, site: str) -> int:
         """Return the stage in which `site` arrives."""
-        return next(number for number, stage in enumerate(self.stages) if site in stage)
+        return self._arrivals[site]
+
+    @cached_property
+    def _arrivals(self) -> dict[str, int]:
+        return {site: number for number, stage in enumerate(self.stages) for site in stage}
 
     def seen(self, stage: int) -> list[str]:
         """Return the sites that have arrived by `stage`, whether they are still there or not."""
@@ -126,11 +132,33 @@ class Timeline:
 
     def present(self, stage: int) -> list[str]:
         """Return the sites that are there in `stage`."""
-        return [site for site in self.seen(stage) if not self._away(site, stage)]
+        seen = self.seen(stage)
+        if not self._leaving:
+            return seen
+        return [site for site in seen if site not in self._leaving or not self._away(site, stage)]
+
+    @cached_property
+    def _leaving(self) -> frozenset[str]:
+        """Those that do not stay."""
+        return frozenset(site for site, stay in self.stays.items() if stay.leave is not None)
 
     def new(self, stage: int) -> list[str]:
         """Return the sites that arrive in `stage`, get more cases in it or are back."""
-        return [site for site in self.present(stage) if self._is_new(site, stage)]
+        return list(self._new.get(stage, []))
+
+    @cached_property
+    def _new(self) -> dict[int, list[str]]:
+        """Who is new, by stage."""
+        new = defaultdict[int, list[str]](list)
+        for site, arrival in self._arrivals.items():
+            stay = self._stay(site)
+            stages = {*range(arrival, arrival + stay.ramp)}
+            if stay.rejoin is not None:
+                stages.add(stay.rejoin - 1)
+            for stage in stages:
+                if not self._away(site, stage):
+                    new[stage].append(site)
+        return dict(new)
 
     def share(self, site: str, stage: int) -> float:
         """Return the share of its training cases that a site has by `stage`."""
@@ -144,13 +172,9 @@ class Timeline:
         leave, back = self._stay(site).leave, self._stay(site).rejoin
         return leave is not None and stage + 1 >= leave and (back is None or stage + 1 < back)
 
-    def _is_new(self, site: str, stage: int) -> bool:
-        stay = self._stay(site)
-        return stage < self.arrival(site) + stay.ramp or stay.rejoin == stage + 1
-
     # --- who trains --------------------------------------------------------------------
 
-    @property
+    @cached_property
     def _last(self) -> int:
         """How many stages a new site goes on training, its first one included."""
         if self.participation in ("new", "cumulative"):

@@ -89,7 +89,7 @@ class CTPhantom(PhantomScenario):
         level, width: of the window, in HU: what lies in it becomes -1 to 1.
     """
 
-    hospitals: ClassVar[Mapping[str, Any]] = HOSPITALS
+    scanners: ClassVar[Mapping[str, Any]] = HOSPITALS
 
     stages: list[list[str]] = setting(factory=lambda: [["A", "C"], ["B", "D"]])
     slices: int = setting(4, low=1)

@@ -114,24 +114,44 @@ HOSPITALS = {name: Hospital(*row) for name, row in TABLE.items()}
 
 @dataclass
 class Phantom(PhantomScenario):
-    """Six hospitals; slices go from the base of the prostate to its apex.
+    """Six hospitals or more; slices go from the base of the prostate to its apex.
 
     Attributes:
+        hospitals: how many; null for the six. The seventh is A2, with A's scanner and protocol and
+            patients of its own, then come B2 to F2, A3 and so on. Unless `stages` names them, they
+            arrive with those whose scanners they have.
         slices: how many per patient.
         strength: how far the hospitals lie apart: at 0 all are like A, at 1 as in
             `HOSPITALS`, above 1 further. The default costs fine-tuning about a quarter of
             what it has learned, which leaves room below and above it.
     """
 
-    hospitals: ClassVar[Mapping[str, Any]] = HOSPITALS
+    scanners: ClassVar[Mapping[str, Any]] = HOSPITALS
 
     stages: list[list[str]] = setting(factory=lambda: [["A", "B"], ["C", "D"], ["E", "F"]])
+    hospitals: int | None = setting(None, low=6, high=100_000)
     slices: int = setting(4, low=1)
     strength: float = setting(0.8, low=0, high=2)
 
+    def sites(self) -> list[str]:
+        """Return the names of the hospitals."""
+        first = super().sites()
+        places = (divmod(place, len(first)) for place in range(self.hospitals or len(first)))
+        return [first[which] + (str(turn + 1) if turn else "") for turn, which in places]
+
+    def arrivals(self) -> list[list[str]]:
+        """See `Scenario.arrivals`."""
+        stages = super().arrivals()
+        stage_of = {site: number for number, stage in enumerate(stages) for site in stage}
+        later: list[list[str]] = [[] for _ in stages]
+        for site in self.sites():
+            if site not in stage_of and site[0] in stage_of:
+                later[stage_of[site[0]]].append(site)
+        return [[*stage, *more] for stage, more in zip(stages, later, strict=True)]
+
     def make(self, site: str, number: int) -> Case:
         """See `PhantomScenario.make`."""
-        hospital = HOSPITALS[site].from_reference(HOSPITALS["A"], self.strength)
+        hospital = HOSPITALS[site[0]].from_reference(HOSPITALS["A"], self.strength)
         pixel = FIELD_OF_VIEW / hospital.zoom / self.size
         rng = numpy_rng("phantom", self.seed, site, number)
         tissues, distance = draw_anatomy(hospital, self.size, self.slices, rng)

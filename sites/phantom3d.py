@@ -34,7 +34,7 @@ class Phantom3D(PhantomScenario):
         strength: how far the hospitals lie apart; as of `phantom`.
     """
 
-    hospitals: ClassVar[Mapping[str, Any]] = HOSPITALS
+    scanners: ClassVar[Mapping[str, Any]] = HOSPITALS
 
     stages: list[list[str]] = setting(factory=lambda: [["A", "B"], ["C", "D"], ["E", "F"]])
     size: int = setting(48, low=24, high=512)
@@ -49,7 +49,7 @@ class Phantom3D(PhantomScenario):
     @property
     def task(self) -> Segmentation:
         """Segmentation of volumes, all padded to the size of the finest."""
-        slices = max(map(slices_of, self.hospitals))
+        slices = max(map(slices_of, self.scanners))
         return Segmentation(1, self.classes, dims=3, size=(slices, self.size, self.size))
 
     def make(self, site: str, number: int) -> Case:

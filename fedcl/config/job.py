@@ -192,13 +192,23 @@ class Job:
             scenario=SCENARIO.make(parts["scenario"]),
             strategy=STRATEGY.make(parts["strategy"]),
             models={name: MODEL.make(one) for name, one in models.items()},
-            roles={site: parse(Role, one, f"roles.{site}") for site, one in roles.items()},
+            roles=_roles(roles),
             learner=parse(Learner, parts["learner"], "learner"),
             augment=AUGMENT.make(parts["augment"]),
             optimiser=OPTIMISER.make(parts["optimiser"]),
             schedule=SCHEDULE.make(parts["schedule"]),
             seed=checked_seed(parts["seed"]),
         )
+
+
+def _roles(values: Mapping[str, Any]) -> dict[str, Role]:
+    """Return the roles by site; of many sites most have the same, which is parsed once."""
+    known: dict[str, Role] = {}
+    roles = {}
+    for site, one in values.items():
+        text = json.dumps(one)
+        known[text] = roles[site] = known.get(text) or parse(Role, one, f"roles.{site}")
+    return roles
 
 
 def check_model(model: Model, scenario: Scenario) -> None:

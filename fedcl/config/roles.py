@@ -7,7 +7,7 @@ from typing import Any
 
 from fedcl.config.groups import Site, named_groups
 from fedcl.config.job import Role, check_model
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, some_of
 from fedcl.learning.scenario import Scenario
 from fedcl.learning.strategy import LARGEST, OWN, Strategy
 from fedcl.models.base import Model
@@ -62,7 +62,7 @@ class Roles:
             if self.there is not None and site not in self.there:
                 raise ConfigError(
                     f"sites.{site}: no such site{closest(site, list(self.there))}; there are: "
-                    f"{', '.join(self.there)}"
+                    f"{some_of(self.there)}"
                 )
 
     def _models(self, default: Model, own: Mapping[str, str]) -> dict[str, Model]:

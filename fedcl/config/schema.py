@@ -12,7 +12,7 @@ from fedcl.config.groups import DEPLOYED, Engine, Groups, Release, Run, Tracking
 from fedcl.config.job import Job
 from fedcl.config.roles import Roles
 from fedcl.config.timeline import timeline_of
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, some_of
 from fedcl.learning.strategy import Strategy
 from fedcl.privacy.base import Privacy
 from fedcl.registry import (
@@ -73,7 +73,7 @@ class Config:
                 key = f"timeline.sites.{site}" if listed else "timeline.stages"
                 raise ConfigError(
                     f"{key}: {name_of(scenario)} has no site {site!r}{closest(site, there)}; "
-                    f"there are: {', '.join(there)}"
+                    f"there are: {some_of(there)}"
                 )
         known = there if simulated else None
         models, roles = Roles(values, groups.sites, timeline, known, scenario, strategy).find()
@@ -192,7 +192,7 @@ def _somebody_is_scored(config: Config) -> None:
     task, sites = config.job.task, config.timeline.sites
     if not any(task.scores[0] in task.scored(site) for site in sites):
         raise ConfigError(
-            f"timeline.stages: none of {', '.join(sites)} can be scored by "
+            f"timeline.stages: none of {some_of(sites)} can be scored by "
             f"{task.scores[0]}, by which runs are judged; let a site arrive that can"
         )
 

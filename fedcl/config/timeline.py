@@ -25,6 +25,8 @@ class Arrivals:
 
     Attributes:
         stages: the sites that arrive in each stage; null for the scenario's own.
+        per_stage: how many of the scenario's sites arrive in each stage, in the order in which it
+            has them; null for its own stages.
         sites: when single sites join, leave, rejoin, and over how many stages their cases come
             in. Where all that take part have a join, that replaces `stages`.
         file: a file with `sites`, and `stages` if it is YAML; a CSV file has a line per site and
@@ -37,6 +39,7 @@ class Arrivals:
     """
 
     stages: list[list[str]] | None = None
+    per_stage: int | None = setting(None, low=1)
     sites: dict[str, Stay] = setting(factory=dict)
     file: str | None = None
     order: str = setting("listed", choices=("listed", "reversed", "permuted"))
@@ -141,6 +144,11 @@ def timeline_of(
             f"timeline.sites.{next(iter(joins))}.join: timeline.stages says when sites arrive; "
             "give one of the two"
         )
+    if arrivals.per_stage is not None and (joins or arrivals.stages is not None):
+        raise ConfigError(
+            "timeline.per_stage: timeline.stages or the sites' joins say when sites arrive; give "
+            "one of the two"
+        )
     if joins:
         late = [site for site in arrivals.sites if site not in joins]
         if late:
@@ -151,6 +159,8 @@ def timeline_of(
         stages = [
             list(stage) for stage in (default() if arrivals.stages is None else arrivals.stages)
         ]
+        if arrivals.per_stage is not None:
+            stages = _regrouped(stages, arrivals.per_stage)
         for number, stage in enumerate(stages, start=1):
             if not stage:
                 raise ConfigError(f"timeline.stages: stage {number} has no sites")
@@ -178,6 +188,12 @@ def timeline_of(
         dropout=arrivals.dropout,
         seed=seed,
     )
+
+
+def _regrouped(stages: Sequence[Sequence[str]], size: int) -> list[list[str]]:
+    """Return the sites of stages in as many stages as there are with `size` new ones each."""
+    names = [site for stage in stages for site in stage]
+    return [names[first : first + size] for first in range(0, len(names), size)]
 
 
 def in_places(names: Sequence[str], order: str, seed: int) -> dict[str, str]:

@@ -94,7 +94,7 @@ def _timeline(
         sites[other] = {name: one for name, one in asdict(now).items() if one != _NONE[name]}
     return {
         **(values.get("timeline") or {}),
-        "stages": None, "file": None, "order": "listed", "sites": sites,
+        "stages": None, "per_stage": None, "file": None, "order": "listed", "sites": sites,
     }  # fmt: skip
 
 

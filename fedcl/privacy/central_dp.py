@@ -118,10 +118,11 @@ class CentralDP(Privacy):
 
     def spent(self, rounds: Mapping[str, int]) -> dict[str, Any]:
         """Return delta and, of every site, epsilon after its rounds."""
+        spent = {r: epsilon(self.noise, r, self.delta) for r in {*rounds.values()}}
         return {
             "neighbours": "one site's update against none",
             "delta": self.delta,
-            "epsilon": {site: epsilon(self.noise, r, self.delta) for site, r in rounds.items()},
+            "epsilon": {site: spent[r] for site, r in rounds.items()},
         }
 
 

@@ -14,6 +14,7 @@ from rich.progress import (
 
 from fedcl.config.schema import Config
 from fedcl.server.events import Round, Watcher
+from fedcl.server.outcome import cohorts
 from fedcl.server.state import State
 from fedcl.wire.answers import Hello
 
@@ -55,14 +56,11 @@ class Display(Watcher):
     def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
         """Set the bar to what is done and what is to come."""
         self.timeline = config.timeline
-        cohorts = [
-            self.timeline.trainers(config.job.strategy.plan(self.timeline, stage).cohort)
-            for stage in range(len(self.timeline.stages))
-            for _ in range(self.timeline.rounds)
-        ]
-        sizes = [
-            len(config.asked(trainers, round_)) for round_, trainers in enumerate(cohorts, start=1)
-        ]
+        sizes: list[int] = []
+        for cohort in cohorts(config):
+            trainers, first = self.timeline.trainers(cohort), len(sizes) + 1
+            rounds = range(first, first + self.timeline.rounds)
+            sizes += [len(config.asked(trainers, round_)) for round_ in rounds]
         self.bar.reset(self.task, total=sum(sizes), completed=sum(sizes[: state.round]))
         self.bar.update(self.task, description="evaluating the initial model")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -23,6 +24,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 STYLES = ("-", "--", "-.", ":")
 LARGEST = 60.0
 """Inches."""
+MANY = 60
+"""Sites, or stages, above which figures show them without names and numbers of their own."""
 
 
 def draw(results: Results, pictures: Sequence[Picture], legend: str, folder: Path) -> list[Path]:
@@ -45,7 +48,7 @@ def draw(results: Results, pictures: Sequence[Picture], legend: str, folder: Pat
         "forgetting": _curves(results),
     }
     if pictures:
-        figures["overlays"] = _overlays(pictures, legend)
+        figures["overlays"] = _overlays(pictures[:MANY], legend)
     frames = sum(map(len, results.cases.values()))
     if results.case == "frame" and frames > 1:
         figures["frames"] = _frames(results)
@@ -62,6 +65,8 @@ def _timeline(results: Results) -> Figure:
     """Who is there, who trains (as high as the share of its cases), who is away, who failed."""
     sites, rounds = results.sites, results.rounds_per_stage
     stages = len(results.arrivals)
+    if max(len(sites), stages) > MANY:
+        return _presence(results)
     figure, axes = _figure(2.5 + max(3.5, 0.09 * rounds * stages), 1.9 + 0.35 * len(sites))
     away: dict[str, Any] = {
         "facecolor": "white",
@@ -104,13 +109,42 @@ def _timeline(results: Results) -> Figure:
     return figure
 
 
+def _presence(results: Results) -> Figure:
+    """Who is there and who trains, stage by stage, of more sites than can be told apart."""
+    sites, stages = results.sites, len(results.arrivals)
+    shown = np.array([[share is not None for share in results.presence[s]] for s in sites], int)
+    for stage, cohort in enumerate(map(set, results.cohorts)):
+        shown[[site in cohort for site in sites], stage] = 2
+    figure, axes = _figure(7.0, 6.0)
+    colours = ListedColormap(["white", "#CFE8F7", COLOURS[0]])
+    extent = (0.5, stages + 0.5, len(sites) + 0.5, 0.5)
+    axes.imshow(shown, cmap=colours, vmin=0, vmax=2, aspect="auto", extent=extent)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("stage")
+    axes.set_ylabel("site, in order of arrival")
+    signs = [Patch(color=colours(2), label="trains"), Patch(color=colours(1), label="is there")]
+    figure.legend(handles=signs, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
 def _matrix(results: Results) -> Figure:
     """Heat map of the score of every site after every stage."""
     sites, rows = results.sites, results.matrix
     values = np.array([[np.nan if v is None else v for v in row] for row in rows], float)
     top = 1.0 if results.score == "dice" else max(float(np.nanmax(values)), 1e-6)
-    figure, axes = _figure(2.2 + 0.75 * len(sites), 1.6 + 0.55 * len(rows))
-    image = axes.imshow(values, vmin=min(0.0, float(np.nanmin(values))), vmax=top, cmap="viridis")
+    many = max(len(sites), len(rows)) > MANY
+    size = (9.0, 4.0) if many else (2.2 + 0.75 * len(sites), 1.6 + 0.55 * len(rows))
+    figure, axes = _figure(*size)
+    image = axes.imshow(
+        values, vmin=min(0.0, float(np.nanmin(values))), vmax=top, cmap="viridis",
+        aspect="auto" if many else "equal",
+    )  # fmt: skip
+    figure.colorbar(image, ax=axes, label=title_of(results.score))
+    axes.set_title(_run(results) + " (bold: trained)" * (not many), size=10)
+    if many:
+        axes.set_xlabel("site, in order of arrival, from 0")
+        axes.set_ylabel("stage, from 0")
+        return figure
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             dark = value < 0.6 * top
@@ -121,32 +155,32 @@ def _matrix(results: Results) -> Figure:
             )  # fmt: skip
     axes.set_xticks(range(len(sites)), sites)
     axes.set_yticks(range(len(rows)), [f"stage {n}" for n in range(1, len(rows) + 1)])
-    axes.set_title(f"{_run(results)} (bold: trained)", size=10)
-    figure.colorbar(image, ax=axes, label=title_of(results.score))
     return figure
 
 
 def _curves(results: Results) -> Figure:
     """Score of each site over the stages, from the one in which it first trained."""
     figure, axes = _figure(6.2, 3.8)
-    stages = range(1, len(results.matrix) + 1)
+    stages, every = range(1, len(results.matrix) + 1), -(-len(results.sites) // MANY)
+    cohorts = [set(cohort) for cohort in results.stages]
     for number, site in enumerate(results.sites):
-        column = np.array([row[number] for row in results.matrix], float)  # NaN for None
-        first = next((t for t, cohort in enumerate(results.stages) if site in cohort), None)
-        if first is None:
+        first = next((t for t, cohort in enumerate(cohorts) if site in cohort), None)
+        if first is None or number % every:
             continue
+        column = np.array([row[number] for row in results.matrix], float)  # NaN for None
         style: dict[str, Any] = {
             "color": COLOURS[number % len(COLOURS)],
             "linestyle": STYLES[number % len(STYLES)],
         }
         axes.plot(stages[: first + 1], column[: first + 1], alpha=0.3, **style)
         axes.plot(stages[first:], column[first:], marker="o", label=site, **style)
-    axes.set_xticks(stages)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("stage (faint: before the site arrived)")
     axes.set_ylabel(title_of(results.score))
-    axes.set_title(_run(results), size=10)
+    axes.set_title(_run(results) + f", one site of {every}" * (every > 1), size=10)
     axes.grid(alpha=0.3)
-    axes.legend(title="site", loc="center left", bbox_to_anchor=(1, 0.5))
+    if every == 1:
+        axes.legend(title="site", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

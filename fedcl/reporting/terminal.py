@@ -14,6 +14,10 @@ FEW = 5
 """Validation cases below which a test of a loss has little power."""
 MOST = 12
 """How many sites a table in a terminal has room for side by side."""
+ROWS = 60
+"""How many rows it may have."""
+WORST = 20
+"""How many sites are shown where there are more."""
 
 
 def report(results: Results) -> Group:
@@ -113,9 +117,15 @@ def _matrix(results: Results) -> Table:
 def _ends(results: Results) -> Table:
     """Return, for more sites than fit a terminal, a row each: when last trained, and at the end."""
     table = Table("site", "last trained in", "score then*", "at the end")
-    last = len(results.matrix) - 1
-    for column, site in enumerate(results.sites):
-        stages = [t for t, trained in enumerate(results.stages) if site in trained]
+    last, cohorts = len(results.matrix) - 1, [set(trained) for trained in results.stages]
+    shown = list(enumerate(results.sites))
+    if len(shown) > ROWS:
+        final = results.matrix[-1]
+        order = sorted((v, column) for column, v in enumerate(final) if v is not None)
+        shown = [(column, results.sites[column]) for _, column in order[:WORST]]
+        table.caption = f"the {WORST} worst of {len(final)} sites; results.json has all"
+    for column, site in shown:
+        stages = [t for t, trained in enumerate(cohorts) if site in trained]
         then = (str(stages[-1] + 1), _cell(results, stages[-1], column)) if stages else ("-", "-")
         table.add_row(escape(site), *then, _cell(results, last, column))
     return table

@@ -45,7 +45,8 @@ class Closing:
         timeline, job = self.config.timeline, self.config.job
         sites = self._tested(stage)
         if not job.task.foresight:
-            sites = [site for site in sites if stage >= 0 and site in timeline.seen(stage)]
+            seen = set(timeline.seen(stage)) if stage >= 0 else set()
+            sites = [site for site in sites if site in seen]
         return self._score(stage, {site: job.roles[site].model for site in sites})
 
     def test_elsewhere(self, stage: int) -> dict[str, Scores]:
@@ -60,7 +61,7 @@ class Closing:
 
     def _tested(self, stage: int) -> list[str]:
         """Return the sites to score after `stage`: of the strategy's, those that are there."""
-        there = self.exchange.roster.connected()
+        there = set(self.exchange.roster.connected())
         sites = self.config.job.strategy.plan(self.config.timeline, stage).evaluated
         return [site for site in sites if site in there]
 

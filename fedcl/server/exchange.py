@@ -86,6 +86,7 @@ class Exchange(Retries):
         self._over, self.grid = grid, RetryingGrid(grid, self)
         self.roster = Roster(self.grid, config.job, self.timeout, config.wait, admit)
         self._job = config.job.to_json()
+        self._arrived: list[list[str]] = []
         self._whole: dict[int, TrainRequest] = {}
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
@@ -96,10 +97,16 @@ class Exchange(Retries):
         return kind(
             job=self._job,
             run=self.run,
-            arrivals=[list(sites) for sites in self.config.timeline.stages[: max(stage, 0) + 1]],
+            arrivals=self._arrivals(max(stage, 0)),
             state=self.state.versions.get(site, 0),
             **parts,
         )
+
+    def _arrivals(self, stage: int) -> list[list[str]]:
+        """Return who has arrived by a stage; one list for all the requests of it."""
+        if len(self._arrived) != stage + 1:
+            self._arrived = [list(one) for one in self.config.timeline.stages[: stage + 1]]
+        return self._arrived
 
     def ask(
         self, kind: type[Answer], requests: Mapping[str, Request]

@@ -58,8 +58,8 @@ def summary(
     def score(stage: int, site: str) -> float | None:
         return matrix[stage][column[site]]
 
-    when = {site: [t for t, cohort in enumerate(trained) if site in cohort] for site in sites}
-    learned = [site for site in sites if when[site] and (arrived is None or site in arrived)]
+    when, there = _stages_of(trained), set(sites if arrived is None else arrived)
+    learned = [site for site in sites if site in when and site in there]
     seen = learned if arrived is None else arrived
     old = [site for site in learned if when[site][0] < last]
     new = [site for site in learned if when[site][0] > 0]
@@ -101,9 +101,10 @@ def relative_bwt(
     """
     ratios: list[float | None] = []
     last = len(matrix) - 1
+    when, counting = _stages_of(trained), set(sites if learned is None else learned)
     for column, site in enumerate(sites):
-        stages = [t for t, cohort in enumerate(trained) if site in cohort]
-        if not stages or stages[0] >= last or (learned is not None and site not in learned):
+        stages = when.get(site)
+        if not stages or stages[0] >= last or site not in counting:
             continue
         before, now = matrix[stages[-1]][column], matrix[last][column]
         ratios.append(None if now is None or not before else (now - before) / before)
@@ -118,16 +119,25 @@ def forgetting_by_site(
     Left out is a site that has no score after one of the stages since its first training.
     """
     last = len(matrix) - 1
-    result = {}
+    result, when = {}, _stages_of(trained[:last])
     for index, site in enumerate(sites):
-        first = next((t for t, cohort in enumerate(trained[:last]) if site in cohort), None)
-        if first is None:
+        if site not in when:
             continue
+        first = when[site][0]
         column = [row[index] for row in matrix]
         if None not in column[first:]:
             known = _known(column)
             result[site] = max(known[:-1]) - known[-1]
     return result
+
+
+def _stages_of(trained: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Return the stages in which each site trained."""
+    when: dict[str, list[int]] = {}
+    for stage, cohort in enumerate(trained):
+        for site in cohort:
+            when.setdefault(site, []).append(stage)
+    return when
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

@@ -155,18 +155,12 @@ def _rounds(config: Config, state: State) -> dict[str, int]:
     }
 
 
-def _trainers(config: Config, round_: int) -> list[str]:
-    timeline = config.timeline
-    stage = (round_ - 1) // timeline.rounds
-    return timeline.trainers(config.job.strategy.plan(timeline, stage).cohort)
-
-
 def presence(config: Config) -> dict[str, list[float | None]]:
     """Return, per site and stage, the share of its training cases; None where it is not there."""
     timeline = config.timeline
-    stages = range(len(timeline.stages))
+    there = [set(timeline.present(stage)) for stage in range(len(timeline.stages))]
     return {
-        site: [timeline.share(site, t) if site in timeline.present(t) else None for t in stages]
+        site: [timeline.share(site, t) if site in now else None for t, now in enumerate(there)]
         for site in timeline.sites
     }
 
@@ -180,10 +174,13 @@ def cohorts(config: Config) -> list[list[str]]:
 def away(config: Config) -> dict[str, list[int]]:
     """Return the rounds in which a site of the cohort is away, for sites that ever are."""
     timeline, found = config.timeline, dict[str, list[int]]()
-    for round_ in range(1, len(timeline.stages) * timeline.rounds + 1):
-        trainers = _trainers(config, round_)
-        for site in set(trainers) - set(config.asked(trainers, round_)):
-            found.setdefault(site, []).append(round_)
+    if not timeline.dropout:
+        return found
+    for stage, cohort in enumerate(cohorts(config)):
+        trainers, first = timeline.trainers(cohort), stage * timeline.rounds + 1
+        for round_ in range(first, first + timeline.rounds):
+            for site in set(trainers) - set(config.asked(trainers, round_)):
+                found.setdefault(site, []).append(round_)
     return found
 
 

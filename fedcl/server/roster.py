@@ -5,11 +5,10 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedcl.config.job import Job
-from fedcl.errors import DataError, FedclError, RunError, one_line
+from fedcl.errors import DataError, FedclError, RunError, one_line, some_of
 from fedcl.wire.answers import Hello
 from fedcl.wire.fields import MalformedError
 
@@ -116,8 +115,8 @@ class Roster:
                 self._gone |= missing
                 return
             if not said:
-                there = ", ".join(self.connected()) or "nobody"
-                names = ", ".join(sorted(missing))
+                there = some_of(self.connected()) or "nobody"
+                names = some_of(sorted(missing))
                 log.warning("waiting up to %g s for %s; connected: %s", self.wait, names, there)
                 said = True
             time.sleep(min(1.0, left))
@@ -136,13 +135,14 @@ class Roster:
         self._silent = self._silent - new.keys() | silent - self._silent_before
         self._silent_before |= silent
         met: dict[str, Hello] = {}
+        ids, named = {one.node_id for one in there}, any(one.name for one in there)
         for start, name in new.items():
             if start not in silent:
-                met |= self._introduced(start, name, replies[start[0]], there)
+                met |= self._introduced(start, name, replies[start[0]], ids, named)
         return met
 
     def _introduced(
-        self, start: Start, name: str, reply: Message, there: Collection[NodeInfo]
+        self, start: Start, name: str, reply: Message, there: Collection[int], named: bool
     ) -> dict[str, Hello]:
         """Return what a node says, by the site that it speaks for; nothing if it may not.
 
@@ -151,13 +151,14 @@ class Roster:
             name: that it is registered under; empty if under none.
             reply: to the question who it is.
             there: the nodes that are connected.
+            named: whether any of them is registered under a name.
         """
-        node, named = start[0], any(one.name for one in there)
+        node = start[0]
         site, answer = _introduction(reply, name, named)
         if site and site not in self.job.roles:  # connected, and no part of this run
             return {}
         other = self.nodes.get(site, node)
-        if isinstance(answer, Hello) and any(other == one.node_id != node for one in there):
+        if isinstance(answer, Hello) and other != node and other in there:
             answer = DataError(f"site {site}: two hospitals answer to that name")
         if isinstance(answer, Hello):
             self.nodes[site], self.samples[site] = node, answer.samples

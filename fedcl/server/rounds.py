@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedcl import arrays
 from fedcl.config.schema import Config
-from fedcl.errors import RunError
+from fedcl.errors import RunError, some_of
 from fedcl.learning.strategy import RoundSummary
 from fedcl.registry import name_of
 from fedcl.server.architecture import Architecture
@@ -133,7 +133,7 @@ class Stage(FlowerStrategy):
         self.asked = self.config.asked(self.trainers, round_)
         away = [site for site in self.trainers if site not in self.asked]
         if away:
-            log.info("stage %d, round %d: %s away", self.number + 1, round_, ", ".join(away))
+            log.info("stage %d, round %d: %s away", self.number + 1, round_, some_of(away))
         for watcher in self.watchers:
             watcher.round_began(self.number, round_, self.asked)
         return self.exchange.messages(
@@ -347,7 +347,7 @@ class Stage(FlowerStrategy):
         if asks:
             first = {site: one.reason.partition("\n")[0] for site, one in refused.items()}
             first |= dict.fromkeys(self.state.shut_out, "left out of this stage")
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in first.items())
+            reasons = some_of((f"{site}: {reason}" for site, reason in first.items()), sep="; ")
             raise RunError(
                 f"{self._now}: {got} of {of} sites delivered an update, {asks} ({reasons})"
             )

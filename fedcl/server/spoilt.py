@@ -7,7 +7,7 @@ import numpy as np
 
 from fedcl import arrays
 from fedcl.config.schema import Config
-from fedcl.errors import RunError
+from fedcl.errors import RunError, some_of
 from fedcl.server.architecture import Architecture
 from fedcl.server.changes import furthest, in_words
 from fedcl.server.exchange import Failure
@@ -129,4 +129,4 @@ def collapsed(
 
 
 def _listed(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{score:.3f} at {site}" for site, score in scores.items())
+    return some_of(f"{score:.3f} at {site}" for site, score in scores.items())

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedcl.config.schema import Config
+from fedcl.errors import some_of
 from fedcl.server.events import Round, Watcher
 from fedcl.server.outcome import outcome
 from fedcl.server.state import State
@@ -40,23 +41,32 @@ def tell_notes(config: Config, state: State, sites: Iterable[str]) -> None:
     for line in state.left_out:
         log.warning("%s", line)
     notes: dict[str, list[str]] = {}
+    largest = _largest(state.samples)
     for site in sites:
-        state.notes[site] += _padded_otherwise(state.samples, site)
+        state.notes[site] += _padded_otherwise(state.samples[site], largest)
         for note in state.notes[site]:
             notes.setdefault(note, []).append(site)
     for note, whose in notes.items():
-        log.warning("site%s %s: %s", "s" * (len(whose) > 1), ", ".join(whose), note)
+        log.warning("site%s %s: %s", "s" * (len(whose) > 1), some_of(whose), note)
 
 
-def _padded_otherwise(samples: Mapping[str, Sequence[int]], site: str) -> list[str]:
+def _largest(samples: Mapping[str, Sequence[int]]) -> dict[int, list[int]]:
+    """Return the largest size of samples along each axis, by how many axes they have.
+
+    A hospital may claim samples of another kind, and must not end the run by it.
+    """
+    largest: dict[int, list[int]] = {}
+    for shape in samples.values():
+        known = largest.get(len(shape), list(shape))
+        largest[len(shape)] = [max(sizes) for sizes in zip(known, shape, strict=True)]
+    return largest
+
+
+def _padded_otherwise(shape: Sequence[int], largest: Mapping[int, Sequence[int]]) -> list[str]:
     """Return a note where others, or the pool, train on larger samples than a site."""
-    shape = samples[site]
-    # A hospital may claim samples of another kind, and must not end the run by it.
-    comparable = [one for one in samples.values() if len(one) == len(shape)]
-    largest = [max(sizes) for sizes in zip(*comparable, strict=True)]
-    if list(shape) == largest:
+    if list(shape) == largest[len(shape)]:
         return []
-    own, most = ("x".join(map(str, sizes[1:])) for sizes in (shape, largest))
+    own, most = ("x".join(map(str, sizes[1:])) for sizes in (shape, largest[len(shape)]))
     return [
         f"samples of {own}, elsewhere up to {most}: networks that normalise over an image see "
         "how much of it is padding; scenario.size makes them alike"
@@ -77,6 +87,5 @@ def tell_chosen(state: State) -> None:
 
 
 def _in_words(values: Mapping[str, float | None]) -> str:
-    return ", ".join(
-        f"{name} {'-' if value is None else format(value, '.3f')}" for name, value in values.items()
-    )
+    told = (f"{name} {'-' if one is None else format(one, '.3f')}" for name, one in values.items())
+    return some_of(told, most=50)

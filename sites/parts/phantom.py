@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fedcl.data.cases import Case
-from fedcl.errors import DataError
+from fedcl.errors import DataError, some_of
 from fedcl.learning.scenario import PatientScenario
 from fedcl.settings import setting
 
@@ -17,13 +17,13 @@ class PhantomScenario(PatientScenario):
     """Patients made on the spot; there are no files.
 
     Attributes:
-        hospitals: what each does, by name.
+        scanners: what each hospital does, by name.
         seed: which patients.
         size: height and width of a slice, in pixels.
         patients: how many per hospital.
     """
 
-    hospitals: ClassVar[Mapping[str, Any]]
+    scanners: ClassVar[Mapping[str, Any]]
 
     val: float = setting(0.16, above=0, high=0.9)
     test: float = setting(0.42, above=0, high=0.9)
@@ -38,7 +38,7 @@ class PhantomScenario(PatientScenario):
 
     def sites(self) -> list[str]:
         """Return the names of the hospitals."""
-        return list(self.hospitals)
+        return list(self.scanners)
 
     def cases(self, site: str, path: Path | None) -> list[Case]:
         """Make all patients of `site`; `path` plays no part.
@@ -46,8 +46,8 @@ class PhantomScenario(PatientScenario):
         Raises:
             DataError: there is no such hospital.
         """
-        if site not in self.hospitals:
-            there = ", ".join(self.hospitals)
+        if site not in self.sites():
+            there = some_of(self.sites())
             raise DataError(f"site {site}: the phantom has no such hospital; there are: {there}")
         return [self.make(site, number) for number in range(self.patients)]
 

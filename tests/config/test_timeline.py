@@ -68,6 +68,26 @@ def test_joins_replace_stages():
     assert timeline(sites=joins).stages == (("C", "B"), (), ("A",), ())
 
 
+def test_sites_come_so_many_at_a_time():
+    assert timeline(per_stage=2).stages == (("A", "B"), ("C",))
+    assert timeline(per_stage=1, order="reversed").stages == (("C",), ("B",), ("A",))
+    assert timeline(per_stage=9, sites={"A": {"ramp": 2}}).stages == (("A", "B", "C"), ())
+
+
+def test_a_thousand_stages_are_planned_as_three_are():
+    """By the definition of who is new, site by site and stage by stage."""
+    names = [f"S{number}" for number in range(1000)]
+    ramps = {"S3": {"ramp": 4}, "S10": {"leave": 13, "rejoin": 500}, "S998": {"ramp": 3}}
+    known = timeline(stages=[[name] for name in names], sites=ramps, participation="window(3)")
+    assert len(known.stages) == 1001
+    assert known.new(3) == ["S3"] and known.new(5) == ["S3", "S5"]
+    assert known.new(499) == ["S10", "S499"] and known.new(1000) == ["S998"]
+    assert known.participants(-1) == known.new(-1) == []
+    assert known.participants(14) == ["S12", "S13", "S14"]
+    assert known.participants(501) == ["S10", "S499", "S500", "S501"]
+    assert "S10" not in known.present(100) and known.arrival("S700") == 700
+
+
 def test_a_table_and_yaml_say_the_same(tmp_path: Path):
     table, text = tmp_path / "t.csv", tmp_path / "t.yaml"
     table.write_text("site,join,leave,rejoin,ramp\nA,1,2,4,\nB,1,,,3\nC,2,,,\n")
@@ -111,6 +131,7 @@ def test_who_is_away_follows_from_the_seed_and_never_too_many_are():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
+        ({"per_stage": 2, "stages": [["A"]]}, "timeline.per_stage: timeline.stages or"),
         ({"sites": {"A": {"leave": 1}}}, "timeline.sites.A.leave: must be at least 2"),
         ({"sites": {"C": {"leave": 2}}}, "timeline.sites.C.leave: 2, but it arrives in stage 2"),
         ({"sites": {"A": {"leave": 5}}}, "timeline.sites.A.leave: 5, but there are 2 stages"),

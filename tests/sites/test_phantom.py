@@ -74,6 +74,17 @@ def test_sites_there_are_and_are_not() -> None:
         Phantom().cases("G", None)
 
 
+def test_more_hospitals_have_the_scanners_of_the_six_and_patients_of_their_own() -> None:
+    many = Phantom(hospitals=15, patients=3)
+    assert many.sites()[5:9] == ["F", "A2", "B2", "C2"] and many.sites()[-1] == "C3"
+    first, second, third = many.arrivals()
+    assert first == ["A", "B", "A2", "B2", "A3", "B3"] and third == ["E", "F", "E2", "F2"]
+    assert sorted([*first, *second, *third]) == sorted(many.sites())
+    own, other = (many.cases(site, None)[0] for site in ("D", "D2"))
+    assert own.spacing == other.spacing and not torch.equal(own.images, other.images)
+    assert torch.equal(own.images, Phantom(patients=3).cases("D", None)[0].images)
+
+
 def test_same_seed_same_bits() -> None:
     first = Phantom(seed=3, patients=4).cases("C", None)
     assert same(first, Phantom(seed=3, patients=4).cases("C", None))
