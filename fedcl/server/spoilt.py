@@ -68,11 +68,11 @@ class Spoiling:
         """Check whether anybody could train from the weights of the round before.
 
         Raises:
-            SpoiltError: every site has answered, and none could.
+            SpoiltError: every site of several has answered, and none could.
         """
         for one in self.architectures.values():
             own = [refused.get(site) for site in asked if site in one.sites]
-            if own and all(problem is not None and problem.tried for problem in own):
+            if len(own) > 1 and all(problem is not None and problem.tried for problem in own):
                 self._blame(one, self.state.round, "after it no site could train any more")
 
     def check_validation(self, scores: Mapping[str, float], failed: Mapping[str, Failure]) -> None:

@@ -15,21 +15,26 @@ from fedcl.server.state import State
 from fedcl.wire.local_grid import InProcessGrid
 from tests.servers import config
 
-FEW = ("strategy=finetune", "timeline.stages=[[A,B],[C,D]]", "learner.lr=0.01")
+FEW = ("timeline.stages=[[A,B],[C,D]]", "learner.lr=0.01")
 UNBOUND = "engine.largest_change=null"
 ON_ITS_OWN = {"spoil": "loss", "bad-from": 3}
 """A hospital D that delivers nothing in the second stage."""
 
 
 def begun(
-    folder: Path, *overrides: str, checkpoint: Checkpoint | None = None, **about: Any
+    folder: Path,
+    *overrides: str,
+    strategy: str = "finetune",
+    checkpoint: Checkpoint | None = None,
+    **about: Any,
 ) -> Server:
     """Return a server of four hospitals, of which D is as told; it goes on where there is a run."""
     nodes: list[dict] = [{"site": site, "state-path": str(folder / site)} for site in "ABCD"]
     nodes[3] |= about
     checkpoint = checkpoint or Checkpoint(folder / "checkpoint")
     grid = InProcessGrid("tests.apps:rogue", nodes)
-    return Server(grid, config(*FEW, *overrides), checkpoint, checkpoint.load())
+    settings = config(*FEW, f"strategy={strategy}", *overrides)
+    return Server(grid, settings, checkpoint, checkpoint.load())
 
 
 def results(server: Server) -> Mapping[str, Any]:
@@ -74,6 +79,16 @@ def test_a_spoilt_round_is_taken_back_and_its_site_left_out(
     assert found["matrix"] == without["matrix"]
     assert found["reputation"]["C"]["delivered"] == 3
     assert found["stages"] == [["A", "B"], ["C"]]
+
+
+def test_what_hospitals_keep_goes_back_as_well(tmp_path: Path):
+    """Of a method by which every site has a state of its own, a version per round."""
+    common = ("timeline.participation=cumulative",)
+    about = {"spoil": "loud", "bad-round": 3}
+    spoilt = results(begun(tmp_path / "spoilt", UNBOUND, *common, strategy="replay", **about))
+    lost = results(begun(tmp_path / "lost", *common, strategy="replay", **ON_ITS_OWN))
+    assert ("D", 3, "round") in told(spoilt) and spoilt["stored"] == lost["stored"]
+    assert spoilt["weights_sha256"] == lost["weights_sha256"]
 
 
 class Dying(Checkpoint):
