@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup simulate test test-slow test-exhaustive check docs golden clean
+.PHONY: setup simulate test test-slow test-exhaustive check docs golden hashes clean
 
 setup: $(READY)
 
@@ -37,6 +37,15 @@ docs: setup       ## the documentation as a site, in docs/_build/html/index.html
 
 golden: setup     ## write the values that test_golden_run holds every strategy to
 	$(BIN)/python -c "from tests.app.test_runs import write_golden; write_golden()"
+
+hashes:           ## constraints-hospital.txt anew, after a change of constraints.txt: minutes
+	$(PYTHON) -m venv .venv/hashes
+	.venv/hashes/bin/python -m pip install -q pip-tools==7.5.2
+	.venv/hashes/bin/pip-compile -q --generate-hashes --strip-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+		--unsafe-package torch -c constraints.txt -o constraints-hospital.txt pyproject.toml
+	sed -i '/^$$/d;/^#/d' constraints-hospital.txt
+	rm -r .venv/hashes
 
 clean:
 	rm -rf .venv *.egg-info docs/_build .pytest_cache .mypy_cache .ruff_cache

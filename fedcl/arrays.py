@@ -154,8 +154,25 @@ def load_file(path: Path) -> Arrays:
         RunError: missing or damaged; names the file.
     """
     try:
-        return load(path.read_bytes())
-    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type NumPy has not
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error})") from error
+    return decoded(content, path)
+
+
+def decoded(content: bytes, path: Path) -> Arrays:
+    """Return the arrays in what a safetensors file holds.
+
+    Args:
+        content: of the file.
+        path: of it, for messages.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type NumPy has not
         raise RunError(f"{path}: cannot be read ({error})") from error
 
 

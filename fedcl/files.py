@@ -5,6 +5,7 @@ import errno
 import fcntl
 import logging
 import os
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -75,7 +76,7 @@ def lock(folder: Path) -> IO[str]:
         except OSError as error:
             raise ConfigError(f"run.dir: {folder}: {error.strerror or error}") from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _claim(file)
         except BlockingIOError:
             file.close()
             raise TakenError(f"run.dir: another process is running in {folder}") from None
@@ -90,6 +91,32 @@ def lock(folder: Path) -> IO[str]:
         if _is(file, folder / ".lock"):
             return file
         file.close()
+
+
+def _claim(file: IO[str]) -> None:
+    """Lock a file; who only looks (`locked`) has it for an instant, and is waited for."""
+    for _ in range(3):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.05)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def locked(folder: Path) -> bool:
+    """Return whether a process has claimed a run's folder.
+
+    Raises:
+        OSError: the file system knows no locks, or lets nobody look.
+    """
+    try:
+        with (folder / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _is(file: IO[str], path: Path) -> bool:

@@ -147,7 +147,7 @@ def _plain(value: Any, kind: Any, key: str) -> Any:
         key: where the value stands.
 
     Raises:
-        ConfigError: YAML has read a name as true or false.
+        ConfigError: text stands where there can be none; see also `_named`.
     """
     if get_origin(kind) in (Union, types.UnionType):
         kind = next((one for one in get_args(kind) if one is not type(None)), None)
@@ -155,19 +155,32 @@ def _plain(value: Any, kind: Any, key: str) -> Any:
         fields = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         own = get_args(kind)[1] if get_origin(kind) is dict else None
         return {
-            _plain(name, str, f"{key}.{name}"): _plain(one, fields.get(name, own), f"{key}.{name}")
+            _named(name, f"{key}.{name}"): _plain(one, fields.get(name, own), f"{key}.{name}")
             for name, one in value.items()
         }
     if isinstance(value, list | tuple):
         inner = get_args(kind)[0] if get_origin(kind) is list else None
         return [_plain(one, inner, key) for one in value]
-    if kind is str and isinstance(value, bool):
-        raise ConfigError(f"{key}: {value} was read for a name; put it in quotes, as 'NO' or 'on'")
-    if kind is str and isinstance(value, int):
-        return str(value)
+    if kind is str:
+        value = _named(value, key)
+    if value == "???":  # OmegaConf's word for what is to be given yet, without saying so
+        raise ConfigError(f"{key}: ??? is no value; give one")
     if isinstance(value, str):
+        if "${" in value and kind not in (str, Any, None):  # OmegaConf lets it stand for anything
+            raise ConfigError(f"{key}: {value[:80]!r} is text, and none can be here")
         return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
     return value
+
+
+def _named(value: Any, key: str) -> Any:
+    """Return what stands where a name is expected: a number is one.
+
+    Raises:
+        ConfigError: YAML has read it as true or false.
+    """
+    if isinstance(value, bool):
+        raise ConfigError(f"{key}: {value} was read for a name; put it in quotes, as 'NO' or 'on'")
+    return str(value) if isinstance(value, int) else value
 
 
 def _is_settings(value: Any) -> bool:

@@ -40,6 +40,8 @@ class CauAug(Archiving):
         ana: whether A is used; without it A(x) = x.
     """
 
+    losses = ("kd", "dom")
+
     kd: float = setting(0.1, low=0)
     dom: float = setting(0.1, low=0)
     ana: bool = True

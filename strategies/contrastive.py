@@ -52,6 +52,8 @@ class Contrastive(DistillingLarge):
         projection: whether the convolutions are "trained" with the student or "frozen".
     """
 
+    losses = ("bottleneck", "encoder", "decoder", "maps")
+
     terms: str = "+".join(TERMS)
     weight: Weight = setting(factory=Weight)
     temperature: float = setting(0.4, low=0.01, high=100)

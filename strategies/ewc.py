@@ -32,6 +32,8 @@ class EWC(Strategy):
         weight: weight of the penalty.
     """
 
+    losses = ("penalty",)
+
     weight: float = setting(0.3, low=0)
 
     @property

@@ -21,6 +21,8 @@ class FedProx(Strategy):
         mu: weight of the proximal term.
     """
 
+    losses = ("prox",)
+
     mu: float = setting(0.001, low=0)
 
     def objective(self, step: Step) -> dict[str, Tensor]:

@@ -35,6 +35,8 @@ class FieldDistillation(Distilling):
             that leaves little more than a look-up table.
     """
 
+    losses = ("old", "here")
+
     weight: float | None = setting(None, low=0, high=1e6)
     here: float = setting(2.0, low=0, high=1e6)
     bank: bool = setting(False)

@@ -1,6 +1,7 @@
 """Learning without forgetting: the old model's answers on the new images."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,8 @@ class LwF(Distilling):
     Attributes:
         kd: weight of the distillation term.
     """
+
+    losses: ClassVar[tuple[str, ...]] = ("kd",)
 
     kd: float = setting(1.0, low=0)
 

@@ -41,6 +41,8 @@ class Souvenir(Archiving):
         vary: how much of the deviation between images is drawn anew for every region.
     """
 
+    losses = ("restaged", "kd")
+
     seg: float = setting(1.0, low=0)
     kd: float = setting(0.5, low=0)
     shape: bool = True

@@ -51,6 +51,8 @@ class TED(Distilling):
         noise: what SKA draws.
     """
 
+    losses = ("kd", "ska", "akt")
+
     terms: str = "kd+ska+akt+gugf"
     weight: Weight = setting(factory=Weight)
     reduction: str = setting("mean", choices=("sum", "mean"))

@@ -38,6 +38,8 @@ class TKRL(LwF):
         probes: how they are made.
     """
 
+    losses = ("kd", "pcd", "vma")
+
     pcd: float = setting(0.01, low=0)
     vma: float = setting(0.01, low=0)
     masked: float = setting(0.1, above=0, high=0.9)

@@ -106,7 +106,7 @@ def rogue_train(message: Message, context: Context) -> Message:
         weights = {key: np.float32(3e38) * np.sign(value) for key, value in weights.items()}
     elif spoil == "loud":  # the same answers, with a loss that no number can tell
         last = [key for key in weights if key.startswith("model.2.1.")]
-        weights |= {key: np.float32(3e36) * weights[key] for key in last}
+        weights |= {key: np.float32(1e37) * weights[key] for key in last}
     content = replace(update, arrays=weights).pack()
     if spoil == "empty":
         content = RecordDict()

@@ -108,14 +108,16 @@ def latex(lines: Sequence[Line], reference: str) -> str:
             r"\end{tabular}",
             "% interval: Student's t over seeds",
             f"% p: Wilcoxon signed-rank over test patients against {_escape(reference)}, Holm",
-            *(f"% {_escape(line.name)}: {line.words}" for line in lines if line.words),
+            *(f"% {_escape(line.name)}: {_escape(line.words)}" for line in lines if line.words),
             "",
         ]
     )
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"[&%#_${}~^\\±]", lambda mark: _LATEX.get(mark[0], rf"\{mark[0]}"), text)
+    """Return text of one line, in which nothing is a command."""
+    line = " ".join(text.split())
+    return re.sub(r"[&%#_${}~^\\±]", lambda mark: _LATEX.get(mark[0], rf"\{mark[0]}"), line)
 
 
 _LATEX = {

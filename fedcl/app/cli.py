@@ -151,13 +151,44 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
     command.add_argument("--uri", default=MLFLOW, help=f"where MLflow is; default: {MLFLOW}")
     command.set_defaults(run=rollback)
-    about = "write a folder for the server and one for every hospital of a real federation"
+    about = "say which hospitals of a federation are there and how far its runs, or one, have got"
+    command = commands.add_parser("status", help=about, description=about)
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="that fedcl deploy wrote, or of a run"
+    )
+    command.add_argument("--json", action="store_true", help="for a program")
+    command.set_defaults(run=status)
+    about = "write the folders of a real federation, or change who belongs to it"
     command = commands.add_parser("deploy", help=about, description=about)
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="new; gets keys and scripts")
-    command.add_argument("--sites", required=True, help="the hospitals, e.g. RUNMC,BMC")
-    command.add_argument("--host", default="127.0.0.1", help="of the server; default: this machine")
-    command.add_argument("--port", type=int, default=18001, help="of the server; default: 18001")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="gets keys and scripts")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--sites", help="make a new federation of these hospitals, e.g. RUNMC,BMC")
+    what.add_argument("--add", metavar="SITES", help="let more hospitals in")
+    what.add_argument("--revoke", metavar="SITES", help="let hospitals in no more, at once")
+    what.add_argument("--rotate", metavar="SITES", help="give hospitals new keys")
+    what.add_argument("--renew", action="store_true", help="sign a new certificate for the server")
+    command.add_argument("--host", help="with --sites: of the server; default: this machine")
+    command.add_argument("--port", type=int, help="with --sites: of the server; default: 18001")
+    command.add_argument(
+        "--public-key", type=Path, metavar="FILE",
+        help="with --add or --rotate: of the hospital, which has made its key itself",
+    )  # fmt: skip
+    command.add_argument(
+        "--passphrase-file", type=Path, metavar="FILE",
+        help="with --sites or --renew: opens the authority's key; default: FEDCL_PASSPHRASE, else "
+        "the terminal asks",
+    )  # fmt: skip
     command.set_defaults(run=deploy)
+    about = "answer the server's calls at a hospital, by the code that is installed; see start.sh"
+    command = commands.add_parser("hospital", help=about, description=about)
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="that fedcl deploy has written"
+    )
+    command.add_argument("--superlink", required=True, metavar="HOST:PORT", help="the server")
+    command.add_argument(
+        "--node-config", required=True, metavar="TEXT", help="site='A' state-path='...' ..."
+    )
+    command.set_defaults(run=hospital)
     return parser
 
 
@@ -171,11 +202,33 @@ def compare(given: argparse.Namespace) -> None:
 
 
 def deploy(given: argparse.Namespace) -> None:
-    """Prepare a federation; see `fedcl.app.provision.prepare`."""
-    from fedcl.app.provision import prepare
+    """Prepare a federation or change one; see `fedcl.app.provision.federation`."""
+    from fedcl.app.provision import federation
+    from fedcl.app.provision.authority import passphrase
 
-    prepare(given.folder, given.sites.split(","), given.host, given.port)
-    print(f"written to {given.folder}; docs/howto/deploy.md says how to go on")
+    for option, value, fits in (
+        ("--host: with --sites", given.host, given.sites),
+        ("--port: with --sites", given.port, given.sites),
+        ("--public-key: with --add or --rotate", given.public_key, given.add or given.rotate),
+        ("--passphrase-file: with --sites or --renew", given.passphrase_file,
+         given.sites or given.renew),
+    ):  # fmt: skip
+        if value is not None and not fits:
+            raise ConfigError(f"deploy {option} only")
+    if given.sites:
+        sites, host, port = given.sites.split(","), given.host, given.port
+        secret = passphrase(given.passphrase_file, new=True)
+        federation.prepare(given.folder, sites, host or "127.0.0.1", port or 18001, secret)
+        said = [f"written to {given.folder}; docs/howto/deploy.md says how to go on"]
+    elif given.add:
+        said = federation.add(given.folder, given.add.split(","), given.public_key)
+    elif given.revoke:
+        said = federation.revoke(given.folder, given.revoke.split(","))
+    elif given.rotate:
+        said = federation.rotate(given.folder, given.rotate.split(","), given.public_key)
+    else:
+        said = federation.renew(given.folder, passphrase(given.passphrase_file, new=False))
+    print("\n".join(said))
 
 
 def export(given: argparse.Namespace) -> None:
@@ -222,6 +275,13 @@ def forget(given: argparse.Namespace) -> int:
     return interruptibly(act)
 
 
+def hospital(given: argparse.Namespace) -> int:
+    """Run at a hospital; see `fedcl.app.hospital.attend`."""
+    from fedcl.app.hospital import attend
+
+    return attend(given.folder, given.superlink, given.node_config)
+
+
 def predict(given: argparse.Namespace) -> None:
     """Write masks; see `fedcl.app.predict.predict`."""
     from rich.console import Console
@@ -242,6 +302,15 @@ def rollback(given: argparse.Namespace) -> None:
 
     before, now = roll_back(given.uri, given.name, given.to)
     print(f"{given.name}: {RELEASED} is version {now}; version {before} is withdrawn")
+
+
+def status(given: argparse.Namespace) -> int:
+    """Print how a federation, or a run, is doing; see `fedcl.app.status.tell`."""
+    from rich.console import Console
+
+    from fedcl.app.status import tell
+
+    return tell(given.folder, given.json, Console())
 
 
 def card(given: argparse.Namespace) -> None:

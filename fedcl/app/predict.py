@@ -1,7 +1,5 @@
 """The command `fedcl predict`: what a trained model sees in images that nobody has labelled."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from fedcl.analysis.columns import csv_of
 from fedcl.contracts import where
 from fedcl.data.alone import Alone
 from fedcl.data.files import printable, reading
@@ -164,11 +163,8 @@ def _reason(error: Exception, site: str) -> str:
 
 def _table(answered: Sequence[Answered]) -> str:
     """Return what was measured as CSV, with a header."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS)
-    writer.writeheader()
-    writer.writerows({"case": case.name, **row} for case in answered for row in case.rows)
-    return table.getvalue()
+    rows = ({"case": case.name, **row} for case in answered for row in case.rows)
+    return csv_of(COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
 
 
 def _unnamed(error: Exception, site: str) -> str:

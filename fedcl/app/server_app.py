@@ -37,7 +37,7 @@ from fedcl.server.state import State
 from fedcl.settings import flat
 from fedcl.timeline import NAME
 from fedcl.tracking.names import SCHEME
-from fedcl.wire.forgetting import RUN
+from fedcl.wire.limits import RUN
 from fedcl.wire.superlink_grid import SuperLinkGrid
 
 log = logging.getLogger("fedcl")
@@ -97,7 +97,7 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
     config = Config.parse(values, simulated=False)
     with claimed(folder):
         if resumed:
-            state = Checkpoint(folder / "checkpoint").load()
+            state = Checkpoint(folder / "checkpoint").load(config)
         elif holds_run(folder):
             raise ConfigError(f"{folder} already holds a run; go on with {RESUME}={folder.name}")
         torch.set_num_threads(config.job.learner.threads)

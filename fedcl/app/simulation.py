@@ -96,7 +96,9 @@ def resume(folder: Path, change: Callable[[dict[str, Any]], None]) -> Results:
         return done
     config = Config.parse(values)
     with claimed(folder):
-        return play(config, folder, state=Checkpoint(folder / "checkpoint").load(), values=values)
+        return play(
+            config, folder, state=Checkpoint(folder / "checkpoint").load(config), values=values
+        )
 
 
 def play(
@@ -183,7 +185,7 @@ def _engine(
         on_reply,
         workers=engine.workers,
         num_cpus=engine.num_cpus,
-        num_gpus=engine.num_gpus,
+        num_gpus=None if engine.num_gpus == "auto" else engine.num_gpus,
         address=engine.address,
         threads=config.job.learner.threads,
     )

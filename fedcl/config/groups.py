@@ -33,7 +33,8 @@ class Engine:
     Attributes:
         name: "inprocess" (one process, for debugging) or "ray"; "superlink" is a deployed run.
         workers: processes that train at the same time; null for as many as fit.
-        num_cpus, num_gpus: share of a CPU or GPU that each worker takes.
+        num_cpus, num_gpus: share of a CPU or GPU that each worker takes; num_gpus=auto: so many
+            share a GPU as its memory has room for, which the first round of training shows.
         address: an existing Ray cluster to join; null starts one of our own.
         quorum: least updates per round, as a number of sites (integer) or as a share of
             the round's cohort (a fraction such as 0.5 or 1.0).
@@ -57,7 +58,7 @@ class Engine:
     name: str = setting("ray", choices=("inprocess", "ray", DEPLOYED))
     workers: int | None = setting(None, low=1)
     num_cpus: float = setting(1.0, low=0.001)
-    num_gpus: float = setting(0.0, low=0)
+    num_gpus: Any = 0.0
     address: str | None = None
     quorum: Any = 0.5
     timeout: float = setting(3600.0, above=0)
@@ -75,6 +76,12 @@ class Engine:
             raise ConfigError(
                 "engine.quorum: must be a number of sites (1, 2, ...) or a share of the "
                 f"cohort in (0, 1], got {self.quorum!r}"
+            )
+        share = self.num_gpus
+        number = isinstance(share, int | float) and not isinstance(share, bool)
+        if share != "auto" and not (number and share >= 0):
+            raise ConfigError(
+                f"engine.num_gpus: must be auto or a number of at least 0, got {share!r}"
             )
 
     def needed(self, cohort: int) -> float:

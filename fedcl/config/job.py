@@ -14,7 +14,7 @@ from fedcl.data.samples import Change
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.learning.scenario import Scenario
-from fedcl.learning.strategy import Strategy
+from fedcl.learning.strategy import Strategy, declared
 from fedcl.models.base import Model
 from fedcl.optimisers.base import Optimiser
 from fedcl.registry import (
@@ -150,6 +150,10 @@ class Job:
         with seeded("model", self.seed):
             return self.task.build(self.models[model], sites)
 
+    def losses(self, model: str) -> frozenset[str]:
+        """Return the names of the loss terms that training an architecture can have."""
+        return declared(self.task, self.strategy, self.models[model])
+
     def prefix(self, model: str) -> str:
         """Return how the names of an architecture's arrays begin where there are several."""
         return f"{model}/" if len(self.models) > 1 else ""
@@ -186,7 +190,7 @@ class Job:
             values: dict[str, Any] = json.loads(text)
             parts = {key: values[key] for key in PARTS}
             models, roles = dict(values["models"]), dict(values["roles"])
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise ConfigError(f"job: not one of this version of fedcl ({error!r})") from None
         return cls(
             scenario=SCENARIO.make(parts["scenario"]),

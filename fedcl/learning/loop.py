@@ -5,7 +5,7 @@ import copy
 import math
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import reduce
 from itertools import islice, tee
 
@@ -17,7 +17,7 @@ from fedcl.errors import RunError
 from fedcl.learning.descent import descent
 from fedcl.learning.learner import Learner
 from fedcl.learning.step import Lesson, Step, joined, named
-from fedcl.learning.strategy import Strategy
+from fedcl.learning.strategy import Strategy, declared
 from fedcl.optimisers.adam import Adam
 from fedcl.seeding import Key, torch_rng
 
@@ -71,6 +71,7 @@ def train(
     order, rng = (task.generator(torch_rng(what, *keys), device) for what in ("batches", "drawn"))
     per_epoch = math.ceil(len(samples) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
+    known = declared(task, strategy, lesson.model)
     best = _Best(student, validate) if learner.keep == "best" and validate else None
     new: dict[str, list[Tensor]] = defaultdict(list)  # losses since they were last summed up
     sums: dict[str, float] = defaultdict(float)
@@ -93,6 +94,7 @@ def train(
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
             terms = joined(named("objective", strategy.objective(step)), step.model_loss())
+        _check_declared(terms, known)
         optimiser.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:
@@ -128,6 +130,16 @@ class _Best:
 
     def restore(self) -> None:
         self.network.load_state_dict(self.weights)
+
+
+def _check_declared(terms: Collection[str], known: Collection[str]) -> None:
+    """Raise `RunError` for a loss term that the server would not take."""
+    foreign = sorted(set(terms) - set(known))
+    if foreign:
+        raise RunError(
+            f"the loss term {foreign[0]!r} is not declared; name it in `losses` of the strategy or "
+            "the model that gives it"
+        )
 
 
 def _check_finite(sums: dict[str, float]) -> None:

@@ -6,7 +6,7 @@ methods say what differs from federated fine-tuning, which is what this base cla
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +29,26 @@ from fedcl.learning.hooks import (
     Teaching,
 )
 from fedcl.learning.step import Activations, Step, joined, named
+from fedcl.models.base import Model
+from fedcl.tasks.base import Task
 from fedcl.timeline import Timeline
 
 __all__ = [
     "LARGEST", "OWN", "Form", "Partition", "Plan", "Reporting", "Requirements", "RoundSummary",
-    "StageSummary", "Strategy", "Teaching",
+    "StageSummary", "Strategy", "Teaching", "declared",
 ]  # fmt: skip
 
 
 @dataclass
 class Strategy:
-    """Federated fine-tuning, and the hooks by which a method departs from it."""
+    """Federated fine-tuning, and the hooks by which a method departs from it.
+
+    Attributes:
+        losses: names of the loss terms that `objective` and `distil` give besides the task's own;
+            the server takes no others from hospitals.
+    """
+
+    losses: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Have what the hooks of a method return checked: a slip is told where it is made."""
@@ -124,3 +133,8 @@ class Strategy:
     def remember(self, summary: StageSummary) -> Arrays:
         """Return what the server sends along from now on; called at the end of a stage."""
         return summary.memory
+
+
+def declared(task: Task, strategy: Strategy, model: Model) -> frozenset[str]:
+    """Return the names of the loss terms that training can have."""
+    return frozenset((task.term, *strategy.losses, *model.losses))

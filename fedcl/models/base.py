@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,10 @@ class Model:
             folder of a run or of a MONAI bundle; null, and they are drawn from the seed.
         strict: whether all arrays must fit; otherwise those that do not begin anew.
         teaches: whether these weights also teach in the first stage.
+        losses: names of the losses that `terms` gives.
     """
+
+    losses: ClassVar[tuple[str, ...]] = ()
 
     weights: str | None = setting(None, travels=False)
     strict: bool = True
@@ -130,6 +133,8 @@ class MultiTask(ImageModel):
     Attributes:
         reconstruction: weight of that loss.
     """
+
+    losses = ("recon",)
 
     reconstruction: float = setting(0.2, low=0)
 

@@ -31,6 +31,8 @@ class DynUNet(ImageModel):
         dropout: probability of dropping a unit.
     """
 
+    losses = ("deep",)
+
     filters: list[int] = setting(factory=lambda: [16, 32, 64, 128], low=1, high=4096)
     strides: list[Any] = setting(factory=list)
     kernels: list[Any] = setting(factory=list)

@@ -7,7 +7,6 @@ import shutil
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from fedcl import arrays
 from fedcl.config.schema import Config
@@ -15,17 +14,10 @@ from fedcl.effort import peak_memory
 from fedcl.errors import ConfigError, RunError, writing
 from fedcl.files import sync, write_atomically
 from fedcl.server.events import Round, Watcher
-from fedcl.server.ledger import Ledger
+from fedcl.server.snapshot import FORMAT, NUMBERS, read
 from fedcl.server.state import ARRAYS, State
 
 log = logging.getLogger("fedcl")
-
-FORMAT = 10
-"""Of a snapshot and of what sites keep; another one cannot be read."""
-
-
-DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RunError)
-"""What reading a damaged snapshot raises."""
 
 
 class Checkpoint:
@@ -78,8 +70,11 @@ class Checkpoint:
             if path not in kept and not needed:
                 shutil.rmtree(path)
 
-    def load(self) -> State | None:
+    def load(self, config: Config | None = None) -> State | None:
         """Read the latest snapshot that is whole; None where none was ever finished.
+
+        Args:
+            config: of the run, to which it must fit; None where that is not known.
 
         Raises:
             RunError: all are damaged.
@@ -88,9 +83,9 @@ class Checkpoint:
             return None
         for folder in reversed(self._snapshots()):
             try:
-                return self._read(folder)
-            except DAMAGED as error:
-                log.warning("checkpoint %s is damaged (%s); using the one before", folder, error)
+                return read(folder, config)
+            except RunError as error:
+                log.warning("a checkpoint is damaged (%s); using the one before", error)
         raise RunError(
             f"{self.folder}: no usable checkpoint; start the run anew in another run.dir"
         )
@@ -99,7 +94,7 @@ class Checkpoint:
         """Read the latest snapshot that is whole of before a round; None where there is none."""
         for folder in reversed(self._snapshots()):
             if _round_of(folder) < round_ and self._whole(folder):
-                return self._read(folder)
+                return read(folder)
         return None
 
     def drop_after(self, round_: int) -> None:
@@ -120,10 +115,10 @@ class Checkpoint:
             if not folder.name.startswith(there[0].name):  # a later round
                 break
             try:
-                return self._read(folder)
+                return read(folder)
             except ConfigError as error:
                 raise RunError(str(error)) from None
-            except DAMAGED as error:
+            except RunError as error:
                 problem = problem or f"checkpoint {folder} is damaged ({error})"
         if problem:
             raise RunError(problem)
@@ -132,24 +127,10 @@ class Checkpoint:
     def _whole(self, folder: Path) -> bool:
         """Return whether a snapshot can be read."""
         try:
-            self._read(folder)
-        except (ConfigError, *DAMAGED):
+            read(folder)
+        except (ConfigError, RunError):
             return False
         return True
-
-    def _read(self, folder: Path) -> State:
-        numbers = json.loads((folder / "state.json").read_text())
-        for name, digest in numbers.pop("sha256").items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-                raise RunError(f"{name} is not what was written")
-        if numbers.pop("format", 1) != FORMAT:
-            raise ConfigError(
-                f"{folder}: written by another version of fedcl; go on with that version"
-            )
-        files: dict[str, Any] = {
-            path.stem: arrays.load_file(path) for path in folder.glob("*.safetensors")
-        }
-        return State(**files, ledger=Ledger(**numbers.pop("ledger")), **numbers)
 
     def _snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("round-*-stage-*"))
@@ -238,4 +219,4 @@ def _write(folder: Path, state: State) -> None:
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.glob("*.safetensors")
     }
-    write_atomically(folder / "state.json", json.dumps(numbers).encode())
+    write_atomically(folder / NUMBERS, json.dumps(numbers).encode())

@@ -11,13 +11,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedcl.config.schema import Config
+from fedcl.server.claims import Claims
 from fedcl.server.roster import Roster, first_line
 from fedcl.server.state import State
 from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
 from fedcl.wire.codes import GONE, TOO_LATE
 from fedcl.wire.fields import MalformedError
+from fedcl.wire.limits import CACHED, told
 from fedcl.wire.records import digest, size_of
-from fedcl.wire.requests import CACHED, AnyRequest, Request, TrainRequest
+from fedcl.wire.requests import AnyRequest, Request, TrainRequest
 from fedcl.wire.retrying_grid import Retries, RetryingGrid
 
 log = logging.getLogger("fedcl")
@@ -87,6 +89,8 @@ class Exchange(Retries):
         self.roster = Roster(self.grid, config.job, self.timeout, config.wait, admit)
         self._job = config.job.to_json()
         self._arrived: list[list[str]] = []
+        self.claims = Claims(config, state, self.roster)
+        self._asked: dict[str, Request] = {}
         self._whole: dict[int, TrainRequest] = {}
         self._digests: dict[int, tuple[ArrayRecord, str]] = {}
 
@@ -124,7 +128,7 @@ class Exchange(Retries):
         if training:
             used = {id(record) for one in training.values() for record in one.records.values()}
             self._digests = {mark: one for mark, one in self._digests.items() if mark in used}
-        self._whole = {}
+        self._asked, self._whole = dict(requests), {}
         messages = []
         for site, request in requests.items():
             node, content = self.roster.nodes[site], request
@@ -282,17 +286,15 @@ class Exchange(Retries):
         if reply is None:
             return Failure(f"no answer within {self._limit:g} s", code=TOO_LATE)
         if reply.has_error():
-            code = reply.error.code
-            return Failure(reply.error.reason or f"error {code}", code=code)
+            return Failure(told(reply.error), code=reply.error.code)
+        request = self._asked[site]
         try:
-            answer = kind.unpack(reply.content)
+            answer = kind.unpack(reply.content, request.answered)
         except MalformedError as error:
             return Failure(str(error), came=True)
-        used = 0 if isinstance(answer, Scored) else answer.samples
-        kept = answer.stored if isinstance(answer, Update) else 0
-        there = self.roster.samples[site]
-        if max(used, kept) > there:
-            return Failure(f"{max(used, kept)} samples, it has {there}", came=True)
+        problem = self.claims.problem(site, request, answer)
+        if problem is not None:
+            return Failure(problem, came=True)
         if isinstance(answer, Update):
             self.state.holds[site] = answer.holds
         size = sum(map(size_of, reply.content.array_records.values()))

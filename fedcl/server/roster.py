@@ -11,6 +11,7 @@ from fedcl.config.job import Job
 from fedcl.errors import DataError, FedclError, RunError, one_line, some_of
 from fedcl.wire.answers import Hello
 from fedcl.wire.fields import MalformedError
+from fedcl.wire.limits import told
 
 log = logging.getLogger("fedcl")
 
@@ -31,6 +32,7 @@ class Roster:
     Attributes:
         nodes: the node id of each site that has been met and takes part.
         samples: how many training samples each of them has.
+        cases: how many cases, by split: "val" and "test".
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Roster:
         self.timeout, self.wait, self.admit = timeout, wait, admit
         self.nodes: dict[str, int] = {}
         self.samples: dict[str, int] = {}
+        self.cases: dict[str, dict[str, int]] = {}
         self._asked: set[Start] = set()
         self._silent: set[Start] = set()
         self._silent_before: set[Start] = set()
@@ -124,7 +127,7 @@ class Roster:
     def _greet(self) -> dict[str, Hello]:
         """Return what those nodes say that have not been asked since they started."""
         there = list(self.grid.get_nodes())
-        starts = {(one.node_id, one.last_activated_at): one.name for one in there}
+        starts = {(one.node_id, one.last_activated_at): one_line(one.name) for one in there}
         self._refused = {site: one for site, one in self._refused.items() if one[0] in starts}
         new = {start: name for start, name in starts.items() if start not in self._asked}
         if not new:
@@ -162,6 +165,7 @@ class Roster:
             answer = DataError(f"site {site}: two hospitals answer to that name")
         if isinstance(answer, Hello):
             self.nodes[site], self.samples[site] = node, answer.samples
+            self.cases[site] = {"val": answer.val, "test": answer.test}
             self._since[site] = start
             self._refused.pop(site, None)
             return {site: answer}
@@ -206,7 +210,7 @@ def _introduction(reply: Message, name: str, named: bool) -> tuple[str, Hello | 
 
 def first_line(reply: Message) -> str:
     """Return what an error says in one line; details go into the log."""
-    details = str(reply.error.reason).partition("\n")[2]
+    first, _, details = told(reply.error).partition("\n")
     if details:
         log.debug("%s", details)
-    return one_line(str(reply.error.reason))
+    return first

@@ -367,9 +367,7 @@ class Server:
     @property
     def _closing(self) -> Closing:
         """What is done at the end of a stage, with what is known by now."""
-        return Closing(
-            self.config, self.exchange, self.state, self.architectures, self.cases, self.shape
-        )
+        return Closing(self.config, self.exchange, self.state, self.architectures, self.shape)
 
     def _grow(self) -> None:
         """Give the model room for what the sites arriving in this stage bring."""

@@ -2,7 +2,9 @@
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from fedcl.arrays import Arrays
 from fedcl.server.ledger import Ledger
@@ -11,6 +13,8 @@ ARRAYS = ("weights", "teacher", "memory", "momentum", "best")
 """The parts of a state that are arrays: one file each."""
 
 
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+"""A whole number from 0 on."""
 Scores = dict[str, dict[str, dict[str, float]]]
 """Per site, per score, per case: one number."""
 
@@ -72,39 +76,39 @@ class State:
     momentum: Arrays = field(default_factory=dict)
     best: Arrays = field(default_factory=dict)
     best_score: float | None = None
-    best_round: int = 0
-    chosen: list[int] = field(default_factory=list)
+    best_round: Count = 0
+    chosen: list[Count] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
-    round: int = 0
-    tries: int = 0
+    round: Count = 0
+    tries: Count = 0
     changes: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     shut_out: list[str] = field(default_factory=list)
     initial: Scores | None = None
     rows: list[Scores] = field(default_factory=list)
     elsewhere: list[dict[str, Scores]] = field(default_factory=list)
-    costs: dict[str, dict[str, int]] = field(default_factory=dict)
+    costs: dict[str, dict[str, Count]] = field(default_factory=dict)
     predicting: dict[str, dict[str, float]] = field(default_factory=dict)
     trained: list[list[str]] = field(default_factory=list)
-    versions: dict[str, int] = field(default_factory=dict)
-    ended: list[dict[str, int]] = field(default_factory=list)
+    versions: dict[str, Count] = field(default_factory=dict)
+    ended: list[dict[str, Count]] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
-    stored: dict[str, int] = field(default_factory=dict)
+    stored: dict[str, Count] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     begun: dict[str, dict[str, Any]] = field(default_factory=dict)
     settled: dict[str, list[float]] = field(default_factory=dict)
     from_data: dict[str, Any] = field(default_factory=dict)
-    samples: dict[str, list[int]] = field(default_factory=dict)
+    samples: dict[str, list[Count]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     sources: dict[str, list[float]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
-    sent: list[dict[str, int]] = field(default_factory=list)
-    forgot: dict[str, int] = field(default_factory=dict)
+    sent: list[dict[str, Count]] = field(default_factory=list)
+    forgot: dict[str, Count] = field(default_factory=dict)
     tracking_run: str | None = None
     tracking_experiment: str | None = None
-    secret: int = field(default_factory=lambda: secrets.randbits(62))
+    secret: Count = field(default_factory=lambda: secrets.randbits(62))
 
     @property
     def stage(self) -> int:

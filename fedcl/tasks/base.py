@@ -14,6 +14,29 @@ from fedcl.data.samples import Samples, Stacked
 
 
 @dataclass(frozen=True)
+class Range:
+    """What a score can be, both ends included.
+
+    Attributes:
+        low, high: the ends.
+    """
+
+    low: float
+    high: float
+
+    def problem(self, values: Sequence[float]) -> str | None:
+        """Return what is wrong with scores, or None; rounding may lead a little beyond an end."""
+        for value in values:
+            if not self.low - ROUNDING <= value <= self.high + ROUNDING:
+                return f"is {value:g}, outside of [{self.low:g}, {self.high:g}]"
+        return None
+
+
+ROUNDING = 1e-5
+"""By how much sums in float32 can miss an end."""
+
+
+@dataclass(frozen=True)
 class Picture:
     """A test case as it is drawn: an image and the masks outlined on it, of shape (H, W).
 
@@ -131,8 +154,13 @@ class Task(ABC):
 
     @property
     @abstractmethod
+    def ranges(self) -> Mapping[str, Range]:
+        """What a case may be scored by, and what that can be; by the first, runs are judged."""
+
+    @property
     def scores(self) -> tuple[str, ...]:
-        """What a case may be scored by; by the first, runs are judged."""
+        """The names of `ranges`."""
+        return tuple(self.ranges)
 
     @abstractmethod
     def build(self, model: Any, sites: Sequence[str]) -> nn.Module:

@@ -16,8 +16,8 @@ from fedcl.data.cases import SiteData
 from fedcl.data.samples import Samples, Stacked
 from fedcl.data.space import Part, Room, Space
 from fedcl.models.base import OWN, FieldModel
-from fedcl.tasks.base import Drawing, KnownInputs, Labeller, Picture, Task
-from fedcl.tasks.metrics import dice
+from fedcl.tasks.base import Drawing, KnownInputs, Labeller, Picture, Range, Task
+from fedcl.tasks.metrics import RANGES, dice
 
 WINDOW = 11  # pixels, of SSIM; less in smaller images
 WRITTEN = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}", "dice": "Dice {:.3f}"}
@@ -66,7 +66,11 @@ class Field(Task):
     words: ClassVar[str] = "a field of coordinates"
     models: ClassVar[type] = FieldModel
     term: ClassVar[str] = "fit"
-    scores: ClassVar[tuple[str, ...]] = ("psnr", "ssim", "dice")
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "psnr": Range(-1000.0, 100.0),  # of the largest error that float32 can hold, and of none
+        "ssim": Range(-1.0, 1.0),
+        "dice": RANGES["dice"],
+    }
     foresight: ClassVar[bool] = False
     held_out: ClassVar[bool] = False
     mixed: ClassVar[bool] = False

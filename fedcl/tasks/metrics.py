@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedcl.data.labels import IGNORED
+from fedcl.tasks.base import Range
 
 Spacing = tuple[float, float, float]
 Array = NDArray[np.bool_]
@@ -205,16 +206,22 @@ BY_VOXEL = ("sensitivity", "specificity")
 """Those of them that take voxels one by one, wherever they lie."""
 RANKINGS: dict[str, Ranking] = {"auc": auc}
 """Scores of the probabilities behind it."""
+SHARE = Range(0.0, 1.0)
+FARTHEST = 1e5
+"""Longer than any image's diagonal, in the unit of the spacing."""
+RANGES = dict.fromkeys((*SCORES, *RANKINGS), SHARE) | {"hd95": Range(0.0, FARTHEST)}
+"""What each of them can be: all are shares, but for distances."""
 SEGMENTATION = ("dice", "iou", "hd95")
 """The scores that every case has."""
 FURTHER = tuple(name for name in (*SCORES, *RANKINGS) if name not in SEGMENTATION)
 
 
-def by_class(names: Sequence[str], classes: int) -> tuple[str, ...]:
+def by_class(names: Sequence[str], classes: int) -> dict[str, Range]:
     """Return scores and, of several foreground classes, the same of each: "dice_1", ..."""
+    every = {name: RANGES[name] for name in names}
     if classes <= 2:
-        return tuple(names)
-    return (*names, *(f"{name}_{c}" for name in names for c in range(1, classes)))
+        return every
+    return every | {f"{name}_{c}": RANGES[name] for name in names for c in range(1, classes)}
 
 
 def case_scores(

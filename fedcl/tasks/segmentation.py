@@ -4,7 +4,7 @@ import contextlib
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean
@@ -23,7 +23,7 @@ from fedcl.data.samples import Samples
 from fedcl.data.scans import InMemory, Scan
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
-from fedcl.tasks.base import Drawing, Look, Picture, Task
+from fedcl.tasks.base import Drawing, Look, Picture, Range, Task
 from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores
 
 
@@ -72,7 +72,7 @@ class Segmentation(Task):
     least: tuple[int, ...] = ()
 
     @property
-    def scores(self) -> tuple[str, ...]:
+    def ranges(self) -> Mapping[str, Range]:
         """The scores of a case and, of several foreground classes, the same of each."""
         return by_class((*SEGMENTATION, *self.further), self.classes)
 

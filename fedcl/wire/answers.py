@@ -5,9 +5,7 @@ checked here, once: `unpack` raises `MalformedError`.
 """
 
 import math
-import re
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 
 import numpy as np
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
@@ -15,21 +13,13 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from fedcl.arrays import Arrays
 from fedcl.data.source import Source
 from fedcl.errors import one_line
-from fedcl.wire import fields
-from fedcl.wire.fields import checked
-from fedcl.wire.records import from_record, to_record
-from fedcl.wire.requests import CACHED
+from fedcl.timeline import can_name
+from fedcl.wire.fields import MalformedError, checked, read
+from fedcl.wire.limits import EFFORT, NOTES
+from fedcl.wire.records import Forms, from_record, to_record
 
-EFFORT = ("seconds", "cpu", "memory")
-"""What every answer says of the work behind it."""
 LARGEST = 2**24
 """Numbers in a sample, of which the server has its model take one: four channels of 128^3 fit."""
-MEASURES = 8
-"""Numbers that a scenario setting can be made of."""
-LIMIT = 1e9
-"""What any such number is below."""
-NOTES = 20
-"""How many notes on its data a hospital may send."""
 
 
 @dataclass(frozen=True)
@@ -62,40 +52,25 @@ class Hello:
     measured: list[float] = field(default_factory=list)
 
     def pack(self) -> RecordDict:
-        """Return the records."""
-        return RecordDict({"hello": ConfigRecord(asdict(self))})
+        """Return the records; of errors and notes as much as may be sent."""
+        said = {"error": one_line(self.error), "notes": [*map(one_line, self.notes[:NOTES])]}
+        return RecordDict({"hello": ConfigRecord(asdict(self) | said)})
 
     @classmethod
     @checked
     def unpack(cls, content: RecordDict) -> "Hello":
         """Read the records."""
-        record = content.config_records["hello"]
-        hello = cls(
-            site=str(record["site"]),
-            error=str(record["error"]),
-            digest=str(record["digest"]),
-            train=fields.whole(record["train"]),
-            val=fields.whole(record["val"]),
-            test=fields.whole(record["test"]),
-            samples=fields.whole(record["samples"]),
-            shape=[fields.whole(size) for size in fields.several(record["shape"])],
-            notes=[one_line(note) for note in fields.names(record["notes"])[:NOTES]],
-            source=[fields.number(number) for number in fields.several(record["source"])],
-            measured=[fields.number(number) for number in fields.several(record["measured"])],
-        )
+        values = read(cls, content)["hello"]
+        said = {"error": one_line(values["error"]), "notes": [*map(one_line, values["notes"])]}
+        hello = cls(**values | said)
+        if not can_name(hello.site):
+            raise ValueError(f"{hello.site!r} is the name of no site")
         Source.of(hello.source)
-        told = hello.measured
-        if len(told) > MEASURES or not all(abs(number) < LIMIT for number in told):
-            raise ValueError(f"impossible measures {told[:MEASURES]}")
-        if told:
+        if hello.measured or hello.error:
             return hello
-        counts, samples = (hello.train, hello.val, hello.test), hello.samples
-        likely = all(1 <= count <= 10**7 for count in counts) and 1 <= samples <= 10**10
-        if not hello.error and not likely:
-            raise ValueError(f"impossible numbers of cases {counts} or samples {samples}")
-        fits = 1 <= len(hello.shape) <= 4 and all(1 <= size <= 8192 for size in hello.shape)
-        fits = fits and math.prod(hello.shape) <= LARGEST
-        if not hello.error and not fits:
+        if not all((hello.train, hello.val, hello.test, hello.samples)):
+            raise ValueError("impossible numbers of cases or samples: there is none of a kind")
+        if not hello.shape or math.prod(hello.shape) > LARGEST:
             raise ValueError(f"impossible shape of a sample {hello.shape}")
         return hello
 
@@ -115,12 +90,18 @@ class Missing:
         return RecordDict({"missing": ConfigRecord({"records": self.records})})
 
     @classmethod
+    @checked
+    def unpack(cls, content: RecordDict) -> "Missing":
+        """Read the records."""
+        return cls(**read(cls, content)["missing"])
+
+    @classmethod
     def of(cls, content: RecordDict) -> "Missing | None":
         """Read the records, if they are of this kind."""
-        if "missing" not in content.config_records:
+        try:
+            return cls.unpack(content)
+        except MalformedError:
             return None
-        names = content.config_records["missing"].get("records")
-        return cls([name for name in CACHED if isinstance(names, list) and name in names])
 
 
 @dataclass(frozen=True)
@@ -152,38 +133,28 @@ class Update:
 
     def pack(self) -> RecordDict:
         """Return the records."""
-        numbers = MetricRecord({f"loss/{name}": value for name, value in self.losses.items()})
-        for name in ("round", "samples", "stored", *EFFORT):
-            numbers[name] = getattr(self, name)
-        words = ConfigRecord({"kept": self.kept, "holds": self.holds})
-        return RecordDict({"arrays": to_record(self.arrays), "numbers": numbers, "words": words})
+        names = ("round", "samples", "stored", *EFFORT)
+        return RecordDict(
+            {
+                "arrays": to_record(self.arrays),
+                "numbers": MetricRecord({name: getattr(self, name) for name in names}),
+                "losses": MetricRecord({**self.losses}),
+                "words": ConfigRecord({"kept": self.kept, "holds": self.holds}),
+            }
+        )
 
     @classmethod
     @checked
-    def unpack(cls, content: RecordDict) -> "Update":
-        """Read the records."""
-        numbers = content.metric_records["numbers"]
-        samples = fields.whole(numbers["samples"])
-        if samples < 1:
-            raise ValueError(f"{samples} training samples")
-        losses = {
-            key.removeprefix("loss/"): fields.number(value)
-            for key, value in numbers.items()
-            if key.startswith("loss/")
-        }
-        if len(losses) > 50 or not all(re.fullmatch(r"[\w.-]{1,50}", name) for name in losses):
-            raise ValueError("names of losses that no strategy gives")
-        weights = from_record(content.array_records["arrays"])
-        kept = str(content.config_records["words"]["kept"])
-        stored = fields.whole(numbers["stored"])
-        if stored < 0:
-            raise ValueError(f"{stored} samples stored")
-        round_ = fields.whole(numbers["round"])
-        holds = fields.names(content.config_records["words"]["holds"])[: len(CACHED)]
-        effort = fields.effort(numbers)
-        return cls(
-            weights, round_, samples, losses, kept=kept, stored=stored, holds=holds, **effort
-        )
+    def unpack(cls, content: RecordDict, expected: Forms | None = None) -> "Update":
+        """Read the records.
+
+        Args:
+            content: the records.
+            expected: what the arrays must be; None where that is not known.
+        """
+        values = read(cls, content)
+        weights = from_record(content.array_records["arrays"], expected)
+        return cls(weights, losses=values["losses"], **values["numbers"], **values["words"])
 
 
 @dataclass(frozen=True)
@@ -209,17 +180,14 @@ class Report:
 
     @classmethod
     @checked
-    def unpack(cls, content: RecordDict) -> "Report":
-        """Read the records."""
-        numbers = content.metric_records["numbers"]
-        report = from_record(content.array_records["arrays"])
+    def unpack(cls, content: RecordDict, expected: Forms | None = None) -> "Report":
+        """Read the records; for `expected` see `Update.unpack`."""
+        values = read(cls, content)
+        report = from_record(content.array_records["arrays"], expected)
         for key, array in report.items():
             if array.dtype != np.float32 or not np.isfinite(array).all():
                 raise ValueError(f"{key} is not finite float32")
-        samples = fields.whole(numbers["samples"])
-        if samples < 1:
-            raise ValueError(f"{samples} training samples")
-        return cls(report, samples, **fields.effort(numbers))
+        return cls(report, **values["numbers"])
 
 
 @dataclass(frozen=True)
@@ -242,28 +210,23 @@ class Scored:
 
     def pack(self) -> RecordDict:
         """Return the records."""
-        numbers = MetricRecord({f"score/{name}": values for name, values in self.scores.items()})
-        for name in ("predicting", *EFFORT):
-            numbers[name] = getattr(self, name)
-        names = ConfigRecord({"cases": self.cases})
-        return RecordDict({"numbers": numbers, "names": names})
+        numbers = {name: getattr(self, name) for name in ("predicting", *EFFORT)}
+        return RecordDict(
+            {
+                "numbers": MetricRecord(numbers),
+                "scores": MetricRecord({**self.scores}),
+                "names": ConfigRecord({"cases": self.cases}),
+            }
+        )
 
     @classmethod
     @checked
-    def unpack(cls, content: RecordDict) -> "Scored":
-        """Read the records."""
-        numbers = content.metric_records["numbers"]
-        cases = fields.names(content.config_records["names"]["cases"])
-        scores = {
-            key.removeprefix("score/"): [fields.number(number) for number in fields.several(values)]
-            for key, values in numbers.items()
-            if key.startswith("score/")
-        }
-        if not cases or any(len(values) != len(cases) for values in scores.values()):
+    def unpack(cls, content: RecordDict, expected: Forms | None = None) -> "Scored":
+        """Read the records; there are no arrays, of which anything could be `expected`."""
+        values = read(cls, content)
+        cases, scores = values["names"]["cases"], values["scores"]
+        if any(len(found) != len(cases) for found in scores.values()):
             raise ValueError("not one score per case")
         if not scores or len(set(cases)) < len(cases):
             raise ValueError("no score, or a case twice")
-        if not all(abs(score) <= 1e6 for score in chain.from_iterable(scores.values())):
-            raise ValueError("a score is not finite, or too large for one")
-        predicting = fields.seconds(numbers, "predicting")
-        return cls(cases, scores, predicting=predicting, **fields.effort(numbers))
+        return cls(cases, scores, **values["numbers"])

@@ -1,77 +1,38 @@
-"""What comes from the network, read field by field: its type, and that it can be meant."""
+"""What comes from the network is what it should be, or it is refused in one line."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import RecordDict
 
-from fedcl.errors import FedclError
+from fedcl.errors import FedclError, one_line
+from fedcl.wire import limits
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class MalformedError(FedclError):
     """A message that is not what it should be."""
 
 
-def checked(unpack: Callable[[type[T], RecordDict], T]) -> Callable[[type[T], RecordDict], T]:
+def read(cls: type, content: RecordDict) -> dict[str, dict[str, Any]]:
+    """Return the words and numbers of a message, by record; see `limits.read`."""
+    return limits.read(cls.__name__.lower(), content)
+
+
+def checked(
+    unpack: Callable[Concatenate[type[T], P], T],
+) -> Callable[Concatenate[type[T], P], T]:
     """Turn whatever goes wrong in reading foreign records into `MalformedError`."""
 
     @wraps(unpack)
-    def safe(cls: type[T], content: RecordDict) -> T:
+    def safe(cls: type[T], *arguments: P.args, **named: P.kwargs) -> T:
         try:
-            return unpack(cls, content)
+            return unpack(cls, *arguments, **named)
         except Exception as error:  # foreign bytes can go wrong in any way
-            raise MalformedError(f"malformed {cls.__name__.lower()} ({error!r})") from error
+            reason = str(error) if isinstance(error, ValueError) else repr(error)
+            raise MalformedError(one_line(f"malformed {cls.__name__.lower()}: {reason}")) from error
 
     return safe
-
-
-def whole(value: Any) -> int:
-    """Return a whole number."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is not a whole number")
-    return value
-
-
-def count(value: Any) -> int:
-    """Return a whole number from 0 on that can be meant for one."""
-    if not 0 <= whole(value) <= 2**31:
-        raise ValueError(f"{value} is none")
-    return int(value)
-
-
-def number(value: Any) -> float:
-    """Return a number."""
-    if not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    return float(value)
-
-
-def several(value: Any) -> list[Any]:
-    """Return a list."""
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is not a list")
-    return value
-
-
-def names(value: Any) -> list[str]:
-    """Return a list of text."""
-    return [str(name) for name in several(value)]
-
-
-def seconds(numbers: MetricRecord, name: str = "seconds") -> float:
-    """Return how long something took."""
-    value = number(numbers[name])
-    if not 0 <= value <= 1e8:
-        raise ValueError(f"it took {value} s")
-    return value
-
-
-def effort(numbers: MetricRecord) -> dict[str, Any]:
-    """Return what an answer took: wall and processor time, memory."""
-    memory = whole(numbers["memory"])
-    if not 0 <= memory <= 2**50:
-        raise ValueError(f"{memory} bytes of memory")
-    return {"seconds": seconds(numbers), "cpu": seconds(numbers, "cpu"), "memory": memory}

@@ -1,4 +1,4 @@
-"""Where Flower's private attributes are touched (1.41), and nowhere else.
+"""Where Flower's private attributes are touched (1.41); besides only in `supernode`.
 
 Outside of Flower's own runtime a message needs an identity to be made, and an id that only the
 SuperLink gives.

@@ -1,19 +1,12 @@
 """What hospitals are asked when one of them is to be forgotten, and what they answer."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from flwr.app import ConfigRecord, RecordDict
 
 from fedcl.errors import one_line
-from fedcl.wire import fields
-from fedcl.wire.fields import checked
-
-RUN = r"run-\d{1,20}"
-"""The name of a run: never empty, which would be the folder of all runs."""
-MOST = 10_000
-"""Versions of what a hospital keeps that can be asked for at once: a run has no more stages."""
+from fedcl.wire.fields import checked, read
 
 
 @dataclass(frozen=True)
@@ -43,16 +36,10 @@ class ForgetRequest:
     @checked
     def unpack(cls, content: RecordDict) -> "ForgetRequest":
         """Read the records."""
-        record = content.config_records["forget"]
-        run, successor = str(record["run"]), str(record["successor"])
-        if not re.fullmatch(RUN, run) or not re.fullmatch(f"({RUN})?", successor):
-            raise ValueError("the name of no run")
-        if run == successor:
+        request = cls(**read(cls, content)["forget"])
+        if request.run == request.successor:
             raise ValueError("a run cannot go on from itself")
-        versions = [fields.count(one) for one in fields.several(record["versions"])]
-        if len(versions) > MOST or not isinstance(record["delete"], bool):
-            raise ValueError("more than can be asked for")
-        return cls(run, successor, versions, record["delete"])
+        return request
 
 
 @dataclass(frozen=True)
@@ -79,9 +66,6 @@ class Kept:
     @checked
     def unpack(cls, content: RecordDict) -> "Kept":
         """Read the records."""
-        record = content.config_records["kept"]
-        versions = [fields.count(one) for one in fields.several(record["versions"])]
-        digests = dict(zip(versions, fields.names(record["digests"]), strict=True))
-        if len(digests) > MOST:
-            raise ValueError("more than was asked for")
-        return cls(one_line(str(record["site"])), digests, fields.count(record["deleted"]))
+        values = read(cls, content)["kept"]
+        digests = dict(zip(values["versions"], values["digests"], strict=True))
+        return cls(one_line(values["site"]), digests, values["deleted"])

@@ -20,20 +20,52 @@ from fedcl.wire import flower
 from fedcl.wire.codes import CRASHED
 from fedcl.wire.local_grid import LocalGrid, NodeConfig, answer, load_app
 
+log = logging.getLogger("fedcl")
 
-class _Worker:
-    """The process that answers for whichever node it is handed; a Ray actor."""
+CONTEXT = 0.6e9
+"""Bytes that CUDA itself takes of a GPU's memory for every process, or somewhat less."""
+SPARE = 1.1
+"""How much more of a GPU a worker is given than it was seen to take."""
 
-    def __init__(self, app: str, threads: int) -> None:
+
+class Worker:
+    """The process that answers for whichever node it is handed; a Ray actor.
+
+    Args:
+        app: see `LocalGrid`.
+        threads: of torch.
+        folders: which the nodes' data are in.
+
+    Raises:
+        RunError: a folder cannot be seen from here.
+    """
+
+    def __init__(self, app: str, threads: int, folders: Sequence[str] = ()) -> None:
+        import ray
+
+        missing = next((one for one in folders if not Path(one).exists()), None)
+        if missing is not None:
+            where = ray.util.get_node_ip_address()
+            raise RunError(f"the node {where} does not see {missing}, where data lie")
         torch.set_num_threads(threads)
         flower.take_identity()
         logging.getLogger("flwr").handlers.clear()
         self.app = load_app(app)
         self.shared: dict[str, ArrayRecord] = {}
+        self.trained = False
 
     def ready(self) -> bool:
         """Answer once the process has loaded the app."""
         return True
+
+    def share(self) -> float | None:
+        """Return the share of a GPU's memory that it takes; None before it has trained."""
+        return self.taken() if self.trained else None
+
+    def taken(self) -> float:
+        """Return the share of a GPU's memory that it has taken so far."""
+        total = torch.cuda.get_device_properties(0).total_memory
+        return (torch.cuda.max_memory_reserved() + CONTEXT) / total
 
     def handle(
         self, items: list[tuple[Message, dict[str, Any], Context]]
@@ -50,6 +82,7 @@ class _Worker:
                 message.content[name] = records[ref.hex()]
             started = time.perf_counter()
             reply = answer(self.app, message, context)
+            self.trained |= message.metadata.message_type == "train" and reply.has_content()
             replies.append((reply, time.perf_counter() - started))
         return replies
 
@@ -90,7 +123,9 @@ class RayGrid(LocalGrid):
     Args:
         app, nodes, on_reply: see `LocalGrid`.
         workers: how many actors; None for as many as fit, at most one per node.
-        num_cpus, num_gpus: the share of a CPU or GPU each takes.
+        num_cpus, num_gpus: the share of a CPU or GPU each takes; None, of a GPU, for one each until
+            their first round has shown how much of its memory they need, and then for as many as
+            it has room for.
         address: an existing cluster; None starts one on this machine.
         threads: torch threads per actor.
 
@@ -98,6 +133,7 @@ class RayGrid(LocalGrid):
         ConfigError: the cluster cannot be reached or is too small; names the key.
     """
 
+    WORKER = Worker
     GRAIN = 0.05  # seconds: calls shorter than this are sent to a worker several at once
 
     def __init__(
@@ -108,7 +144,7 @@ class RayGrid(LocalGrid):
         *,
         workers: int | None = None,
         num_cpus: float = 1.0,
-        num_gpus: float = 0.0,
+        num_gpus: float | None = 0.0,
         address: str | None = None,
         threads: int = 1,
     ) -> None:
@@ -117,23 +153,51 @@ class RayGrid(LocalGrid):
         self._running: dict[Any, _Seat] = {}
         self._store: dict[int, tuple[ArrayRecord, Any]] = {}
         self._pace = math.inf  # seconds per call, as measured
+        self._wanted, self._cpus, self._threads = workers, num_cpus, threads
+        self._packs = num_gpus is None
+        self._packed = False
 
         import ray
 
         self.ray = ray
         try:
             start_ray(address)
-            count = self._count(workers, num_cpus, num_gpus, len(nodes))
-            # Actors are replaced here when they die: one that Ray restarts turns calls away
-            # until it is there again.
-            kind = ray.remote(_Worker).options(num_cpus=num_cpus, num_gpus=num_gpus)
-            self._hire = lambda: kind.remote(app, threads)
-            # Nobody waits for them here: while they import what they need, so can the server.
-            self._seats = [self._start(_Seat(self._hire())) for _ in range(count)]
-            self._starting = list(self._running)
+            self._open(1.0 if num_gpus is None else num_gpus)
         except BaseException:
             self.close()
             raise
+
+    def _open(self, num_gpus: float) -> None:
+        """Start as many workers as fit.
+
+        Raises:
+            ConfigError: not as many as are asked for.
+        """
+        count = self._count(num_gpus)
+        # Actors are replaced here when they die: one that Ray restarts turns calls away
+        # until it is there again.
+        kind = self.ray.remote(self.WORKER).options(num_cpus=self._cpus, num_gpus=num_gpus)
+        places = {str(one.node_config.get("data-path", "")) for one in self.contexts.values()}
+        folders = sorted(place for place in places if place and Path(place).exists())
+        self._hire = lambda: kind.remote(self.app, self._threads, folders)
+        # Nobody waits for them here: while they import what they need, so can the server.
+        self._seats = [self._start(_Seat(self._hire())) for _ in range(count)]
+        self._starting = list(self._running)
+
+    def _pack(self) -> None:
+        """Put as many workers on a GPU as its memory has room for, once one has trained."""
+        asked = [seat.actor.share.remote() for seat in self._seats if not seat.busy]
+        known = [share for share in self.ray.get(asked) if share is not None]
+        if not known:
+            return
+        self._packed = True
+        share = math.ceil(100 * SPARE * max(known)) / 100
+        log.info("a worker takes %.0f %% of a GPU's memory", 100 * max(known))
+        if share <= 0.5:
+            for seat in self._seats:
+                self.ray.kill(seat.actor)
+            self._running.clear()
+            self._open(share)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -143,6 +207,8 @@ class RayGrid(LocalGrid):
         Raises:
             RunError: a worker cannot start.
         """
+        if self._packs and not self._packed and not self._starting:
+            self._pack()
         starting, self._starting = self._starting, []
         try:
             self.ray.get(starting)
@@ -166,18 +232,21 @@ class RayGrid(LocalGrid):
         """End the actors, and Ray if it was started here."""
         self.ray.shutdown()
 
-    def _count(self, workers: int | None, num_cpus: float, num_gpus: float, nodes: int) -> int:
+    def _count(self, num_gpus: float) -> int:
         there = self.ray.cluster_resources()
         fits = [
             int(there.get(kind, 0) / share + 1e-9)
-            for kind, share in (("CPU", num_cpus), ("GPU", num_gpus))
+            for kind, share in (("CPU", self._cpus), ("GPU", num_gpus))
             if share > 0
         ]
+        nodes = len(self.contexts)
         room = min(fits, default=nodes)
-        wanted = workers or max(1, min(room, nodes))
+        wanted = self._wanted or max(1, min(room, nodes))
+        if self._packs and room:
+            return min(wanted, room)
         if wanted > room:
             raise ConfigError(
-                f"engine.workers: {wanted} workers with num_cpus={num_cpus:g} and "
+                f"engine.workers: {wanted} workers with num_cpus={self._cpus:g} and "
                 f"num_gpus={num_gpus:g} do not fit on {there.get('CPU', 0):g} CPUs and "
                 f"{there.get('GPU', 0):g} GPUs; lower one of the three"
             )

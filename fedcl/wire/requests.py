@@ -4,20 +4,15 @@
 checked here, once: `unpack` raises `MalformedError`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from fedcl.wire import fields
-from fedcl.wire.fields import checked
-
-RUN = r"(run-\d{1,20})?"
-"""The name of a run: a hospital's folder is called so."""
-CACHED = ("teacher", "memory")
-"""What a site may have been sent before, and then is sent the digest of."""
+from fedcl.wire.fields import checked, read
+from fedcl.wire.limits import CACHED
+from fedcl.wire.records import Forms, forms_of
 
 AnyRequest = TypeVar("AnyRequest", bound="Request")
 
@@ -55,6 +50,11 @@ class Request:
         """What it carries besides names and numbers."""
         return {"arrays": self.arrays}
 
+    @property
+    def answered(self) -> Forms:
+        """What the arrays of the answer must be."""
+        return {}
+
     def pack(self) -> RecordDict:
         """Return the records; the array records themselves, not copies."""
         content = RecordDict({"request": ConfigRecord(self._values())})
@@ -67,7 +67,7 @@ class Request:
     @checked
     def unpack(cls, content: RecordDict) -> Self:
         """Read the records."""
-        return cls(**cls._read(content))
+        return cls(**cls._read(content, read(cls, content)["request"]))
 
     def _values(self) -> dict[str, Any]:
         """Return names and numbers, as a `ConfigRecord` takes them."""
@@ -81,23 +81,15 @@ class Request:
         }
 
     @classmethod
-    def _read(cls, content: RecordDict) -> dict[str, Any]:
-        """Return the attributes that records give."""
-        values = content.config_records["request"]
-        run, arrived = str(values["run"]), fields.names(values["arrived"])
-        sizes = [fields.whole(size) for size in fields.several(values["sizes"])]
-        if not re.fullmatch(RUN, run):
-            raise ValueError("the name of no run")
-        if sum(sizes) != len(arrived) or min(sizes, default=0) < 0:
+    def _read(cls, content: RecordDict, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attributes that records give, their words and numbers being `values`."""
+        if sum(values["sizes"]) != len(values["arrived"]):
             raise ValueError("stages that are none")
-        left = iter(arrived)
+        left = iter(values["arrived"])
         return {
-            "job": str(values["job"]),
-            "model": str(values["model"]),
+            **{name: values[name] for name in ("job", "model", "run", "state")},
             "arrays": content.array_records["arrays"],
-            "run": run,
-            "arrivals": [[next(left) for _ in range(size)] for size in sizes],
-            "state": fields.count(values["state"]),
+            "arrivals": [[next(left) for _ in range(size)] for size in values["sizes"]],
         }
 
 
@@ -143,6 +135,11 @@ class TrainRequest(Request):
         return {**super().records, "teacher": self.teacher, "memory": self.memory}
 
     @property
+    def answered(self) -> Forms:
+        """See `Request.answered`: what is trained."""
+        return forms_of(self.arrays)
+
+    @property
     def done(self) -> float:
         """The share of the stage that is over when this round begins."""
         return (self.round - 1) % self.rounds / self.rounds
@@ -162,24 +159,14 @@ class TrainRequest(Request):
         }
 
     @classmethod
-    def _read(cls, content: RecordDict) -> dict[str, Any]:
-        values = content.config_records["request"]
-        pairs = zip(CACHED, fields.names(values["digests"]), strict=True)
-        numbers = {
-            name: fields.count(values[name]) for name in ("stage", "round", "rounds", "attempt")
-        }
-        if numbers["rounds"] < 1:
-            raise ValueError("stages without rounds")
-        return super()._read(content) | {
-            "teacher": content.array_records.get("teacher"),
-            "memory": content.array_records.get("memory"),
+    def _read(cls, content: RecordDict, values: Mapping[str, Any]) -> dict[str, Any]:
+        own = ("keep", "needed", "lost", "rehearsing", "stage", "round", "rounds", "attempt")
+        pairs = zip(CACHED, values["digests"], strict=True)
+        return super()._read(content, values) | {
+            **{name: content.array_records.get(name) for name in CACHED},
+            **{name: values[name] for name in own},
             "digests": {name: digest for name, digest in pairs if digest},
-            "keep": fields.names(values["keep"]),
-            "needed": [fields.count(one) for one in fields.several(values["needed"])],
-            "lost": fields.names(values["lost"]),
             "shares": _shares(values),
-            "rehearsing": fields.names(values["rehearsing"]),
-            **numbers,
         }
 
 
@@ -199,11 +186,8 @@ class EvaluateRequest(Request):
         return super()._values() | {"split": self.split}
 
     @classmethod
-    def _read(cls, content: RecordDict) -> dict[str, Any]:
-        split = str(content.config_records["request"]["split"])
-        if split not in ("val", "test"):
-            raise ValueError(f"cases that are none: {split[:20]!r}")
-        return super()._read(content) | {"split": split}
+    def _read(cls, content: RecordDict, values: Mapping[str, Any]) -> dict[str, Any]:
+        return super()._read(content, values) | {"split": values["split"]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,27 +196,30 @@ class ReportRequest(Request):
 
     Attributes:
         shares: see `TrainRequest`.
+        forms: shapes of what is to be told, which are not sent: a hospital has the same strategy.
     """
 
     TYPE: ClassVar[str] = "query.report"
 
     shares: dict[str, float] = field(default_factory=dict)
+    forms: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> Forms:
+        """See `Request.answered`."""
+        return {name: ("float32", shape) for name, shape in self.forms.items()}
 
     def _values(self) -> dict[str, Any]:
         return super()._values() | _packed(self.shares)
 
     @classmethod
-    def _read(cls, content: RecordDict) -> dict[str, Any]:
-        return super()._read(content) | {"shares": _shares(content.config_records["request"])}
+    def _read(cls, content: RecordDict, values: Mapping[str, Any]) -> dict[str, Any]:
+        return super()._read(content, values) | {"shares": _shares(values)}
 
 
 def _packed(shares: Mapping[str, float]) -> dict[str, Any]:
     return {"learning": list(shares), "shares": list(shares.values())}
 
 
-def _shares(values: ConfigRecord) -> dict[str, float]:
-    pairs = zip(fields.names(values["learning"]), fields.several(values["shares"]), strict=True)
-    found = {site: fields.number(share) for site, share in pairs}
-    if not all(0 < share <= 1 for share in found.values()):
-        raise ValueError(f"shares of cases that are none: {list(found.values())}")
-    return found
+def _shares(values: Mapping[str, Any]) -> dict[str, float]:
+    return dict(zip(values["learning"], values["shares"], strict=True))

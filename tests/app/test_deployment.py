@@ -1,9 +1,7 @@
-"""What a deployed run may be asked for, and the folders of a federation."""
+"""What a deployed run may be asked for, and what it brings along."""
 
 import os
 import shutil
-import ssl
-import stat
 import subprocess
 import sys
 import zipfile
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fedcl.app.cli import main
 from fedcl.app.server_app import asked_for
 from fedcl.errors import ConfigError
 from tests.conftest import ROOT
@@ -100,42 +97,3 @@ def test_a_run_brings_its_code_along_and_nothing_else(tmp_path: Path):
     assert {"fedcl/hospital/client_app.py", "strategies/ted.py", "conf/strategy/ted.yaml"} <= set(
         names
     )
-
-
-def test_every_folder_has_its_own_key_and_no_other(tmp_path: Path):
-    folder = tmp_path / "fed"
-    assert main(["deploy", str(folder), "--sites", "RUNMC,BMC", "--host", "fl.example.org"]) == 0
-    private = [p for p in folder.rglob("*") if p.is_file() and b"PRIVATE KEY" in p.read_bytes()]
-    names = sorted(str(path.relative_to(folder)) for path in private)
-    assert names == ["server/server.key", "sites/BMC/key", "sites/RUNMC/key"]
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in private)
-    inside = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in inside)
-    context = ssl.create_default_context(cafile=folder / "server" / "ca.crt")
-    assert len(context.get_ca_certs()) == 1
-    script = (folder / "sites" / "BMC" / "start.sh").read_text()
-    assert "--superlink fl.example.org:18001" in script and "site='BMC'" in script
-    link = (folder / "server" / "start.sh").read_text()
-    assert "--host 127.0.0.1 --port 18002" in link, "nobody else reaches the SuperLink"
-    assert "listen 18001 ssl" in (folder / "server" / "nginx.conf").read_text()
-    for path in folder.rglob("*.sh"):
-        assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
-        assert os.access(path, os.X_OK)
-    assert "{{" not in "".join(p.read_text() for p in folder.rglob("*.*") if p.is_file())
-
-
-@pytest.mark.parametrize(
-    ("sites", "more", "said"),
-    [
-        ("A,A", [], "every hospital once"),
-        ("A;rm -rf", [], "letters, digits"),
-        ("A", ["--port", "80"], "deploy --port"),
-        ("A", ["--host", "x y"], "deploy --host"),
-        ("A", ["--host", "::1"], "an IPv4 address"),
-    ],
-)
-def test_names_that_would_break_a_script_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], sites: str, more: list[str], said: str
-):
-    assert main(["deploy", str(tmp_path / "fed"), "--sites", sites, *more]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "fed").exists()

@@ -12,7 +12,8 @@ from fedcl.errors import ConfigError
 from fedcl.hospital.forgetting import forget
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.flower import set_id
-from fedcl.wire.forgetting import MOST, ForgetRequest, Kept
+from fedcl.wire.forgetting import ForgetRequest, Kept
+from fedcl.wire.limits import SITES
 from fedcl.wire.local_grid import InProcessGrid
 from tests.conftest import TINY, read
 
@@ -117,7 +118,7 @@ def test_no_other_folder_can_be_named(tmp_path: Path, run: str):
     [
         ForgetRequest("run-1", "run-1", [1]),
         ForgetRequest("run-1", "run-2", [-1]),
-        ForgetRequest("run-1", "run-2", list(range(MOST + 1))),
+        ForgetRequest("run-1", "run-2", list(range(SITES + 1))),
         ForgetRequest("run-1", "run-2", ["1"]),  # type: ignore[list-item]
         ForgetRequest("run-1", delete=1),  # type: ignore[arg-type]
     ],

@@ -46,6 +46,8 @@ def weights(taught: Lesson) -> dict[str, torch.Tensor]:
 class Followed(type(STRATEGY.make({"name": "finetune"}))):  # type: ignore[misc]
     """Trains what lies beside the student, too."""
 
+    losses = ("aside",)
+
     def objective(self, step: Any) -> dict[str, torch.Tensor]:
         aside = step.auxiliary(torch.ones(1, 3)).square().sum()
         return {**super().objective(step), "aside": aside}

@@ -142,6 +142,8 @@ def test_clipping_bounds_the_gradient(clip: float | None, bounded: bool):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_term():
     class Broken(type(FINETUNE)):  # type: ignore[misc]
+        losses = ("extra",)
+
         def objective(self, step: object) -> dict[str, torch.Tensor]:
             return super().objective(step) | {"extra": step.outputs.sum() * float("nan")}
 
@@ -194,3 +196,14 @@ def test_a_model_whose_loss_is_called_as_the_strategys_is_refused():
     lesson = Lesson(task=TASK, student=network(), model=Clashing())
     with pytest.raises(RunError, match="two loss terms are called seg"):
         loop.train(lesson, samples, Learner(steps=1), Strategy(), lambda _: 0.01, ("clash",))
+
+
+def test_a_loss_term_that_is_not_declared_is_refused_where_it_is_made():
+    """The server would not take it."""
+
+    class Foreign(type(FINETUNE)):  # type: ignore[misc]
+        def objective(self, step: Step) -> dict[str, torch.Tensor]:
+            return super().objective(step) | {"extra": step.outputs.sum()}
+
+    with pytest.raises(RunError, match="loss term 'extra' is not declared; name it in `losses`"):
+        train(network(), Learner(), strategy=Foreign())

@@ -58,13 +58,13 @@ class Told(InProcessGrid):
             super()._send([message])
 
     def _keep(self, reply: Message) -> None:
-        numbers = dict(reply.content.metric_records.get("numbers", {})) if reply.content else {}
-        if "score/dice" in numbers and "score/iou" not in numbers:  # a validation
+        scores = dict(reply.content.metric_records.get("scores", {})) if reply.content else {}
+        if scores.keys() == {"dice"}:  # a validation
             site = str(self.contexts[reply.metadata.src_node_id].node_config["site"])
             score = self.scores[site].pop(0)
-            count = len(numbers["score/dice"])  # type: ignore[arg-type]
+            count = len(scores["dice"])  # type: ignore[arg-type]
             given = [float("nan") if score is None else score] * count
-            content = {**reply.content, "numbers": MetricRecord(numbers | {"score/dice": given})}
+            content = {**reply.content, "scores": MetricRecord({"dice": given})}
             reply.content = RecordDict(content)
         super()._keep(reply)
 

@@ -18,7 +18,7 @@ from tests.servers import config, serve
 SPOILT = {
     "nan": "not finite",
     "shape": "has shape",
-    "missing": "its arrays are not the model's",
+    "missing": "its arrays are not those that were asked for",
     "empty": "malformed update",
     "weightless": "malformed update",
     "loss": "the loss is not finite (seg)",
@@ -74,7 +74,7 @@ def test_changed_data_are_refused_on_resume(tmp_path: Path):
 
 
 REPORTS = {
-    "keys": "its arrays are not those of the strategy",
+    "keys": "its arrays are not those that were asked for",
     "shape": "has shape",
     "negative": "has values outside of",
     "huge": "has values outside of",

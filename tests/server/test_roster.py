@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
@@ -19,7 +19,7 @@ from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.wire.answers import Hello
 from fedcl.wire.codes import GONE
-from fedcl.wire.local_grid import InProcessGrid, answer
+from fedcl.wire.local_grid import InProcessGrid, LocalGrid, answer
 from fedcl.wire.superlink_grid import SuperLinkGrid
 from tests.conftest import TINY
 
@@ -231,23 +231,6 @@ def test_whatever_one_hospital_answers_is_its_own_failure(tmp_path: Path, conten
     assert lost(found) == [("B", 1, "update")] * 2 and found["stages"] == [["A"], ["C", "D"]]
 
 
-@pytest.mark.parametrize("number", [1e308, float("nan"), float("inf")])
-def test_a_score_that_is_none_is_no_score(tmp_path: Path, number: float):
-    def answers(what: str, site: str, reply: Message) -> RecordDict | None:
-        if (what, site) != ("evaluate", "B") or reply.has_error():
-            return None
-        content = dict(reply.content)
-        numbers = {
-            key: [number] * len(value) if isinstance(value, list) else value
-            for key, value in content["numbers"].items()
-        }
-        return RecordDict({**content, "numbers": MetricRecord(numbers)})
-
-    found = run(deployed(tmp_path, Lines(tmp_path, answers=answers)))
-    assert [row[1] for row in found["matrix"]] == [None, None]
-    assert {what for _, _, what in lost(found)} == {"test", "validation"}
-
-
 def test_what_a_hospital_says_is_one_line_of_a_bounded_length(tmp_path: Path):
     grid = Lines(tmp_path)
     server = deployed(tmp_path, grid)
@@ -269,7 +252,7 @@ def test_who_says_nothing_at_first_is_asked_at_the_next_stage(tmp_path: Path):
                     super()._send([message])
 
         def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-            return super().send_and_receive(messages, timeout=0.01)
+            return LocalGrid.send_and_receive(self, messages, timeout=0.01)
 
     grid = Slow(tmp_path)
     found = run(deployed(tmp_path, grid))

@@ -91,6 +91,7 @@ class Lines(InProcessGrid):
         super().__init__(APP, list(nodes_of(settings, folder).values()))
         self.says, self.away = says, away
         self.asked: list[tuple[str, bool]] = []
+        self._met: dict[str, tuple[str, bool]] = {}
 
     def _site(self, node: int) -> str:
         return str(self.contexts[node].node_config["site"])
@@ -103,17 +104,20 @@ class Lines(InProcessGrid):
 
     def _send(self, messages: list[Message]) -> None:
         for message in messages:
-            super()._send([message])
-            if message.metadata.message_type != "query.hello":
-                continue
-            site = self._site(message.metadata.dst_node_id)
-            job = json.loads(str(message.content.config_records["job"]["json"]))
-            asked = job["scenario"]["spacing"] == "auto"
-            self.asked.append((site, asked))
-            reply = self._replies[message.metadata.message_id]
+            if message.metadata.message_type == "query.hello":
+                site = self._site(message.metadata.dst_node_id)
+                job = json.loads(str(message.content.config_records["job"]["json"]))
+                self.asked.append((site, job["scenario"]["spacing"] == "auto"))
+                self._met[message.metadata.message_id] = self.asked[-1]
+        super()._send(messages)
+
+    def _keep(self, reply: Message) -> None:
+        met = self._met.get(reply.metadata.reply_to_message_id)
+        if met is not None:
             told = {**reply.content.config_records["hello"]}
-            said = self.says(site, asked, Hello(**told))  # type: ignore[arg-type]
+            said = self.says(*met, Hello(**told))  # type: ignore[arg-type]
             reply.content = RecordDict({"hello": ConfigRecord(vars(said))})
+        super()._keep(reply)
 
 
 def server(settings: Config, folder: Path, grid: Lines) -> Server:

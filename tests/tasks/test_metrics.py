@@ -165,7 +165,7 @@ def test_several_classes_are_scored_each_and_in_the_mean():
     label[0, 1:4, 1:4], label[0, 5:7, 5:7] = 1, 2
     found = label.clone()
     found[0, 3, 1:4] = 0
-    names = by_class(("dice", "hd95", "sensitivity", "specificity"), 3)
+    names = tuple(by_class(("dice", "hd95", "sensitivity", "specificity"), 3))
     assert names[4:] == (
         "dice_1", "dice_2", "hd95_1", "hd95_2", "sensitivity_1", "sensitivity_2",
         "specificity_1", "specificity_2",
@@ -175,7 +175,7 @@ def test_several_classes_are_scored_each_and_in_the_mean():
     assert scores["dice"] == pytest.approx((scores["dice_1"] + 1) / 2)
     assert scores["sensitivity_1"] == pytest.approx(6 / 9) and scores["specificity_1"] == 1
     assert scores["hd95_2"] == 0 and scores["hd95_1"] == pytest.approx(1.0)
-    assert by_class(("dice",), 2) == ("dice",)
+    assert tuple(by_class(("dice",), 2)) == ("dice",)
 
 
 def test_surface_dice_is_the_share_of_surfaces_within_the_tolerance():
@@ -304,7 +304,7 @@ def test_auc_is_that_of_scikit_learn_class_by_class_where_voxels_count():
     answers, label = three_classes()
     counts = (label != IGNORED).numpy()
     areas = [roc_auc_score(label.numpy()[counts] == c, answers[c].numpy()[counts]) for c in (1, 2)]
-    names = by_class(("auc",), 3)
+    names = tuple(by_class(("auc",), 3))
     assert names == ("auc", "auc_1", "auc_2")
     found = case_scores(answers.max(0).indices, label, 3, (1, 1, 1), names, answers)
     assert [found["auc_1"], found["auc_2"]] == pytest.approx(areas)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from fedcl.wire.answers import LIMIT, MEASURES, NOTES, Hello, Report, Scored, Update
+from fedcl.wire.answers import Hello, Report, Scored, Update
 from fedcl.wire.fields import MalformedError
+from fedcl.wire.limits import LIMIT, MEASURES, NOTES
 
 UPDATE = Update({"w": np.ones(3, np.float32)}, 7, 4, {"seg": 0.5}, 1.0, "ff", holds=["aa"])
 SCORED = Scored(["p", "q"], {"dice": [0.1, 0.2], "iou": [0.3, 0.4]}, 1.0, 0.5)
@@ -81,7 +82,7 @@ HELLO = Hello("A", "", "ff", 3, 1, 2, 12, [1, 32, 32])
 )
 def test_a_hospital_of_impossible_size_is_refused(change: dict[str, object]):
     assert Hello.unpack(HELLO.pack()) == HELLO
-    with pytest.raises(MalformedError, match="impossible"):
+    with pytest.raises(MalformedError, match=r"malformed hello: (hello|impossible)"):
         Hello.unpack(replace(HELLO, **change).pack())
 
 
@@ -140,14 +141,14 @@ def test_a_measure_comes_back_alone():
 )  # fmt: skip
 def test_measures_that_no_setting_can_have_are_refused(measured: list[float]):
     for hello in (Hello("A"), HELLO):
-        with pytest.raises(MalformedError, match="impossible measures"):
+        with pytest.raises(MalformedError, match=r"hello\.measured"):
             Hello.unpack(replace(hello, measured=measured).pack())
 
 
 def test_measures_are_numbers():
     content = Hello("A", measured=[1.0]).pack()
     content["hello"]["measured"] = ["1.0"]
-    with pytest.raises(MalformedError, match="is not a number"):
+    with pytest.raises(MalformedError, match=r"hello\.measured\.0: .* number"):
         Hello.unpack(content)
 
 

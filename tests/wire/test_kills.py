@@ -1,0 +1,108 @@
+"""Whatever is killed, and whenever: the run goes on, and is the run that would have been.
+
+`FEDCL_KILLS=50 pytest -m exhaustive tests/wire/test_kills.py -s` tells each kill.
+"""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedcl.files import locked
+from tests.conftest import read
+from tests.federation import SMALL, Federation
+
+pytestmark = [pytest.mark.network, pytest.mark.exhaustive]
+
+KILLS = int(os.environ.get("FEDCL_KILLS", "6"))
+SEED = int(os.environ.get("FEDCL_SEED", "0"))
+SITES = ["A", "B", "C"]
+KNOWN = "the hospitals are known"
+RUN = [
+    *SMALL[:-2], "timeline.stages=[[A,B],[C]]", "strategy=replay", "engine.quorum=1.0",
+    "timeline.wait=240", "engine.timeout=600",
+]  # fmt: skip
+"""A round counts only when all have delivered: whoever is away is waited for."""
+
+
+class Run:
+    """A run that its operator goes on with whenever it has stopped."""
+
+    def __init__(self, federation: Federation, rounds: int) -> None:
+        self.federation, self.resumed = federation, 0
+        self.folder = federation.run([*RUN, f"timeline.rounds={rounds}"])
+        federation.until(self.begun)
+
+    def begun(self) -> bool:
+        return any((self.folder / "checkpoint").glob("round-*"))
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "results.json").exists() and read(self.folder)[
+            "status"
+        ] == "completed"
+
+    def tend(self) -> None:
+        """Go on with the run where nobody does."""
+        if not self.finished and not locked(self.folder):
+            self.federation.run([f"run.resume={self.folder.name}"])
+            self.resumed += 1
+            time.sleep(10)  # the application has to start
+
+
+def answering(fed: Federation, site: str) -> psutil.Process:
+    """Return a hospital's process that computes."""
+    fed.until(lambda: _answering(fed, site))
+    return _answering(fed, site)[0]
+
+
+def _answering(fed: Federation, site: str) -> list[psutil.Process]:
+    every = psutil.Process(fed.processes[site].pid).children(recursive=True)
+    return [one for one in every if "spawn_main" in " ".join(one.cmdline())]
+
+
+def test_a_run_survives_being_killed_anywhere_at_any_moment(
+    cli: Callable[..., int], tmp_path: Path, federation: Callable[[list[str]], Federation]
+):
+    chance, killed, rounds = random.Random(SEED), Counter[str](), 1 + KILLS
+    servers = 1
+    fed = federation(SITES)
+    fed.open(registered=SITES, started=SITES)
+    fed.until(lambda: fed.online() == len(SITES))
+    run = Run(fed, rounds)
+    while killed.total() < KILLS and not run.finished:
+        time.sleep(chance.uniform(0.5, 20.0))
+        victim = chance.choice(["server", "application", "answering", *SITES])
+        if victim == "application":
+            if not locked(run.folder):
+                continue
+            fed.kill_application()
+        elif victim == "answering":
+            answering(fed, chance.choice(SITES)).kill()
+        else:
+            fed.kill(victim)
+            time.sleep(chance.uniform(0.0, 5.0))
+            fed.start(victim)
+        if victim == "server":
+            servers += 1
+            fed.until(lambda count=servers: fed.said("server").count(KNOWN) == count)
+        killed[victim] += 1
+        print(f"{time.strftime('%H:%M:%S')} killed {victim}, {killed.total()} of {KILLS}")
+        time.sleep(3.0)
+        run.tend()
+    while not run.finished:
+        time.sleep(5.0)
+        run.tend()
+    print(f"{dict(killed)}, resumed {run.resumed} times")
+    assert killed.total() == KILLS, "the run was over before"
+    here = tmp_path / "here"
+    common = ["engine=inprocess", "tracking.enabled=false", "run.figures=false"]
+    assert cli(*RUN, f"timeline.rounds={rounds}", *common, f"run.dir={here}") == 0
+    found, expected = read(run.folder), read(here)
+    for key in ("weights_sha256", "matrix", "cases", "stages"):
+        assert found[key] == expected[key], key
