@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from fedcl.errors import RunError
 from fedcl.hospital.client_app import client_app
-from fedcl.wire.answers import Report, Update
+from fedcl.wire.answers import Hello, Report, Update
 
 app = ClientApp()
 
@@ -44,8 +44,13 @@ rogue = ClientApp()
 
 @rogue.query("hello")
 def rogue_hello(message: Message, context: Context) -> Message:
-    """Answer as the real one does."""
-    return HONEST(message, context)
+    """Answer as the real one does, but for how many samples there are, if the node says so."""
+    reply = HONEST(message, context)
+    claims = context.node_config.get("claims")
+    if claims is None:
+        return reply
+    hello = Hello.unpack(reply.content)
+    return Message(replace(hello, samples=int(str(claims))).pack(), reply_to=message)
 
 
 @rogue.evaluate()
@@ -79,14 +84,16 @@ SPOILT_REPORT = {
 
 @rogue.train()
 def rogue_train(message: Message, context: Context) -> Message:
-    """Spoil the update of the round that the node's configuration names."""
-    node, round_ = context.node_config, message.content["request"]["round"]
-    if node.get("bad-round") != round_:
+    """Spoil the updates of the round that the node's configuration names, or from one on."""
+    node, round_ = context.node_config, int(str(message.content["request"]["round"]))
+    if round_ not in (node.get("bad-round"), max(round_, int(str(node.get("bad-from", 1000))))):
         return HONEST(message, context)
     spoil = str(node["spoil"])
     if spoil == "loss":
         raise RunError("the loss is not finite (seg)")
     update = Update.unpack(HONEST(message, context).content)
+    if spoil == "claims":
+        return Message(replace(update, samples=int(str(node["claims"]))).pack(), reply_to=message)
     weights = dict(update.arrays)
     key = sorted(weights)[0]
     if spoil == "nan":
@@ -95,6 +102,11 @@ def rogue_train(message: Message, context: Context) -> Message:
         weights[key] = weights[key][..., None]
     elif spoil == "missing":
         del weights[key]
+    elif spoil == "huge":
+        weights = {key: np.float32(3e38) * np.sign(value) for key, value in weights.items()}
+    elif spoil == "loud":  # the same answers, with a loss that no number can tell
+        last = [key for key in weights if key.startswith("model.2.1.")]
+        weights |= {key: np.float32(1e37) * weights[key] for key in last}
     content = replace(update, arrays=weights).pack()
     if spoil == "empty":
         content = RecordDict()

@@ -23,7 +23,7 @@ from rich.console import Console
 from fedcl.app.experiment import conduct
 from fedcl.app.past import Beginning, Past, accounted, plan, say, searched
 from fedcl.app.run_folder import claimed, claimed_new, holds_run
-from fedcl.config.groups import DEPLOYED
+from fedcl.config.groups import DECIDING, DEPLOYED
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.config.stored import stored
@@ -46,7 +46,7 @@ GROUPS = (
     "scenario", "strategy", "model", "models", "sites", "aggregation", "privacy", "timeline",
     "learner", "augment", "optimiser", "schedule", "release", "seed",
 )  # fmt: skip
-ENGINE = ("engine.quorum", "engine.timeout", "engine.norm_bound")
+ENGINE = tuple(f"engine.{name}" for name in DECIDING)
 RESUME, FORGET, SITE = "run.resume", "run.forget", "run.site"
 OWN = (
     "scenario.root", "scenario.table", "scenario.splits", "strategy.teacher.file", "timeline.file",

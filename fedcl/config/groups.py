@@ -14,6 +14,11 @@ from fedcl.tracking.names import NAME
 
 DEPLOYED = "superlink"
 """The engine of a deployed run."""
+DECIDING = (
+    "quorum", "timeout", "patience", "silent_rounds", "norm_bound", "largest_change",
+    "largest_share", "collapse",
+)  # fmt: skip
+"""The settings of the engine that decide whose updates make a round."""
 PLUGINS = (
     "scenario", "strategy", "model", "models", "aggregation", "privacy", "augment", "optimiser",
     "schedule",
@@ -34,8 +39,20 @@ class Engine:
         quorum: least updates per round, as a number of sites (integer) or as a share of
             the round's cohort (a fraction such as 0.5 or 1.0).
         timeout: seconds until a site that has not answered costs its round.
+        patience: of a deployed run: nobody who has answered before, or failed to, is waited for
+            longer than so many times the longest that any site has taken for the like, or three
+            minutes if that is more; null: until the timeout.
+        silent_rounds: of a deployed run: a site that has not answered in so many rounds in a row
+            is left out until its SuperNode is started again; null: it is asked in every round.
         norm_bound: an update is refused whose change of the weights is longer than so many
             times the round's median, of three updates at least; null for no bound.
+        largest_change: an update is refused whose change of the weights is more than so many
+            times as large as the weights, as root mean squares; null for no bound.
+        largest_share: the most that one of several sites weighs in a round, by its samples; the
+            only one that learns is not bounded. 1 for no bound.
+        collapse: a round is taken back, and a site left out for the rest of the stage whose change
+            of the weights is by far the largest, where validation fails at every site or falls
+            below this share of what it was; null for never.
     """
 
     name: str = setting("ray", choices=("inprocess", "ray", DEPLOYED))
@@ -45,7 +62,12 @@ class Engine:
     address: str | None = None
     quorum: Any = 0.5
     timeout: float = setting(3600.0, above=0)
+    patience: float | None = setting(10.0, low=1)
+    silent_rounds: int | None = setting(3, low=1)
     norm_bound: float | None = setting(None, low=1)
+    largest_change: float | None = setting(1000.0, above=0)
+    largest_share: float = setting(0.9, above=0, high=1)
+    collapse: float | None = setting(0.1, above=0, high=1)
 
     def __post_init__(self) -> None:
         """Check the quorum, which may be a count or a share."""
@@ -133,10 +155,13 @@ class Site:
         model: its architecture: a name in `models`, or of a model with its default settings;
             null for the group `model`.
         data_fraction: the share of its training cases that it uses.
+        samples: how many training samples it is known to have: those that it claims above that
+            do not count. Null: as many as it says.
     """
 
     model: str | None = None
     data_fraction: float = setting(1.0, above=0, high=1)
+    samples: int | None = setting(None, low=1)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,11 @@ from fedcl.timeline import Timeline
 
 @dataclass(frozen=True)
 class Config:
-    """Everything about a run, checked."""
+    """Everything about a run, checked.
+
+    Attributes:
+        samples: how many training samples sites are known to have, where that is said.
+    """
 
     job: Job
     timeline: Timeline
@@ -45,6 +49,7 @@ class Config:
     tracking: Tracking
     release: Release
     run: Run
+    samples: dict[str, int]
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], simulated: bool = True) -> "Config":
@@ -94,6 +99,7 @@ class Config:
             tracking=groups.tracking,
             release=groups.release,
             run=groups.run,
+            samples={s: one.samples for s, one in groups.sites.items() if one.samples is not None},
         )
         for check in CHECKS:
             check(config)

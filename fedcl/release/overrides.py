@@ -5,14 +5,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fedcl.config.groups import DECIDING
 from fedcl.config.hydra import compose
 from fedcl.registry import KINDS
 from fedcl.settings import flat
 
 ASIDE = ("run", "tracking")
 """Groups that change nothing that is learned."""
-ENGINE = ("quorum", "timeout", "norm_bound")
-"""What of the engine does."""
 LOCAL = re.compile(
     r"(root|table|splits|file|weights)$|\.cases$|^scenario\.assigned\.|^privacy\.seed$"
 )
@@ -65,7 +64,7 @@ def _told(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return by dotted keys what of a configuration changes what is learned."""
     part: dict[str, Any] = {key: one for key, one in values.items() if key not in ASIDE}
     engine = part.get("engine") or {}
-    part["engine"] = {key: engine[key] for key in ENGINE if key in engine}
+    part["engine"] = {key: engine[key] for key in DECIDING if key in engine}
     return dict(flat(part))
 
 

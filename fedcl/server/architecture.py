@@ -39,6 +39,11 @@ class Architecture:
     prefix: str
     local: frozenset[str]
 
+    @property
+    def parameters(self) -> set[str]:
+        """The names of its arrays that are trained; the others are statistics and counters."""
+        return {name for name, _ in self.network.named_parameters()}
+
     def part(self, whole: Mapping[str, np.ndarray]) -> Arrays:
         """Return its part of a run's arrays."""
         return under(self.prefix, whole)

@@ -23,10 +23,11 @@ log = logging.getLogger("fedcl")
 class Checkpoint:
     """Snapshots in a folder: each one complete or absent.
 
-    The latest two are kept, the very first one, and how every stage ended: the first after it.
+    The latest of the last two rounds are kept, the very first one, and how every stage ended: the
+    first after it.
     """
 
-    KEPT = 2
+    ROUNDS = 2
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,12 +55,20 @@ class Checkpoint:
                 raise
             part.rename(final)
             sync(self.folder)
-        first = {_stage_of(path): path for path in reversed(self._snapshots())}
-        for early in self._snapshots()[: -self.KEPT]:
-            ended = first[_stage_of(early)]
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove the snapshots that nobody may need any more."""
+        every = self._snapshots()
+        first = {_stage_of(path): path for path in reversed(every)}
+        latest = {_round_of(path): path for path in every}
+        kept = {*list(latest.values())[-self.ROUNDS :]}
+        for path in every:
+            ended = first[_stage_of(path)]
             # Where the first is damaged the stage has ended once more, at the same moment.
-            if early != ended and (not early.name.startswith(ended.name) or self._whole(ended)):
-                shutil.rmtree(early)
+            needed = path == ended or (path.name.startswith(ended.name) and not self._whole(ended))
+            if path not in kept and not needed:
+                shutil.rmtree(path)
 
     def load(self, config: Config | None = None) -> State | None:
         """Read the latest snapshot that is whole; None where none was ever finished.
@@ -80,6 +89,19 @@ class Checkpoint:
         raise RunError(
             f"{self.folder}: no usable checkpoint; start the run anew in another run.dir"
         )
+
+    def before(self, round_: int) -> State | None:
+        """Read the latest snapshot that is whole of before a round; None where there is none."""
+        for folder in reversed(self._snapshots()):
+            if _round_of(folder) < round_ and self._whole(folder):
+                return read(folder)
+        return None
+
+    def drop_after(self, round_: int) -> None:
+        """Remove the snapshots of what came after a round."""
+        for folder in self._snapshots():
+            if _round_of(folder) > round_:
+                shutil.rmtree(folder)
 
     def ended(self, stages: int) -> State | None:
         """Return the state in which a run was after so many stages; None where it is not there.
@@ -112,6 +134,11 @@ class Checkpoint:
 
     def _snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("round-*-stage-*"))
+
+
+def _round_of(snapshot: Path) -> int:
+    """Return how many rounds were finished when a snapshot was taken."""
+    return int(snapshot.name.split("-")[1])
 
 
 def _stage_of(snapshot: Path) -> int:

@@ -103,6 +103,7 @@ class Closing:
         job, state = self.config.job, self.state
         trained = {job.roles[site].model for site in state.trained[state.stage]}
         reports = self._reports(stage, trained)
+        most = stage.weighed(list(reports))[1]
         memory = arrays.Arrays()
         for name, one in self.architectures.items():
             known = one.part(state.memory)
@@ -115,7 +116,9 @@ class Closing:
                     shape=tuple(self.shape),
                     memory=known,
                     reports={site: told.arrays for site, told in own.items()},
-                    samples={site: told.samples for site, told in own.items()},
+                    samples={
+                        s: min(told.samples, most.get(s, told.samples)) for s, told in own.items()
+                    },
                     rng=torch_rng("remember", job.seed, state.stage),
                 )
                 before, known = known, job.strategy.remember(summary)
@@ -145,7 +148,11 @@ class Closing:
             sent[name] = records.to_record(one.shared(state.weights))
         # Who has delivered nothing, or only rehearses, has nothing to tell.
         trained_here = self.config.timeline.trainers(state.trained[state.stage])
-        owed = [site for site in trained_here if forms.get(job.roles[site].model)]
+        owed = [
+            site
+            for site in trained_here
+            if forms.get(job.roles[site].model) and site not in state.shut_out
+        ]
         if not owed:
             return {}
         there = self.config.timeline.trainers(stage.cohort)

@@ -1,6 +1,7 @@
 """Asking hospitals, by site name, and taking their answers apart."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from fedcl.server.claims import Claims
 from fedcl.server.roster import Roster, first_line
 from fedcl.server.state import State
 from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
-from fedcl.wire.codes import TOO_LATE
+from fedcl.wire.codes import GONE, TOO_LATE
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.limits import CACHED, told
 from fedcl.wire.records import digest, size_of
@@ -25,6 +26,9 @@ log = logging.getLogger("fedcl")
 
 Answer = TypeVar("Answer", Update, Scored, Report)
 
+LEAST = 180.0
+"""Seconds that an answer may take at least: after a minute it is known that a process has died."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -33,10 +37,22 @@ class Failure:
     Attributes:
         reason: its first line says it all; details may follow.
         came: whether there was one.
+        code: of an error instead of an answer; `TOO_LATE` where there was nothing at all.
     """
 
     reason: str
     came: bool = False
+    code: int = 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing came in time."""
+        return self.code == TOO_LATE
+
+    @property
+    def tried(self) -> bool:
+        """Whether the site was there, and could not do what it was asked for."""
+        return self.code not in (TOO_LATE, GONE)
 
 
 class Exchange(Retries):
@@ -67,7 +83,8 @@ class Exchange(Retries):
     ) -> None:
         self.config, self.state, self.ledger = config, state, state.ledger
         self.run = run
-        self.timeout = config.engine.timeout
+        self.timeout = self._limit = config.engine.timeout
+        self._sent = 0.0
         self._over, self.grid = grid, RetryingGrid(grid, self)
         self.roster = Roster(self.grid, config.job, self.timeout, config.wait, admit)
         self._job = config.job.to_json()
@@ -143,6 +160,7 @@ class Exchange(Retries):
 
     def sending(self, messages: Sequence[Message]) -> None:
         """Add what is sent to the ledger."""
+        self._sent = time.perf_counter()
         for message in messages:
             for name, record in message.content.array_records.items():
                 size = size_of(record)
@@ -166,10 +184,52 @@ class Exchange(Retries):
             return RecordDict({**sent, "request": ConfigRecord({**values, "attempt": attempt})})
         trains = message.metadata.message_type == TrainRequest.TYPE
         if not trains or node not in self._whole or Missing.of(reply.content) is None:
+            self._note_time(site, message)
             return None
         log.info("%s has lost what it was sent before; it is sent again", site)
         self.state.holds[site] = []
         return self._whole[node].pack()
+
+    def patience(self, messages: Sequence[Message], timeout: float | None) -> float | None:
+        """See `Retries.patience`: in a deployed run it follows from how long answers took so far.
+
+        Who has neither answered the like before nor missed a round has all the time there is.
+        """
+        patience, limit = self.config.engine.patience, 0.0
+        self._limit = most = self.timeout if timeout is None else timeout
+        if patience is None or not self.config.deployed:
+            return timeout
+        for message in messages:
+            taken = self.ledger.longest.get(_kind(message), {})
+            site = self.roster.name(message.metadata.dst_node_id)
+            if not taken or (site not in taken and site not in self.ledger.missed):
+                return timeout
+            limit = max(LEAST, patience * max(taken.values()))
+        self._limit = min(most, limit)
+        return self._limit
+
+    def _note_time(self, site: str, message: Message) -> None:
+        """Keep how long the answer to a request has taken, if that was longer than ever."""
+        if "request" in message.content.config_records:
+            taken = self.ledger.longest.setdefault(_kind(message), {})
+            taken[site] = max(taken.get(site, 0.0), time.perf_counter() - self._sent)
+
+    def heard(self, site: str, silent: bool, stage: int, round_: int) -> None:
+        """Take note of whether a site of a deployed run has answered in a round of a stage.
+
+        One that has been silent for `engine.silent_rounds` is left out, and nobody waits for it,
+        until it says hello again.
+        """
+        missed, limit = self.ledger.missed, self.config.engine.silent_rounds
+        if not silent or not self.config.deployed:
+            missed.pop(site, None)
+            return
+        missed[site] = missed.get(site, 0) + 1
+        if limit is not None and missed[site] >= limit:
+            self.roster.drop(site)
+            said = f"no answer in {missed[site]} rounds in a row"
+            reason = f"{said}: it is left out until its SuperNode is started again"
+            self.ledger.fail(site, stage, round_, "presence", reason)
 
     def wait_for(self, nodes: Collection[int]) -> None:
         """See `Retries.wait_for`."""
@@ -224,9 +284,9 @@ class Exchange(Retries):
     def _answer(self, kind: type[Answer], site: str, reply: Message | None) -> Answer | Failure:
         """Return what a site answers, or why that cannot be used."""
         if reply is None:
-            return Failure(f"no answer within {self.timeout:g} s")
+            return Failure(f"no answer within {self._limit:g} s", code=TOO_LATE)
         if reply.has_error():
-            return Failure(told(reply.error))
+            return Failure(told(reply.error), code=reply.error.code)
         request = self._asked[site]
         try:
             answer = kind.unpack(reply.content, request.answered)
@@ -241,3 +301,9 @@ class Exchange(Retries):
         self.ledger.bytes["up"] += size
         self.ledger.bytes["report"] += size if kind is Report else 0
         return answer
+
+
+def _kind(message: Message) -> str:
+    """Return what a request asks for, as far as it takes the same time again."""
+    values = message.content.config_records.get("request", ConfigRecord())
+    return " ".join((message.metadata.message_type, str(values.get("split", "")))).strip()

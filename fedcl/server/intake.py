@@ -8,6 +8,7 @@ from fedcl import arrays
 from fedcl.config.schema import Config
 from fedcl.seeding import Key
 from fedcl.server.architecture import Architecture
+from fedcl.server.changes import change
 from fedcl.server.exchange import Failure
 from fedcl.server.state import State
 from fedcl.wire.answers import Update
@@ -26,10 +27,12 @@ class Intake:
         architectures: by name.
         expected: those that were asked, and on how many samples each of them will have trained as
             far as is known.
+        most: as how many samples updates of some sites count at most.
 
     Attributes:
         updates: those that are joined, by site; without arrays unless the strategy reads them.
         refused: why there is nothing to join of the other sites.
+        changes: how far each update went that is joined; see `fedcl.server.changes.change`.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class Intake:
         state: State,
         architectures: Mapping[str, Architecture],
         expected: Mapping[str, int],
+        most: Mapping[str, int],
     ) -> None:
-        self._config, self._round = config, state.round + 1
+        self._config, self._round, self._most = config, state.round + 1, most
+        expected = {site: min(count, most.get(site, count)) for site, count in expected.items()}
         self._of = {site: architectures[config.job.roles[site].model] for site in expected}
         self._joining = {
             name: Joining(config, one, one.shared(state.weights), expected)
@@ -48,6 +53,7 @@ class Intake:
         self._keeps = config.job.strategy.requirements.every_update
         self.updates: dict[str, Update] = {}
         self.refused: dict[str, Failure] = {}
+        self.changes: dict[str, float] = {}
 
     def take(self, site: str, answer: Update | Failure) -> None:
         """Take what a site has sent, the next in site order."""
@@ -55,7 +61,8 @@ class Intake:
         if problem is not None:
             self.refused[site] = problem
         elif isinstance(answer, Update):
-            self.updates[site] = answer
+            most = self._most.get(site, answer.samples)
+            self.updates[site] = replace(answer, samples=min(answer.samples, most))
             if self._config.engine.norm_bound is None:
                 self._join(site)
 
@@ -67,6 +74,7 @@ class Intake:
             self.refused |= self._too_long(joining)
         for site in self.refused:
             self.updates.pop(site, None)
+            self.changes.pop(site, None)
         for site in self.updates:
             self._join(site)
 
@@ -87,8 +95,21 @@ class Intake:
             return answer
         if answer.round != self._round:
             return Failure(f"it is of round {answer.round}", came=True)
-        problem = arrays.mismatch(answer.arrays, self._joining[self._of[site].name].old)
-        return None if problem is None else Failure(problem, came=True)
+        architecture = self._of[site]
+        old = self._joining[architecture.name].old
+        problem = arrays.mismatch(answer.arrays, old)
+        if problem is not None:
+            return Failure(problem, came=True)
+        self.changes[site] = moved = change(answer.arrays, old, architecture.parameters)
+        bound = self._config.engine.largest_change
+        if bound is None or moved <= bound:
+            return None
+        del self.changes[site]
+        return Failure(
+            f"its change of the weights is {moved:.3g} times as large as they are, "
+            f"engine.largest_change is {bound:g}",
+            came=True,
+        )
 
     def _too_long(self, joining: "Joining") -> dict[str, Failure]:
         """Return whose change of the weights is too long beside the others', and why.
@@ -123,6 +144,7 @@ class Joining:
     Attributes:
         architecture, old: see there.
         digests: of the updates taken in so far, by site.
+        weights: what each of them counts.
     """
 
     def __init__(
@@ -134,6 +156,7 @@ class Joining:
     ) -> None:
         self.architecture, self.old = architecture, old
         self.digests: dict[str, str] = {}
+        self.weights: dict[str, int] = {}
         self._privacy = config.privacy
         own = [expected[site] for site in architecture.sites if site in expected]
         self._join = config.aggregation.begin(sum(map(self._privacy.weight, own)))
@@ -141,8 +164,9 @@ class Joining:
     def add(self, site: str, update: Update) -> None:
         """Take in one more, the next in site order."""
         self.digests[site] = arrays.digest(update.arrays)
+        self.weights[site] = self._privacy.weight(update.samples)
         limited = self._privacy.limited(update.arrays, self.old)
-        self._join.add(limited, self._privacy.weight(update.samples))
+        self._join.add(limited, self.weights[site])
 
     def result(self, secret: tuple[Key, ...]) -> arrays.Arrays:
         """Return one set of arrays for all of them, at least one.

@@ -1,6 +1,7 @@
 """What a run cost, and what went wrong."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,10 @@ class Ledger:
         failures: one entry per answer that was lost or refused.
         reputation: per site, how many of its updates were `delivered`, `lost` on the way or
             `refused`, and how often it was asked `again`.
+        shares: per site, how much its samples weighed: its part of the `last` round, and `sum`,
+            over all rounds.
+        longest: per kind of request, the most seconds that each site has taken to answer one.
+        missed: per site, how many rounds in a row it has not answered by now.
     """
 
     bytes: dict[str, int] = field(
@@ -43,6 +48,16 @@ class Ledger:
     memory: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("server", "sites"), 0))
     failures: list[dict[str, Any]] = field(default_factory=list)
     reputation: dict[str, dict[str, int]] = field(default_factory=dict)
+    shares: dict[str, dict[str, float]] = field(default_factory=dict)
+    longest: dict[str, dict[str, float]] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
+
+    def weigh(self, shares: Mapping[str, float]) -> None:
+        """Add what each site's samples weighed in a round; the others' were nothing."""
+        for site in {**self.shares, **shares}:
+            last = shares.get(site, 0.0)
+            total = self.shares.get(site, {}).get("sum", 0.0)
+            self.shares[site] = {"last": last, "sum": total + last}
 
     def judge(self, site: str, what: str) -> None:
         """Count what a site is known for; see `reputation`."""

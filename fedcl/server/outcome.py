@@ -63,6 +63,10 @@ def outcome(
         tracking={"experiment": state.tracking_experiment, "run": state.tracking_run},
         failures=state.ledger.failures,
         reputation=state.ledger.reputation,
+        shares={
+            site: {name: round(share, 6) for name, share in one.items()}
+            for site, one in state.ledger.shares.items()
+        },
         versions=versions(),
         initial=initial,
         secondary={

@@ -136,6 +136,7 @@ class Results:
     tracking: dict[str, str | None] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     reputation: dict[str, dict[str, int]] = field(default_factory=dict)
+    shares: dict[str, dict[str, Number]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     initial: list[Number | None] = field(default_factory=list)
     secondary: dict[str, ScoreResults] = field(default_factory=dict)

@@ -98,6 +98,11 @@ class Roster:
         """Return the site of a node, or in words which node it is."""
         return next((site for site, known in self.nodes.items() if known == node), f"node {node}")
 
+    def drop(self, site: str) -> None:
+        """Leave out a site, and wait for it no more, until its node is started again."""
+        self.nodes.pop(site, None)
+        self._gone.add(site)
+
     def wait_for(self, nodes: Collection[int]) -> None:
         """Wait for nodes that may just have been started again."""
         known = {site for site, node in self.nodes.items() if node in nodes}

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from statistics import fmean
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -22,6 +21,8 @@ from fedcl.server.events import Round, Watcher
 from fedcl.server.exchange import Exchange, Failure
 from fedcl.server.intake import Intake
 from fedcl.server.knowledge import Knowledge
+from fedcl.server.shares import Weighing, shares
+from fedcl.server.spoilt import Spoiling
 from fedcl.server.state import State
 from fedcl.wire import records
 from fedcl.wire.answers import Scored, Update
@@ -57,6 +58,7 @@ class Stage(FlowerStrategy):
         self.architectures = architectures
         self.losses: dict[str, dict[str, float]] = {}
         self.validation: dict[str, float] = {}
+        self.shares: dict[str, float] = {}
         known = {site for stage in state.trained[: self.number] for site in stage}
         self.lost = [s for s in config.timeline.seen(self.number - 1) if s not in known]
         self._parts: dict[str, tuple[ArrayRecord, ArrayRecord]] = {}
@@ -67,7 +69,8 @@ class Stage(FlowerStrategy):
         """The sites of the stage that are there."""
         if self.config.timeline.centralised:
             return self.expected
-        return [site for site in self.expected if site in self.exchange.roster.nodes]
+        there = self.exchange.roster.nodes.keys() - self.state.shut_out
+        return [site for site in self.expected if site in there]
 
     @property
     def trainers(self) -> list[str]:
@@ -89,13 +92,17 @@ class Stage(FlowerStrategy):
     @property
     def _validating(self) -> list[str]:
         """The sites whose data this round is about."""
-        return self.cohort if self.config.timeline.centralised else self.asked
+        if self.config.timeline.centralised:
+            return self.cohort
+        missed = self.exchange.ledger.missed  # who has just not answered is not waited for again
+        return [site for site in self.asked if site not in missed]
 
     def run(self) -> None:
         """Run the rounds that are left.
 
         Raises:
             RunError: fewer updates than `engine.quorum` in a round.
+            SpoiltError: one site's update has spoilt a round for all.
         """
         left = (self.number + 1) * self.config.timeline.rounds - self.state.round
         if left:
@@ -164,23 +171,21 @@ class Stage(FlowerStrategy):
         An update that is missing, not finite or of another shape costs its site the round.
         """
         intake = self._taken_in(replies)
-        updates = intake.updates
+        updates, self.state.changes = intake.updates, intake.changes
         heard = [site for stage in self.state.trained[self.number :] for site in stage]
         moved, momentum = arrays.Arrays(), arrays.Arrays()
+        self.shares = {}
         for name, architecture in self.architectures.items():
-            if intake.joining(architecture).digests:
+            weights = intake.joining(architecture).weights
+            self.shares |= shares(weights)
+            if weights:
                 now, carried = self._moved(intake, architecture, heard)
                 moved |= architecture.whole(now)
                 momentum |= architecture.whole(carried)
             elif name in {self.config.job.roles[site].model for site in self.asked}:
                 log.warning("%s: nobody delivered %s, which stays as it was", self._now, name)
                 momentum |= architecture.whole(architecture.part(self.state.momentum))
-        spoilt = [key for key, array in moved.items() if not np.isfinite(array).all()]
-        if spoilt:  # finite updates can still be too large for a sum, or for a strategy
-            raise RunError(
-                f"{self._now}: {spoilt[0]} of the joined weights is not finite; a robust "
-                "aggregation or engine.norm_bound leaves such updates out"
-            )
+        self._spoiling.check_joined(moved)
         kept = {site: update.kept for site, update in updates.items() if update.kept}
         self.state.kept |= kept
         self.state.versions |= dict.fromkeys(kept, self.state.round + 1)
@@ -195,6 +200,10 @@ class Stage(FlowerStrategy):
         return self._shared(), None
 
     @property
+    def _spoiling(self) -> Spoiling:
+        return Spoiling(self.config, self.state, self.architectures)
+
+    @property
     def _now(self) -> str:
         """The round that is being played, in words."""
         return f"stage {self.number + 1}, round {self.state.round + 1}"
@@ -205,8 +214,10 @@ class Stage(FlowerStrategy):
         Raises:
             RunError: too few are left.
         """
-        expected = {site: self._expected_samples(site) for site in self.asked}
-        intake = Intake(self.config, self.state, self.architectures, expected)
+        (expected, most), round_ = self.weighed(self.asked), self.state.round + 1
+        for site, count in most.items():
+            log.info("%s: %s counts as %d samples at most", self._now, site, count)
+        intake = Intake(self.config, self.state, self.architectures, expected, most)
         with closing(self.exchange.answers(Update, self.asked, replies)) as answers:
             for site, answer in answers:
                 intake.take(site, answer)
@@ -216,18 +227,21 @@ class Stage(FlowerStrategy):
             problem = intake.refused.get(site)
             if problem is None:
                 ledger.judge(site, "delivered")
-                continue
-            ledger.fail(site, self.number, self.state.round + 1, "update", problem.reason)
-            ledger.judge(site, "refused" if problem.came else "lost")
+            else:
+                ledger.fail(site, self.number, round_, "update", problem.reason)
+                ledger.judge(site, "refused" if problem.came else "lost")
+            self.exchange.heard(site, problem is not None and problem.silent, self.number, round_)
+        self._spoiling.check_training(self.asked, intake.refused)
         self._check_quorum(intake.updates, intake.refused)
         return intake
 
-    def _expected_samples(self, trainer: str) -> int:
-        """Return on how many samples a trainer will train in a round, as far as can be told."""
-        learning, rehearsing = self.data(trainer)
-        there = self.exchange.roster.samples
-        new = sum(max(1, round(there[site] * share)) for site, share in learning.items())
-        return new + sum(self.state.stored.get(site, 1) for site in rehearsing)
+    def weighed(self, trainers: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+        """Return on how many samples trainers will train, and as how many some count at most."""
+        weighing = Weighing(
+            self.config, self.architectures, self.exchange.roster.samples, self.state.stored
+        )
+        expected = {trainer: weighing.expected(*self.data(trainer)) for trainer in trainers}
+        return expected, weighing.most(expected, self.learning)
 
     def _moved(
         self, intake: Intake, architecture: Architecture, heard: Sequence[str]
@@ -264,9 +278,11 @@ class Stage(FlowerStrategy):
             )
         )
         self.exchange.ledger.seconds["train"] += time.perf_counter() - started
-        parameters = {name for name, _ in architecture.network.named_parameters()}
         return config.aggregation.move(
-            joining.old, refined, parameters, architecture.part(self.state.momentum)
+            joining.old,
+            refined,
+            architecture.parameters,
+            architecture.part(self.state.momentum),
         )
 
     def configure_evaluate(
@@ -291,18 +307,24 @@ class Stage(FlowerStrategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Keep each site's mean validation score."""
-        self.validation = {}
+        """Keep each site's mean validation score.
+
+        Raises:
+            SpoiltError: see `run`.
+        """
+        self.validation, failed = {}, dict[str, Failure]()
         for site, answer in self.exchange.answers(Scored, self._validating, replies):
             score = self.config.job.task.scored(site)[0]
             if isinstance(answer, Scored) and score not in answer.scores:
                 answer = Failure(f"it left out {score}")
             if isinstance(answer, Failure):
+                failed[site] = answer
                 self.exchange.ledger.fail(
                     site, self.number, self.state.round + 1, "validation", answer.reason
                 )
             else:
                 self.validation[site] = fmean(answer.scores[score])
+        self._spoiling.check_validation(self.validation, failed)
         return None
 
     def summary(self) -> None:
@@ -310,7 +332,9 @@ class Stage(FlowerStrategy):
 
     def _check_quorum(self, delivered: Collection[str], refused: Mapping[str, Failure]) -> None:
         """Raise `RunError` where a round got too few updates, in all or to join."""
-        asks, got, of = "", len(delivered), len(self.asked) + len(self.expected) - len(self.cohort)
+        cohort = {*self.asked, *self.cohort}
+        absent = [site for site in self.expected if site not in cohort]
+        asks, got, of = "", len(delivered), len(self.asked) + len(absent)
         if got < self.config.engine.needed(of):
             asks = f"engine.quorum asks for {math.ceil(self.config.engine.needed(of) - 1e-9)}"
         else:
@@ -322,6 +346,7 @@ class Stage(FlowerStrategy):
                     asks = f"aggregation {name_of(self.config.aggregation)} needs {least}"
         if asks:
             first = {site: one.reason.partition("\n")[0] for site, one in refused.items()}
+            first |= dict.fromkeys(self.state.shut_out, "left out of this stage")
             reasons = some_of((f"{site}: {reason}" for site, reason in first.items()), sep="; ")
             raise RunError(
                 f"{self._now}: {got} of {of} sites delivered an update, {asks} ({reasons})"
@@ -332,6 +357,8 @@ class Stage(FlowerStrategy):
             return
         self.state.round += 1
         self.state.tries = 0
+        self.state.validation = self.state.validation | self.validation
+        self.exchange.ledger.weigh(self.shares)
         self._choose()
         self.knowledge.advance()
         done = Round(self.number, self.state.round, self._validating, self.losses, self.validation)
@@ -346,7 +373,7 @@ class Stage(FlowerStrategy):
         if self.config.job.learner.keep != "best_round" or not self.validation:
             return
         state, score = self.state, fmean(self.validation.values())
-        whole = self.validation.keys() >= set(self.expected)
+        whole = self.validation.keys() >= {*self.expected} - {*state.shut_out}
         if whole and (state.best_score is None or score > state.best_score):
             state.best, state.best_score, state.best_round = state.weights, score, state.round
 

@@ -21,8 +21,10 @@ from fedcl.server.events import Watcher
 from fedcl.server.exchange import Exchange
 from fedcl.server.gate import Gate
 from fedcl.server.results import Verdict
+from fedcl.server.rollback import means, take_back
 from fedcl.server.rounds import Stage
 from fedcl.server.settling import settled
+from fedcl.server.spoilt import SpoiltError
 from fedcl.server.state import State
 from fedcl.server.telling import Log, tell_chosen, tell_notes
 from fedcl.wire.answers import Hello
@@ -174,6 +176,11 @@ class Server:
                 "shape, change scenario.size or the scenario"
             )
         self.cases[site], self.state.digests[site] = hello.test, hello.digest
+        self.state.ledger.missed.pop(site, None)
+        known = config.samples.get(site, hello.samples)
+        if hello.samples > known:
+            told = "site %s: it says that it has %d training samples; they count as %d (%s)"
+            log.warning(told, site, hello.samples, known, f"sites.{site}.samples")
         self.state.notes[site] = hello.notes
         if hello.source:
             self.state.sources[site] = hello.source
@@ -218,20 +225,36 @@ class Server:
         keeper.save()
         if state.initial is None:
             state.initial = self._closing.test(-1)
+            state.validation = means(config.job.task, state.initial)
             state.ledger.seconds["setup"] += time.perf_counter() - started
             keeper.save()
         while state.stage < len(config.timeline.stages):
             self._expect(config.timeline.present(state.stage), "arrival")
+            self._close(self._played(watchers, keeper))
+            for watcher in watchers:
+                watcher.stage_done(config, state)
+
+    def _played(self, watchers: Sequence[Watcher], keeper: Keeper) -> Stage:
+        """Play the rounds that are left of a stage; one that a site has spoilt is taken back.
+
+        Raises:
+            RunError: see `run`.
+        """
+        while True:
             self._grow()
-            stage = Stage(config, self.exchange, state, self.architectures, watchers)
+            stage = Stage(self.config, self.exchange, self.state, self.architectures, watchers)
             try:
                 stage.run()
+                return stage
+            except SpoiltError as spoilt:
+                if not take_back(self.state, self.checkpoint, spoilt):
+                    keeper.failed()
+                    raise
             except RunError:
                 keeper.failed()
                 raise
-            self._close(stage)
-            for watcher in watchers:
-                watcher.stage_done(config, state)
+            keeper.save()
+            self.checkpoint.drop_after(self.state.round)
 
     def _close(self, stage: Stage) -> None:
         """Test every site after a stage and note what came of it; keep the stage's weights."""
@@ -255,6 +278,8 @@ class Server:
         else:
             state.chosen.append([0, *state.chosen][state.verdicts[-1]["model"]])
         state.best, state.best_score = {}, None
+        state.changes, state.shut_out = {}, []
+        state.validation = means(config.job.task, scores)
         state.sent.append(dict(state.ledger.bytes))
         teaching = config.job.strategy.teaching
         if teaching is not None and teaching.changes == "stage":

@@ -19,7 +19,7 @@ from fedcl.server.results import Verdict
 from fedcl.server.state import ARRAYS, State
 from fedcl.timeline import POOL
 
-FORMAT = 10
+FORMAT = 11
 """Of a snapshot and of what sites keep; another one cannot be read."""
 NUMBERS = "state.json"
 LARGEST, WEIGHTS = 2**30, 2**40
@@ -123,7 +123,10 @@ def _problems(state: State) -> Iterator[str]:
         "rows": state.rows, "ended": state.ended, "trained": state.trained,
         "initial": [state.initial or {}],
     }  # fmt: skip
-    for name in ("versions", "kept", "stored", "holds", "digests", "samples", "notes", "sources"):
+    for name in (
+        "versions", "kept", "stored", "holds", "digests", "samples", "notes", "sources", "changes",
+        "validation", "shut_out",
+    ):  # fmt: skip
         by_site[name] = [getattr(state, name)]
     for name, every in by_site.items():
         foreign = sorted({site for one in every for site in one} - sites)

@@ -36,6 +36,11 @@ class State:
         verdicts: what became of the model of each finished stage (`fedcl.server.results.Verdict`).
         round: rounds finished, over all stages.
         tries: how often the next one has failed.
+        changes: of the last round, how far each update went that was joined; see
+            `fedcl.server.changes.change`.
+        validation: of the last round, each site's mean score.
+        shut_out: the sites that are left out for the rest of the stage, since a round was taken
+            back for what they sent.
         initial: scores of the untrained model, once it was evaluated.
         rows: scores after each finished stage, of every site's own architecture.
         elsewhere: likewise, per architecture, at the sites of others.
@@ -76,6 +81,9 @@ class State:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     round: Count = 0
     tries: Count = 0
+    changes: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    shut_out: list[str] = field(default_factory=list)
     initial: Scores | None = None
     rows: list[Scores] = field(default_factory=list)
     elsewhere: list[dict[str, Scores]] = field(default_factory=list)

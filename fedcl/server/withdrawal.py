@@ -51,10 +51,12 @@ def cleaned(state: State, config: Config, site: str) -> State:
     ledger = Ledger(
         failures=[one for one in state.ledger.failures if one["site"] != site],
         reputation=_less(state.ledger.reputation, site),
+        shares=_less(state.ledger.shares, site),
     )
     return replace(
         state,
         configuration=config.fingerprint(),
+        validation=_less(state.validation, site),
         initial=None if state.initial is None else _less(state.initial, site),
         rows=[_less(row, site) for row in state.rows],
         elsewhere=[

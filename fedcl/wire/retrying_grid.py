@@ -23,6 +23,10 @@ class Retries(ABC):
         """Return what a node is sent after such a reply, or None if that is to be taken."""
 
     @abstractmethod
+    def patience(self, messages: Sequence[Message], timeout: float | None) -> float | None:
+        """Return how many of the seconds that are left the replies to messages are waited for."""
+
+    @abstractmethod
     def wait_for(self, nodes: Collection[int]) -> None:
         """Wait for nodes that may just have been started again."""
 
@@ -58,7 +62,8 @@ class RetryingGrid(WrappedGrid):
     def _send(self, batch: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """Send messages and return the replies, which may still be on their way."""
         self.retries.sending(batch)
-        return self._grid.send_and_receive(batch, timeout=timeout)
+        limit = self.retries.patience(batch, timeout)
+        return self._grid.send_and_receive(batch, timeout=limit)
 
     def _tries(
         self, batch: list[Message], replies: Iterable[Message], until: float

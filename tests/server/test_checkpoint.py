@@ -35,7 +35,7 @@ def test_a_snapshot_comes_back_exactly(tmp_path: Path):
     assert read.tracking_run == "run"
 
 
-def test_the_latest_two_are_kept_the_beginning_and_the_end_of_every_stage(tmp_path: Path):
+def test_the_latest_two_rounds_are_kept_the_beginning_and_the_end_of_every_stage(tmp_path: Path):
     checkpoint = Checkpoint(tmp_path)
     for round_ in (0, 1, 2, 3, 10, 11):
         checkpoint.save(state(round_))
@@ -51,6 +51,25 @@ def test_the_latest_two_are_kept_the_beginning_and_the_end_of_every_stage(tmp_pa
     (tmp_path / "round-000002-stage-001" / "weights.safetensors").write_bytes(b"")
     with pytest.raises(RunError, match="round-000002-stage-001 is damaged"):
         checkpoint.ended(1)
+
+
+def test_the_last_two_rounds_are_kept_and_not_one_of_them_twice(tmp_path: Path):
+    """A round that turns out to be spoilt is taken back to what was before it."""
+    checkpoint, again = Checkpoint(tmp_path), state(5)
+    for round_ in (0, 1, 2, 3, 4, 5):
+        checkpoint.save(state(round_))
+    for again.tries in (1, 2, 3):
+        checkpoint.save(again)
+    assert checkpoint.load().tries == 3
+    assert [checkpoint.before(round_).round for round_ in (6, 5, 4, 3, 1)] == [5, 4, 2, 2, 0]
+    assert checkpoint.before(0) is None
+    (tmp_path / "round-000004-stage-002" / "weights.safetensors").write_bytes(b"")
+    assert checkpoint.before(5).round == 2, "the one before it that is whole"
+    checkpoint.drop_after(4)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "round-000000-stage-000", "round-000002-stage-001", "round-000004-stage-002"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("victim", ["weights.safetensors", "state.json"])

@@ -49,7 +49,7 @@ def requests(server: Server) -> dict[str, EvaluateRequest]:
 
 def intake_of(server: Server, sites: str, *overrides: str) -> Intake:
     settings = config("strategy=finetune", "timeline.stages=[[A,B,C,D,E,F]]", *overrides)
-    return Intake(settings, server.state, server.architectures, dict.fromkeys(sites, 10))
+    return Intake(settings, server.state, server.architectures, dict.fromkeys(sites, 10), {})
 
 
 def update_of(server: Server, change: float = 0.0, samples: int = 10) -> Update:

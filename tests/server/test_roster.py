@@ -19,7 +19,7 @@ from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.wire.answers import Hello
 from fedcl.wire.codes import GONE
-from fedcl.wire.local_grid import InProcessGrid, answer
+from fedcl.wire.local_grid import InProcessGrid, LocalGrid, answer
 from fedcl.wire.superlink_grid import SuperLinkGrid
 from tests.conftest import TINY
 
@@ -272,7 +272,7 @@ def test_who_says_nothing_at_first_is_asked_at_the_next_stage(tmp_path: Path):
                     super()._send([message])
 
         def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-            return super().send_and_receive(messages, timeout=0.01)
+            return LocalGrid.send_and_receive(self, messages, timeout=0.01)
 
     grid = Slow(tmp_path)
     found = run(deployed(tmp_path, grid))

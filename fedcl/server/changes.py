@@ -1,0 +1,71 @@
+"""How far an update has gone from the weights that it began with."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from statistics import median
+
+import numpy as np
+
+TYPICAL = 0.1
+"""What weights count as at least, as a root mean square: a table may begin with almost nothing."""
+FAR = 10.0
+"""How many times further than the others an update must go to be blamed for a lost round."""
+
+
+def change(
+    update: Mapping[str, np.ndarray],
+    before: Mapping[str, np.ndarray],
+    parameters: Collection[str],
+) -> float:
+    """Return how large the change of the weights is, beside the weights themselves.
+
+    Both are root mean squares over all parameters. Statistics of a network's layers are compared
+    apart, and there it is the root that counts: variances grow by the square of what they are of.
+
+    Args:
+        update: what a site sent.
+        before: the weights that it was sent, of equal keys and shapes.
+        parameters: names of the arrays that are trained.
+    """
+    real = [key for key in update if update[key].dtype.kind == "f"]
+    trained = [key for key in real if key in parameters]
+    others = [key for key in real if key not in parameters]
+    return max(_ratio(update, before, trained), math.sqrt(_ratio(update, before, others)))
+
+
+def _ratio(
+    update: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], keys: Collection[str]
+) -> float:
+    """Return the root mean square of what has changed, over that of what was there."""
+    moved = _root_mean_square(update[key].astype(np.float64) - before[key] for key in keys)
+    return moved / max(_root_mean_square(before[key].astype(np.float64) for key in keys), TYPICAL)
+
+
+def _root_mean_square(parts: Iterable[np.ndarray]) -> float:
+    """Return it over all numbers of some arrays, of float64; 0 where there are none."""
+    squares = count = 0.0
+    for part in parts:
+        squares, count = squares + float(np.vdot(part, part)), count + part.size
+    return math.sqrt(squares / count) if count else 0.0
+
+
+def furthest(changes: Mapping[str, float]) -> str | None:
+    """Return the site whose update went by far further than the others', or None.
+
+    Args:
+        changes: of each update that was joined, in site order; see `change`.
+    """
+    if len(changes) < 2:
+        return None
+    site = max(changes, key=changes.__getitem__)
+    others = median(value for name, value in changes.items() if name != site)
+    return site if changes[site] > FAR * others else None
+
+
+def in_words(site: str, changes: Mapping[str, float]) -> str:
+    """Return how far an update went beside the others, as part of a sentence."""
+    others = median(far for name, far in changes.items() if name != site)
+    return (
+        f"its update changed the weights by {changes[site]:.3g} times what they are, the others "
+        f"by {others:.3g}"
+    )
