@@ -132,6 +132,8 @@ def _sites(state: State, sites: list[str]) -> dict[str, dict[str, Any]]:
     return {
         site: {
             "trained": site in trained,
+            "left_out": site in state.shut_out,
+            "share": state.ledger.shares.get(site, {}).get("last", 0.0),
             **{what: state.ledger.reputation.get(site, {}).get(what, 0) for what in COUNTS},
         }
         for site in sites
@@ -160,9 +162,10 @@ def _in_words(told: dict[str, Any]) -> Iterator[str | Table]:
             f"{run['run']}: {run['state']}, stage {run['stage']} of {run['stages']}, round "
             f"{run['round']} of {run['rounds']} done ({run['updated']}); {sent}"
         )
-        table = Table("hospital", *COUNTS)
+        table = Table("hospital", "share", *COUNTS)
         for site, known in run["sites"].items():
-            table.add_row(escape(site), *(str(known[what]) for what in COUNTS))
+            share = "left out" if known["left_out"] else f"{known['share']:.0%}"
+            table.add_row(escape(site), share, *(str(known[what]) for what in COUNTS))
         yield table
         if run["failed"] > len(run["failures"]):
             yield f"the last of {run['failed']} failures:"

@@ -21,6 +21,8 @@ def begun(folder: Path) -> Path:
     )
     state.rows = [{"A": {"dice": {"p": 0.5}}}]
     state.trained, state.digests = [["A"], ["B"]], {"A": "1", "B": "2"}
+    state.ended, state.chosen, state.elsewhere, state.sent = [{}], [4], [{}], [{}]
+    state.ledger.weigh({"A": 0.75, "B": 0.25})
     state.ledger.bytes |= {"down": 12_340_000, "up": 1}
     for number in range(7):
         state.ledger.judge("B", "refused")
@@ -36,7 +38,8 @@ def test_a_run_is_told_by_its_latest_snapshot(tmp_path: Path, capsys: pytest.Cap
     assert (run["stages"], run["rounds"], run["failed"]) == (3, 4, 7)
     assert run["sites"].keys() == {"A", "B"}, "C is still to come"
     assert run["sites"]["B"] == {
-        "trained": True, "delivered": 0, "lost": 0, "refused": 7, "again": 0,
+        "trained": True, "left_out": False, "share": 0.25,
+        "delivered": 0, "lost": 0, "refused": 7, "again": 0,
     }  # fmt: skip
     assert [one["round"] for one in run["failures"]] == [2, 3, 4, 5, 6]
     assert main(["status", str(tmp_path / "run-7")]) == 0
