@@ -134,8 +134,8 @@ class Federation:
         """Kill the server's application, which the SuperLink has started."""
         words = f"flwr-serverapp --runtime-api-address 127.0.0.1:{self.inner} "
         found = subprocess.run(["pgrep", "-f", words], capture_output=True, text=True)
-        (number,) = found.stdout.split()
-        os.kill(int(number), signal.SIGKILL)
+        for number in found.stdout.split():
+            os.kill(int(number), signal.SIGKILL)
 
     def close(self) -> None:
         for process in self.processes.values():
