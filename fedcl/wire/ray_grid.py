@@ -61,6 +61,11 @@ class _Call:
     message: Message
     refs: dict[str, Any]
 
+    @property
+    def node(self) -> int:
+        """Whom it is to."""
+        return self.message.metadata.dst_node_id
+
 
 @dataclass
 class _Seat:
@@ -70,13 +75,13 @@ class _Seat:
         actor: the Ray actor.
         busy: whether it is starting or answering.
         calls: what it is answering.
-        served: the nodes it has answered for, whose data it has at hand.
+        waiting: calls to nodes that it has answered for last, and whose data it has at hand.
     """
 
     actor: Any
     busy: bool = False
     calls: list[_Call] = field(default_factory=list)
-    served: set[int] = field(default_factory=set)
+    waiting: deque[_Call] = field(default_factory=deque)
 
 
 class RayGrid(LocalGrid):
@@ -113,7 +118,8 @@ class RayGrid(LocalGrid):
         threads: int = 1,
     ) -> None:
         super().__init__(app, nodes, on_reply)
-        self._queue: deque[_Call] = deque()
+        self._new: deque[_Call] = deque()  # to nodes that nobody has served yet
+        self._served: dict[int, _Seat] = {}
         self._running: dict[Any, _Seat] = {}
         self._store: dict[int, tuple[ArrayRecord, Any]] = {}
         self._pace = math.inf  # seconds per call, as measured
@@ -196,7 +202,9 @@ class RayGrid(LocalGrid):
             # Messages may share their content: the original must keep its arrays.
             rest = RecordDict({k: v for k, v in message.content.items() if k not in refs})
             bare = flower.same_with(message, rest)
-            self._queue.append(_Call(bare, refs))
+            call = _Call(bare, refs)
+            home = self._served.get(call.node)
+            (home.waiting if home else self._new).append(call)
         if store:
             self._store = store  # holding the records keeps their ids from being reused
         self._assign()
@@ -204,31 +212,27 @@ class RayGrid(LocalGrid):
     def _assign(self) -> None:
         """Hand queued calls to idle workers."""
         for seat in self._seats:
-            if not self._queue:
+            waiting = len(self._new) + sum(len(one.waiting) for one in self._seats)
+            if not waiting:
                 return
             if seat.busy:
                 continue
-            fair = len(self._queue) / (2 * len(self._seats))
+            fair = waiting / (2 * len(self._seats))
             seat.calls = self._take(seat, max(1, int(min(fair, self.GRAIN / self._pace))))
-            items = [
-                (call.message, call.refs, self.contexts[call.message.metadata.dst_node_id])
-                for call in seat.calls
-            ]
+            items = [(call.message, call.refs, self.contexts[call.node]) for call in seat.calls]
             seat.busy = True
             self._running[seat.actor.handle.remote(items)] = seat
 
     def _take(self, seat: _Seat, count: int) -> list[_Call]:
-        """Take `count` calls from the queue: first of nodes that `seat` knows, then of new ones."""
-        elsewhere = set().union(*(other.served for other in self._seats)) - seat.served
-
-        def strange(call: _Call) -> int:
-            node = call.message.metadata.dst_node_id
-            return 0 if node in seat.served else 2 if node in elsewhere else 1
-
-        taken = sorted(self._queue, key=strange)[:count]
-        chosen = set(map(id, taken))
-        self._queue = deque(call for call in self._queue if id(call) not in chosen)
-        seat.served |= {call.message.metadata.dst_node_id for call in taken}
+        """Take calls that wait: first of nodes that `seat` has served, then of new ones."""
+        taken: list[_Call] = []
+        while len(taken) < count:
+            longest = max((other.waiting for other in self._seats), key=len)
+            calls = seat.waiting or self._new or longest
+            if not calls:
+                break
+            taken.append(calls.popleft())
+            self._served[taken[-1].node] = seat
         return taken
 
     def _advance(self, seconds: float) -> None:
@@ -262,13 +266,13 @@ class RayGrid(LocalGrid):
         """Put a new worker into the seat of one that is lost; it is busy until it is ready."""
         self.ray.kill(seat.actor)
         seat.actor, seat.calls = self._hire(), []
-        seat.served.clear()
         self._start(seat)
 
     def _drop(self, message_ids: Collection[str]) -> None:
-        self._queue = deque(
-            call for call in self._queue if call.message.metadata.message_id not in message_ids
-        )
+        for calls in (self._new, *(seat.waiting for seat in self._seats)):
+            left = [c for c in calls if c.message.metadata.message_id not in message_ids]
+            calls.clear()
+            calls.extend(left)
 
     def _give_up(self, message_ids: Collection[str]) -> None:
         """Replace the workers that are stuck."""
