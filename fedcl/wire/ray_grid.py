@@ -19,6 +19,7 @@ from fedcl.interruption import keeping_handlers
 from fedcl.wire import flower
 from fedcl.wire.codes import CRASHED
 from fedcl.wire.local_grid import LocalGrid, NodeConfig, answer, load_app
+from fedcl.wire.records import size_of
 
 
 class _Worker:
@@ -104,6 +105,7 @@ class RayGrid(LocalGrid):
     """
 
     GRAIN = 0.05  # seconds: calls shorter than this are sent to a worker several at once
+    BULK = 2**25  # bytes: but not more of them than carry so much, since all answer together
 
     def __init__(
         self,
@@ -123,6 +125,7 @@ class RayGrid(LocalGrid):
         self._running: dict[Any, _Seat] = {}
         self._store: dict[int, tuple[ArrayRecord, Any]] = {}
         self._pace = math.inf  # seconds per call, as measured
+        self._size = 1  # bytes of the largest array record of the calls
 
         import ray
 
@@ -205,6 +208,7 @@ class RayGrid(LocalGrid):
             call = _Call(bare, refs)
             home = self._served.get(call.node)
             (home.waiting if home else self._new).append(call)
+        self._size = max([1, *(size_of(record) for record, _ in store.values())])
         if store:
             self._store = store  # holding the records keeps their ids from being reused
         self._assign()
@@ -218,7 +222,8 @@ class RayGrid(LocalGrid):
             if seat.busy:
                 continue
             fair = waiting / (2 * len(self._seats))
-            seat.calls = self._take(seat, max(1, int(min(fair, self.GRAIN / self._pace))))
+            most = min(fair, self.GRAIN / self._pace, self.BULK / self._size)
+            seat.calls = self._take(seat, max(1, int(most)))
             items = [(call.message, call.refs, self.contexts[call.node]) for call in seat.calls]
             seat.busy = True
             self._running[seat.actor.handle.remote(items)] = seat
