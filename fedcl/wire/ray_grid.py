@@ -1,5 +1,6 @@
 """Flower's Grid on Ray: hospitals answer on actors of this machine or of a cluster."""
 
+import itertools
 import logging
 import math
 import socket
@@ -57,10 +58,17 @@ class _Worker:
 
 @dataclass
 class _Call:
-    """A message on its way to a worker, its arrays already in the object store."""
+    """A message on its way to a worker, its arrays already in the object store.
+
+    Attributes:
+        message: without its arrays.
+        refs: those, by their names.
+        place: among those that were sent together.
+    """
 
     message: Message
     refs: dict[str, Any]
+    place: int
 
     @property
     def node(self) -> int:
@@ -76,7 +84,7 @@ class _Seat:
         actor: the Ray actor.
         busy: whether it is starting or answering.
         calls: what it is answering.
-        waiting: calls to nodes that it has answered for last, and whose data it has at hand.
+        waiting: calls to the nodes that it answers for: it has their data at hand.
     """
 
     actor: Any
@@ -89,8 +97,8 @@ class RayGrid(LocalGrid):
     """Nodes answer on Ray actors, of this machine or of a cluster.
 
     Weights and teacher are put into the object store once per set of messages; replies
-    are taken as they finish; a site goes to a worker that has served it before where one
-    is free, since that one has its data at hand; an actor that dies is replaced, and the
+    are taken as they finish; a site goes to the worker that has served it before, since that
+    one has its data at hand, unless another is free and it is not, or it lags behind (`AHEAD`); an actor that dies is replaced, and the
     messages it held get an error for an answer.
 
     Args:
@@ -105,6 +113,7 @@ class RayGrid(LocalGrid):
     """
 
     GRAIN = 0.05  # seconds: calls shorter than this are sent to a worker several at once
+    AHEAD = 2**28  # bytes: no answer comes before its turn by more of others' than that
     BULK = 2**25  # bytes: but not more of them than carry so much, since all answer together
 
     def __init__(
@@ -120,7 +129,6 @@ class RayGrid(LocalGrid):
         threads: int = 1,
     ) -> None:
         super().__init__(app, nodes, on_reply)
-        self._new: deque[_Call] = deque()  # to nodes that nobody has served yet
         self._served: dict[int, _Seat] = {}
         self._running: dict[Any, _Seat] = {}
         self._store: dict[int, tuple[ArrayRecord, Any]] = {}
@@ -140,6 +148,7 @@ class RayGrid(LocalGrid):
             # Nobody waits for them here: while they import what they need, so can the server.
             self._seats = [self._start(_Seat(self._hire())) for _ in range(count)]
             self._starting = list(self._running)
+            self._turns = itertools.cycle(self._seats)
         except BaseException:
             self.close()
             raise
@@ -194,7 +203,7 @@ class RayGrid(LocalGrid):
 
     def _send(self, messages: list[Message]) -> None:
         store: dict[int, tuple[ArrayRecord, Any]] = {}
-        for message in messages:
+        for place, message in enumerate(messages):
             refs = {}
             for name, record in message.content.array_records.items():
                 mark = id(record)
@@ -205,9 +214,10 @@ class RayGrid(LocalGrid):
             # Messages may share their content: the original must keep its arrays.
             rest = RecordDict({k: v for k, v in message.content.items() if k not in refs})
             bare = flower.same_with(message, rest)
-            call = _Call(bare, refs)
-            home = self._served.get(call.node)
-            (home.waiting if home else self._new).append(call)
+            call = _Call(bare, refs, place)
+            if call.node not in self._served:
+                self._served[call.node] = next(self._turns)
+            self._served[call.node].waiting.append(call)
         self._size = max([1, *(size_of(record) for record, _ in store.values())])
         if store:
             self._store = store  # holding the records keeps their ids from being reused
@@ -216,7 +226,7 @@ class RayGrid(LocalGrid):
     def _assign(self) -> None:
         """Hand queued calls to idle workers."""
         for seat in self._seats:
-            waiting = len(self._new) + sum(len(one.waiting) for one in self._seats)
+            waiting = sum(len(one.waiting) for one in self._seats)
             if not waiting:
                 return
             if seat.busy:
@@ -229,13 +239,16 @@ class RayGrid(LocalGrid):
             self._running[seat.actor.handle.remote(items)] = seat
 
     def _take(self, seat: _Seat, count: int) -> list[_Call]:
-        """Take calls that wait: first of nodes that `seat` has served, then of new ones."""
+        """Take calls that wait: those of the seat's own nodes, or else what is most urgent."""
         taken: list[_Call] = []
         while len(taken) < count:
-            longest = max((other.waiting for other in self._seats), key=len)
-            calls = seat.waiting or self._new or longest
-            if not calls:
+            queues = [other.waiting for other in self._seats if other.waiting]
+            if not queues:
                 break
+            calls = first = min(queues, key=lambda queue: queue[0].place)
+            own = seat.waiting
+            if own and (own[0].place - first[0].place) * self._size <= self.AHEAD:
+                calls = own
             taken.append(calls.popleft())
             self._served[taken[-1].node] = seat
         return taken
@@ -274,10 +287,11 @@ class RayGrid(LocalGrid):
         self._start(seat)
 
     def _drop(self, message_ids: Collection[str]) -> None:
-        for calls in (self._new, *(seat.waiting for seat in self._seats)):
-            left = [c for c in calls if c.message.metadata.message_id not in message_ids]
-            calls.clear()
-            calls.extend(left)
+        for seat in self._seats:
+            calls, seat.waiting = seat.waiting, deque()
+            for call in calls:
+                if call.message.metadata.message_id not in message_ids:
+                    seat.waiting.append(call)
 
     def _give_up(self, message_ids: Collection[str]) -> None:
         """Replace the workers that are stuck."""
