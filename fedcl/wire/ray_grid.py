@@ -96,10 +96,10 @@ class _Seat:
 class RayGrid(LocalGrid):
     """Nodes answer on Ray actors, of this machine or of a cluster.
 
-    Weights and teacher are put into the object store once per set of messages; replies
-    are taken as they finish; a site goes to the worker that has served it before, since that
-    one has its data at hand, unless another is free and it is not, or it lags behind (`AHEAD`); an actor that dies is replaced, and the
-    messages it held get an error for an answer.
+    Weights and teacher are put into the object store once per set of messages; replies are taken
+    as they finish. A site goes to the worker that has served it before, since that one has its
+    data at hand, unless another is free and it is not, or it lags behind (`AHEAD`). An actor that
+    dies is replaced, and the messages it held get an error for an answer.
 
     Args:
         app, nodes, on_reply: see `LocalGrid`.
