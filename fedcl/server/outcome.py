@@ -24,10 +24,8 @@ def outcome(
     sites, scores = config.timeline.sites, config.job.task.scores
     first = scores[0]
     matrices = {score: matrix(state.rows, sites, score) for score in scores}
-    initial = matrix([state.initial or {}], sites, first)[0]
     trained = state.trained[: state.stage]
     task, teaching = config.job.task, config.job.strategy.teaching
-    seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
     return Results(
         scenario=name_of(config.job.scenario),
         strategy=name_of(config.job.strategy),
@@ -49,7 +47,7 @@ def outcome(
         case=task.case,
         matrix=matrices[first],
         cases=cases(state.rows, sites, first),
-        metrics=summary(matrices[first], trained, sites, initial, seen) if state.rows else {},
+        metrics=figures(config, state),
         rounds=state.round,
         weights_sha256=_digest(state, sites),
         seconds={name: round(value, 3) for name, value in state.ledger.seconds.items()},
@@ -68,7 +66,7 @@ def outcome(
             for site, one in state.ledger.shares.items()
         },
         versions=versions(),
-        initial=initial,
+        initial=_initial(config, state),
         secondary={
             score: ScoreResults(matrices[score], cases(state.rows, sites, score))
             for score in scores[1:]
@@ -90,6 +88,23 @@ def outcome(
         },
         forgot=state.forgot,
     )
+
+
+def figures(config: Config, state: State) -> dict[str, float | None]:
+    """Return the figures of the stages that are finished; nothing before there is one."""
+    if not state.rows:
+        return {}
+    sites, task = config.timeline.sites, config.job.task
+    first, trained = task.scores[0], state.trained[: state.stage]
+    seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
+    grid = matrix(state.rows, sites, first)
+    return summary(grid, trained, sites, _initial(config, state), seen)
+
+
+def _initial(config: Config, state: State) -> list[float | None]:
+    """Return the scores of the untrained model."""
+    first = config.job.task.scores[0]
+    return matrix([state.initial or {}], config.timeline.sites, first)[0]
 
 
 def _source(numbers: Sequence[float]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fedcl.config.schema import Config
 from fedcl.errors import some_of
 from fedcl.server.events import Round, Watcher
-from fedcl.server.outcome import outcome
+from fedcl.server.outcome import figures
 from fedcl.server.state import State
 
 log = logging.getLogger("fedcl")
@@ -28,7 +28,7 @@ class Log(Watcher):
 
     def stage_done(self, config: Config, state: State) -> None:
         """Write the figures of the run so far."""
-        log.info("stage %d done: %s", state.stage, _in_words(outcome(config, state).metrics))
+        log.info("stage %d done: %s", state.stage, _in_words(figures(config, state)))
 
 
 def tell_notes(config: Config, state: State, sites: Iterable[str]) -> None:

@@ -143,7 +143,7 @@ class LocalGrid(Grid):
                 for number in [i for i in self._replies if i in left]:
                     del left[number]
                     yield self._replies.pop(number)
-                if time.monotonic() >= deadline:
+                if self._over(deadline):
                     break
                 if left:
                     self._advance(deadline - time.monotonic())
@@ -172,6 +172,10 @@ class LocalGrid(Grid):
     def _advance(self, seconds: float) -> None:
         """Wait up to `seconds` for a reply."""
 
+    def _over(self, deadline: float) -> bool:
+        """Return whether replies that are not there yet are too late."""
+        return time.monotonic() >= deadline
+
     def _drop(self, message_ids: Collection[str]) -> None:
         """Begin no work on these messages."""
 
@@ -182,7 +186,7 @@ class LocalGrid(Grid):
 class InProcessGrid(LocalGrid):
     """Every node answers in this process, in order, when its reply is asked for.
 
-    No timeout applies.
+    No timeout applies to what is computed here.
     """
 
     def __init__(
@@ -199,12 +203,6 @@ class InProcessGrid(LocalGrid):
         """The app."""
         return load_app(self.app)
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterator[Message]:
-        """See `LocalGrid`."""
-        return super().send_and_receive(messages)
-
     def _send(self, messages: list[Message]) -> None:
         self._queue.extend(messages)
 
@@ -212,6 +210,9 @@ class InProcessGrid(LocalGrid):
         if self._queue:
             message = self._queue.popleft()
             self._keep(answer(self.loaded, message, self.contexts[message.metadata.dst_node_id]))
+
+    def _over(self, deadline: float) -> bool:
+        return not self._queue and super()._over(deadline)
 
     def _drop(self, message_ids: Collection[str]) -> None:
         self._queue = deque(m for m in self._queue if m.metadata.message_id not in message_ids)

@@ -1,9 +1,9 @@
 """Flower's Grid on Ray: hospitals answer on actors of this machine or of a cluster."""
 
+import itertools
 import logging
 import math
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,88 +11,40 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from fedcl.errors import ConfigError, RunError, one_line
 from fedcl.interruption import keeping_handlers
 from fedcl.wire import flower
 from fedcl.wire.codes import CRASHED
-from fedcl.wire.local_grid import LocalGrid, NodeConfig, answer, load_app
+from fedcl.wire.local_grid import LocalGrid, NodeConfig
+from fedcl.wire.ray_worker import Worker
+from fedcl.wire.records import size_of
 
 log = logging.getLogger("fedcl")
 
-CONTEXT = 0.6e9
-"""Bytes that CUDA itself takes of a GPU's memory for every process, or somewhat less."""
 SPARE = 1.1
 """How much more of a GPU a worker is given than it was seen to take."""
 
 
-class Worker:
-    """The process that answers for whichever node it is handed; a Ray actor.
-
-    Args:
-        app: see `LocalGrid`.
-        threads: of torch.
-        folders: which the nodes' data are in.
-
-    Raises:
-        RunError: a folder cannot be seen from here.
-    """
-
-    def __init__(self, app: str, threads: int, folders: Sequence[str] = ()) -> None:
-        import ray
-
-        missing = next((one for one in folders if not Path(one).exists()), None)
-        if missing is not None:
-            where = ray.util.get_node_ip_address()
-            raise RunError(f"the node {where} does not see {missing}, where data lie")
-        torch.set_num_threads(threads)
-        flower.take_identity()
-        logging.getLogger("flwr").handlers.clear()
-        self.app = load_app(app)
-        self.shared: dict[str, ArrayRecord] = {}
-        self.trained = False
-
-    def ready(self) -> bool:
-        """Answer once the process has loaded the app."""
-        return True
-
-    def share(self) -> float | None:
-        """Return the share of a GPU's memory that it takes; None before it has trained."""
-        return self.taken() if self.trained else None
-
-    def taken(self) -> float:
-        """Return the share of a GPU's memory that it has taken so far."""
-        total = torch.cuda.get_device_properties(0).total_memory
-        return (torch.cuda.max_memory_reserved() + CONTEXT) / total
-
-    def handle(
-        self, items: list[tuple[Message, dict[str, Any], Context]]
-    ) -> list[tuple[Message, float]]:
-        """Answer messages whose array records wait in the object store; with the seconds taken."""
-        import ray
-
-        wanted = {ref.hex(): ref for _, refs, _ in items for ref in refs.values()}
-        records = {key: self.shared.get(key) or ray.get(ref) for key, ref in wanted.items()}
-        self.shared = records
-        replies = []
-        for message, refs, context in items:
-            for name, ref in refs.items():
-                message.content[name] = records[ref.hex()]
-            started = time.perf_counter()
-            reply = answer(self.app, message, context)
-            self.trained |= message.metadata.message_type == "train" and reply.has_content()
-            replies.append((reply, time.perf_counter() - started))
-        return replies
-
-
 @dataclass
 class _Call:
-    """A message on its way to a worker, its arrays already in the object store."""
+    """A message on its way to a worker, its arrays already in the object store.
+
+    Attributes:
+        message: without its arrays.
+        refs: those, by their names.
+        place: among those that were sent together.
+    """
 
     message: Message
     refs: dict[str, Any]
+    place: int
+
+    @property
+    def node(self) -> int:
+        """Whom it is to."""
+        return self.message.metadata.dst_node_id
 
 
 @dataclass
@@ -103,22 +55,22 @@ class _Seat:
         actor: the Ray actor.
         busy: whether it is starting or answering.
         calls: what it is answering.
-        served: the nodes it has answered for, whose data it has at hand.
+        waiting: calls to the nodes that it answers for: it has their data at hand.
     """
 
     actor: Any
     busy: bool = False
     calls: list[_Call] = field(default_factory=list)
-    served: set[int] = field(default_factory=set)
+    waiting: deque[_Call] = field(default_factory=deque)
 
 
 class RayGrid(LocalGrid):
     """Nodes answer on Ray actors, of this machine or of a cluster.
 
-    Weights and teacher are put into the object store once per set of messages; replies
-    are taken as they finish; a site goes to a worker that has served it before where one
-    is free, since that one has its data at hand; an actor that dies is replaced, and the
-    messages it held get an error for an answer.
+    Weights and teacher are put into the object store once per set of messages; replies are taken
+    as they finish. A site goes to the worker that has served it before, since that one has its
+    data at hand, unless another is free and it is not, or it lags behind (`AHEAD`). An actor that
+    dies is replaced, and the messages it held get an error for an answer.
 
     Args:
         app, nodes, on_reply: see `LocalGrid`.
@@ -135,6 +87,8 @@ class RayGrid(LocalGrid):
 
     WORKER = Worker
     GRAIN = 0.05  # seconds: calls shorter than this are sent to a worker several at once
+    AHEAD = 2**28  # bytes: no answer comes before its turn by more of others' than that
+    BULK = 2**25  # bytes: but not more of them than carry so much, since all answer together
 
     def __init__(
         self,
@@ -149,10 +103,11 @@ class RayGrid(LocalGrid):
         threads: int = 1,
     ) -> None:
         super().__init__(app, nodes, on_reply)
-        self._queue: deque[_Call] = deque()
+        self._served: dict[int, _Seat] = {}
         self._running: dict[Any, _Seat] = {}
         self._store: dict[int, tuple[ArrayRecord, Any]] = {}
         self._pace = math.inf  # seconds per call, as measured
+        self._size = 1  # bytes of the largest array record of the calls
         self._wanted, self._cpus, self._threads = workers, num_cpus, threads
         self._packs = num_gpus is None
         self._packed = False
@@ -183,6 +138,8 @@ class RayGrid(LocalGrid):
         # Nobody waits for them here: while they import what they need, so can the server.
         self._seats = [self._start(_Seat(self._hire())) for _ in range(count)]
         self._starting = list(self._running)
+        self._turns = itertools.cycle(self._seats)
+        self._served.clear()
 
     def _pack(self) -> None:
         """Put as many workers on a GPU as its memory has room for, once one has trained."""
@@ -254,7 +211,7 @@ class RayGrid(LocalGrid):
 
     def _send(self, messages: list[Message]) -> None:
         store: dict[int, tuple[ArrayRecord, Any]] = {}
-        for message in messages:
+        for place, message in enumerate(messages):
             refs = {}
             for name, record in message.content.array_records.items():
                 mark = id(record)
@@ -265,7 +222,11 @@ class RayGrid(LocalGrid):
             # Messages may share their content: the original must keep its arrays.
             rest = RecordDict({k: v for k, v in message.content.items() if k not in refs})
             bare = flower.same_with(message, rest)
-            self._queue.append(_Call(bare, refs))
+            call = _Call(bare, refs, place)
+            if call.node not in self._served:
+                self._served[call.node] = next(self._turns)
+            self._served[call.node].waiting.append(call)
+        self._size = max([1, *(size_of(record) for record, _ in store.values())])
         if store:
             self._store = store  # holding the records keeps their ids from being reused
         self._assign()
@@ -273,31 +234,31 @@ class RayGrid(LocalGrid):
     def _assign(self) -> None:
         """Hand queued calls to idle workers."""
         for seat in self._seats:
-            if not self._queue:
+            waiting = sum(len(one.waiting) for one in self._seats)
+            if not waiting:
                 return
             if seat.busy:
                 continue
-            fair = len(self._queue) / (2 * len(self._seats))
-            seat.calls = self._take(seat, max(1, int(min(fair, self.GRAIN / self._pace))))
-            items = [
-                (call.message, call.refs, self.contexts[call.message.metadata.dst_node_id])
-                for call in seat.calls
-            ]
+            fair = waiting / (2 * len(self._seats))
+            most = min(fair, self.GRAIN / self._pace, self.BULK / self._size)
+            seat.calls = self._take(seat, max(1, int(most)))
+            items = [(call.message, call.refs, self.contexts[call.node]) for call in seat.calls]
             seat.busy = True
             self._running[seat.actor.handle.remote(items)] = seat
 
     def _take(self, seat: _Seat, count: int) -> list[_Call]:
-        """Take `count` calls from the queue: first of nodes that `seat` knows, then of new ones."""
-        elsewhere = set().union(*(other.served for other in self._seats)) - seat.served
-
-        def strange(call: _Call) -> int:
-            node = call.message.metadata.dst_node_id
-            return 0 if node in seat.served else 2 if node in elsewhere else 1
-
-        taken = sorted(self._queue, key=strange)[:count]
-        chosen = set(map(id, taken))
-        self._queue = deque(call for call in self._queue if id(call) not in chosen)
-        seat.served |= {call.message.metadata.dst_node_id for call in taken}
+        """Take calls that wait: those of the seat's own nodes, or else what is most urgent."""
+        taken: list[_Call] = []
+        while len(taken) < count:
+            queues = [other.waiting for other in self._seats if other.waiting]
+            if not queues:
+                break
+            calls = first = min(queues, key=lambda queue: queue[0].place)
+            own = seat.waiting
+            if own and (own[0].place - first[0].place) * self._size <= self.AHEAD:
+                calls = own
+            taken.append(calls.popleft())
+            self._served[taken[-1].node] = seat
         return taken
 
     def _advance(self, seconds: float) -> None:
@@ -331,13 +292,14 @@ class RayGrid(LocalGrid):
         """Put a new worker into the seat of one that is lost; it is busy until it is ready."""
         self.ray.kill(seat.actor)
         seat.actor, seat.calls = self._hire(), []
-        seat.served.clear()
         self._start(seat)
 
     def _drop(self, message_ids: Collection[str]) -> None:
-        self._queue = deque(
-            call for call in self._queue if call.message.metadata.message_id not in message_ids
-        )
+        for seat in self._seats:
+            calls, seat.waiting = seat.waiting, deque()
+            for call in calls:
+                if call.message.metadata.message_id not in message_ids:
+                    seat.waiting.append(call)
 
     def _give_up(self, message_ids: Collection[str]) -> None:
         """Replace the workers that are stuck."""

@@ -134,3 +134,17 @@ def test_one_bad_update_is_left_out_and_the_others_count(server: Server, overrid
         np.testing.assert_array_equal(
             value, dict(weights(server))[key] + np.asarray(1, value.dtype)
         )
+
+
+def test_a_run_of_a_hundred_hospitals_ends_with_what_all_of_them_sent(tmp_path: Path):
+    """They send back what they were sent, so that nothing may change."""
+    settings = config("strategy=finetune", "scenario.hospitals=100", "timeline.per_stage=100")
+    nodes = [{"site": site} for site in settings.timeline.sites]
+    grid = InProcessGrid("benchmarks.scale:idle", nodes)
+    server = Server(grid, settings, Checkpoint(tmp_path / "checkpoint"))
+    before = dict(weights(server))
+    server.run(server.meet(), 0.0)
+    assert [len(stage) for stage in server.state.trained] == [100]
+    assert not server.state.ledger.failures and server.state.round == 2
+    for key, value in weights(server):
+        np.testing.assert_array_equal(value, before[key])

@@ -13,7 +13,8 @@ from ray.cluster_utils import Cluster
 
 from fedcl.errors import ConfigError, RunError
 from fedcl.wire.local_grid import NodeConfig
-from fedcl.wire.ray_grid import RayGrid, Worker
+from fedcl.wire.ray_grid import RayGrid
+from fedcl.wire.ray_worker import Worker
 from tests.conftest import ROOT, TINY, read
 from tests.wire.test_grids import APP, answers, calls
 
