@@ -37,6 +37,7 @@ def test_a_run_that_fails_is_an_error(work: Work, tmp_path: Path):
         work.run([(tmp_path / "bad", [*BENCH.overrides, "learner.epochs=0"])], "bad")
 
 
+@pytest.mark.exhaustive
 def test_weights_are_tuned_on_their_own_seed_and_reported(work: Work):
     """What was run is not run again, and what was begun is finished."""
     work.bench = replace(BENCH, orders={"forward": "[[A],[C]]"})

@@ -102,7 +102,7 @@ def test_ctrl_c_ends_everything_at_once_and_can_be_resumed(
     wait_for(snapshot(folder, "round-000001-stage-000"), process)
     family = psutil.Process(process.pid).children(recursive=True)
     if engine == "ray":
-        next(c for c in family if "ray::_Worker" in " ".join(c.cmdline())).kill()
+        next(c for c in family if "ray::Worker" in " ".join(c.cmdline())).kill()
         wait_for(snapshot(folder, "round-000002-stage-000"), process)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
