@@ -26,12 +26,11 @@ class Souvenir(Archiving):
 
     L = L_seg(p(x), y) + seg * L_seg(p(R(x)), R(y)) + kd * CE(q(R(x)), p(R(x)))
 
-    A hospital leaves some 200 numbers: for every region around the labelled organ (4 sectors times
-    5 rings, from its core to far away) nine quantiles of the intensity, averaged over images, and
-    their deviation between images; and mean and deviation of the organ's centre and extent. R draws
-    an earlier hospital for every image, moves and scales image and label so that the organ lies as
-    one of that hospital's might, and gives every region its quantiles. The label stays exact, so
-    old appearances are learned with true labels, without any old image.
+    A hospital leaves some 200 numbers: for every region around the organ (4 sectors times 5 rings)
+    nine quantiles of the intensity, averaged over images, and their deviation between images; and
+    mean and deviation of the organ's centre and extent. R draws an earlier hospital for every
+    image, moves and scales image and label as one of that hospital's might lie, and gives every
+    region its quantiles. Old appearances are learned with true labels, without any old image.
 
     Attributes:
         seg: weight of the segmentation of restaged images.
@@ -42,7 +41,6 @@ class Souvenir(Archiving):
     """
 
     losses = ("restaged", "kd")
-
     seg: float = setting(1.0, low=0)
     kd: float = setting(0.5, low=0)
     shape: bool = True

@@ -5,6 +5,7 @@ refuses a run whose code is another: its answers would not be what the server ta
 """
 
 import hashlib
+import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import fedcl
-from fedcl.errors import RunError
+from fedcl.errors import RunError, one_line
 
 Digests = dict[str, str]
 """SHA-256 of files, by their paths in a checkout."""
@@ -21,6 +22,11 @@ PLACE = Path(fedcl.__file__).parents[1]
 PACKAGES = ("fedcl", "sites", "strategies")
 LARGEST = 100 * 2**20
 """Bytes of a bundle, unpacked."""
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
+    NotImplementedError, RuntimeError,
+)  # fmt: skip
+"""What reading a damaged zip file can raise."""
 
 
 def installed(place: Path = PLACE) -> Digests:
@@ -55,8 +61,8 @@ def bundled(content: bytes) -> Digests:
                 for name in bundle.namelist()
                 if _counts(PurePosixPath(name))
             }
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise RunError(f"the run's code cannot be read ({error})") from None
+    except UNREADABLE as error:
+        raise RunError(f"the run's code cannot be read ({one_line(str(error))})") from None
 
 
 def _counts(path: PurePosixPath) -> bool:

@@ -11,6 +11,8 @@ TYPICAL = 0.1
 """What weights count as at least, as a root mean square: a table may begin with almost nothing."""
 FAR = 10.0
 """How many times further than the others an update must go to be blamed for a lost round."""
+STILL = 0.1
+"""What the others' changes count as at least: who sends nothing new puts no blame on who learns."""
 
 
 class Scale:
@@ -76,7 +78,7 @@ def furthest(changes: Mapping[str, float]) -> str | None:
         return None
     site = max(changes, key=changes.__getitem__)
     others = median(value for name, value in changes.items() if name != site)
-    return site if changes[site] > FAR * others else None
+    return site if changes[site] > FAR * max(others, STILL) else None
 
 
 def in_words(site: str, changes: Mapping[str, float]) -> str:

@@ -104,9 +104,17 @@ class Roster:
         self._gone.add(site)
 
     def wait_for(self, nodes: Collection[int]) -> None:
-        """Wait for nodes that may just have been started again."""
-        known = {site for site, node in self.nodes.items() if node in nodes}
-        self._wait_for(lambda: known)
+        """Wait for nodes that may just have been started again.
+
+        One that has come back with another key is another node: it is met before the next call.
+        """
+        known = {site: node for site, node in self.nodes.items() if node in nodes}
+
+        def missing() -> set[str]:
+            there = {one_line(one.name): one.node_id for one in self.grid.get_nodes()}
+            return {site for site, node in known.items() if there.get(site, node) == node}
+
+        self._wait_for(missing)
 
     def _wait_for(self, needed: Callable[[], set[str]]) -> None:
         """Wait until sites are connected, up to `wait`, and for none twice before it has come."""

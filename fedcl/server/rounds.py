@@ -125,8 +125,9 @@ class Stage(FlowerStrategy):
             RunError: none of them is there.
         """
         round_ = self.state.round + 1
-        if len(self.cohort) < len(self.expected):
-            for site in self.exchange.roster.meet():
+        roster = self.exchange.roster
+        if len(self.cohort) < len(self.expected) or {*self.cohort} - {*roster.connected()}:
+            for site in roster.meet():
                 log.info("stage %d: %s has come", self.number + 1, site)
         if not self.cohort:
             raise RunError(f"{self._now}: none of its sites is there")

@@ -9,7 +9,7 @@ from fedcl import arrays
 from fedcl.config.schema import Config
 from fedcl.errors import RunError, some_of
 from fedcl.server.architecture import Architecture
-from fedcl.server.changes import furthest, in_words
+from fedcl.server.changes import FAR, furthest, in_words
 from fedcl.server.exchange import Failure
 from fedcl.server.state import State
 
@@ -68,10 +68,10 @@ class Spoiling:
         """Check whether anybody could train from the weights of the round before.
 
         Raises:
-            SpoiltError: every site of several has answered, and none could.
+            SpoiltError: every site of several that is heard has answered, and none could.
         """
         for one in self.architectures.values():
-            own = [refused.get(site) for site in asked if site in one.sites]
+            own = [refused.get(site) for site in self._heard(one, asked)]
             if len(own) > 1 and all(problem is not None and problem.tried for problem in own):
                 self._blame(one, self.state.round, "after it no site could train any more")
 
@@ -87,15 +87,27 @@ class Spoiling:
         """
         share = self.config.engine.collapse
         for one in self.architectures.values():
-            lost = [site for site in failed if site in one.sites]
+            heard = self._heard(one, [*scores, *failed])
+            lost = [site for site in failed if site in heard]
             if share is None or not all(failed[site].tried for site in lost):
                 continue
-            now = {site: score for site, score in scores.items() if site in one.sites}
+            now = {site: score for site, score in scores.items() if site in heard}
             before = {s: value for s, value in self.state.validation.items() if s in now}
             if collapsed(before, now, lost, share):
                 fell = f"validation fell from {_listed(before)} to {_listed(now)}"
                 what = fell if now else "after it no site could validate any more"
                 self._blame(one, self.state.round + 1, what)
+
+    def _heard(self, architecture: Architecture, sites: Collection[str]) -> list[str]:
+        """Return which of some sites are heard on what a round led to, of an architecture.
+
+        Who sent what nobody trains may say anything: it is not heard beside two others.
+        """
+        far = {s: one for s, one in self.state.changes.items() if s in architecture.sites}
+        own, suspect = [site for site in sites if site in architecture.sites], furthest(far)
+        others = [site for site in own if site != suspect]
+        doubtful = suspect is not None and far[suspect] > FAR
+        return others if doubtful and len(others) > 1 else own
 
     def _blame(self, architecture: Architecture, round_: int, what: str) -> None:
         """Raise `SpoiltError` where a site can be named to which it is due.

@@ -29,7 +29,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from fedcl.errors import ConfigError, one_line
+from fedcl.errors import ConfigError, RunError, one_line
 from fedcl.wire import flower
 
 NodeConfig = dict[str, Any]
@@ -112,8 +112,15 @@ class Link:
         return True
 
     def bundle(self, run: int) -> bytes:
-        """Return the app that a run has brought along, a zip file; nothing of it is executed."""
-        content: bytes = self._bundle(self._run(run).fab_hash, run).content
+        """Return the app that a run has brought along, a zip file; nothing of it is executed.
+
+        Raises:
+            RunError: the run has ended.
+        """
+        try:
+            content: bytes = self._bundle(self._run(run).fab_hash, run).content
+        except RunNotRunningException:
+            raise RunError("the run has ended") from None
         return content
 
 

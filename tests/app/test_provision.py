@@ -21,6 +21,7 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from fedcl.app.cli import main
 from fedcl.app.provision.federation import expires
 from fedcl.app.provision.hospitals import belonging
+from fedcl.errors import ConfigError
 from tests.processes import wait_for
 
 PASSPHRASE = "correct horse"
@@ -277,3 +278,13 @@ def test_the_gate_ends_with_its_script_and_its_log_stays_small(tmp_path: Path):
         script.terminate()
     assert script.wait(60) == 0 and not gate.is_running()
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_a_certificate_that_is_none_is_named(fed: Path, tmp_path: Path):
+    server = shutil.copytree(fed / "server", tmp_path / "server")
+    (server / "ca.crt").write_text("nothing")
+    with pytest.raises(ConfigError, match=r"ca\.crt cannot be read as a certificate"):
+        expires(server)
+    (server / "ca.crt").unlink()
+    with pytest.raises(ConfigError, match=r"ca\.crt cannot be read as a certificate"):
+        expires(server)

@@ -1,5 +1,6 @@
 """A hospital runs the code that it has installed, and compares what a run brings along with it."""
 
+import contextlib
 import io
 import shutil
 import zipfile
@@ -56,3 +57,15 @@ def test_a_bundle_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fedcl.hospital.installed.LARGEST", 2**19)
     with pytest.raises(RunError, match="more than"):
         bundled(buffer.getvalue())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_bundle_with_any_byte_changed_is_read_or_refused(method: int):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as bundle:
+        bundle.writestr("fedcl/one.py", "one = 1\n" * 20)
+    for place in range(len(buffer.getvalue())):
+        content = bytearray(buffer.getvalue())
+        content[place] ^= 0xFF
+        with contextlib.suppress(RunError):
+            bundled(bytes(content))

@@ -51,6 +51,7 @@ def test_weights_that_begin_with_almost_nothing_may_grow():
         ({"A": 0.1, "B": 0.9}, None),
         ({"A": 0.1, "B": 0.2, "C": 2.0}, "C"),  # 0.15 in the middle of the others
         ({"A": 0.0, "B": 0.0}, None),
+        ({"A": 0.0, "B": 0.07}, None),  # who sends nothing new puts no blame on who learns
         ({"A": 1e30}, None),  # nobody to compare it with
         ({}, None),
     ],

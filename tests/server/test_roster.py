@@ -215,26 +215,6 @@ def test_what_a_restarted_hospital_had_taken_on_is_asked_for_again(tmp_path: Pat
     assert found["weights_sha256"] == clean["weights_sha256"]
 
 
-class Died(Lines):
-    """The line of B, which has died a moment ago, is listed still, and is back a little later."""
-
-    def _send(self, messages: list[Message]) -> None:
-        for message in messages:
-            call = message.metadata.message_type, self.site(message.metadata.dst_node_id)
-            if call == ("query.hello", "B") and self.sent.count(call) < 3:
-                self.sent.append(call)
-                self._keep(Message(Error(GONE, "node unavailable"), reply_to=message))
-            else:
-                super()._send([message])
-
-
-def test_who_died_a_moment_ago_is_waited_for(tmp_path: Path):
-    grid = Died(tmp_path, starts=lambda site, sent: str(sent.count(("query.hello", site)) > 2))
-    found = run(deployed(tmp_path, grid, "timeline.wait=30"))
-    assert not found["failures"] and found["stages"] == [["A", "B"], ["C", "D"]]
-    assert grid.sent.count(("query.hello", "B")) > 3
-
-
 @pytest.mark.parametrize(
     "content",
     [

@@ -10,11 +10,12 @@ from typing import get_args, get_type_hints
 import pytest
 from flwr.app import Message
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from fedcl.errors import ConfigError
-from fedcl.wire.supernode import linked, node_config
+from fedcl.errors import ConfigError, RunError
+from fedcl.wire.supernode import Link, linked, node_config
 
 
 def names(function: object) -> list[str]:
@@ -62,3 +63,13 @@ def test_a_key_that_is_none_is_named(tmp_path: Path):
             linked("127.0.0.1:1", tmp_path / "ca.crt", key),
         ):
             pytest.fail("it was let in")
+
+
+def test_a_run_that_has_ended_brings_no_code_and_ends_nothing_else():
+    def ended(run: int) -> None:
+        raise RunNotRunningException
+
+    link = Link((1, None, None, ended, None, None, None, None))
+    assert not link.goes_on(1)
+    with pytest.raises(RunError, match="the run has ended"):
+        link.bundle(1)

@@ -131,8 +131,15 @@ def passphrase(file: Path | None, *, new: bool) -> str:
 
 
 def ends(certificate: Path) -> datetime.datetime:
-    """Return when the first certificate of a PEM file ends."""
-    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    """Return when the first certificate of a PEM file ends.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        raise ConfigError(f"deploy: {certificate} cannot be read as a certificate") from None
 
 
 def _start() -> datetime.datetime:

@@ -98,6 +98,9 @@ def create(path: Path, content: bytes, mode: int = 0o644) -> None:
     with os.fdopen(handle, "wb") as file:
         file.write(content)
     path.chmod(mode)
+    if os.geteuid() == 0:  # who runs the server must be able to read what root changes in it
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
