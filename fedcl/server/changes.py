@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from statistics import median
 
 import numpy as np
@@ -14,40 +15,56 @@ STILL = 0.1
 """What the others' changes count as at least: who sends nothing new puts no blame on who learns."""
 
 
-def change(
-    update: Mapping[str, np.ndarray],
-    before: Mapping[str, np.ndarray],
-    parameters: Collection[str],
-) -> float:
-    """Return how large the change of the weights is, beside the weights themselves.
-
-    Both are root mean squares over all parameters. Statistics of a network's layers are compared
-    apart, and there it is the root that counts: variances grow by the square of what they are of.
+class Scale:
+    """The weights that a round begins with, which changes of them are measured by.
 
     Args:
-        update: what a site sent.
-        before: the weights that it was sent, of equal keys and shapes.
+        before: the weights.
         parameters: names of the arrays that are trained.
     """
-    real = [key for key in update if update[key].dtype.kind == "f"]
-    trained = [key for key in real if key in parameters]
-    others = [key for key in real if key not in parameters]
-    return max(_ratio(update, before, trained), math.sqrt(_ratio(update, before, others)))
 
+    def __init__(self, before: Mapping[str, np.ndarray], parameters: Collection[str]) -> None:
+        self._before = before
+        real = [key for key in before if before[key].dtype.kind == "f"]
+        self._trained = [key for key in real if key in parameters]
+        self._others = [key for key in real if key not in parameters]
 
-def _ratio(
-    update: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], keys: Collection[str]
-) -> float:
-    """Return the root mean square of what has changed, over that of what was there."""
-    moved = _root_mean_square(update[key].astype(np.float64) - before[key] for key in keys)
-    return moved / max(_root_mean_square(before[key].astype(np.float64) for key in keys), TYPICAL)
+    def change(self, update: Mapping[str, np.ndarray]) -> float:
+        """Return how large the change of the weights is, beside the weights themselves.
+
+        Both are root mean squares over all parameters. Statistics of a network's layers are
+        compared apart, and there it is the root that counts: variances grow by the square of what
+        they are of.
+
+        Args:
+            update: what a site sent, of equal keys and shapes.
+        """
+        trained, others = self._sizes
+        return max(
+            self._moved(update, self._trained) / trained,
+            math.sqrt(self._moved(update, self._others) / others),
+        )
+
+    @cached_property
+    def _sizes(self) -> tuple[float, float]:
+        """How large the parameters and the statistics are."""
+        trained, others = (
+            _root_mean_square(self._before[key].astype(np.float64) for key in keys)
+            for keys in (self._trained, self._others)
+        )
+        return max(trained, TYPICAL), max(others, TYPICAL)
+
+    def _moved(self, update: Mapping[str, np.ndarray], keys: Collection[str]) -> float:
+        steps = (update[key].astype(np.float64) - self._before[key] for key in keys)
+        return _root_mean_square(steps)
 
 
 def _root_mean_square(parts: Iterable[np.ndarray]) -> float:
     """Return it over all numbers of some arrays, of float64; 0 where there are none."""
     squares = count = 0.0
     for part in parts:
-        squares, count = squares + float(np.vdot(part, part)), count + part.size
+        flat = part.ravel()  # einsum: BLAS would wait for threads that others keep busy
+        squares, count = squares + float(np.einsum("i,i", flat, flat)), count + part.size
     return math.sqrt(squares / count) if count else 0.0
 
 
@@ -55,7 +72,7 @@ def furthest(changes: Mapping[str, float]) -> str | None:
     """Return the site whose update went by far further than the others', or None.
 
     Args:
-        changes: of each update that was joined, in site order; see `change`.
+        changes: of each update that was joined, in site order; see `Scale.change`.
     """
     if len(changes) < 2:
         return None

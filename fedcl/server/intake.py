@@ -8,7 +8,7 @@ from fedcl import arrays
 from fedcl.config.schema import Config
 from fedcl.seeding import Key
 from fedcl.server.architecture import Architecture
-from fedcl.server.changes import change
+from fedcl.server.changes import Scale
 from fedcl.server.exchange import Failure
 from fedcl.server.state import State
 from fedcl.wire.answers import Update
@@ -32,7 +32,7 @@ class Intake:
     Attributes:
         updates: those that are joined, by site; without arrays unless the strategy reads them.
         refused: why there is nothing to join of the other sites.
-        changes: how far each update went that is joined; see `fedcl.server.changes.change`.
+        changes: how far each update went that is joined; see `fedcl.server.changes.Scale`.
     """
 
     def __init__(
@@ -95,12 +95,11 @@ class Intake:
             return answer
         if answer.round != self._round:
             return Failure(f"it is of round {answer.round}", came=True)
-        architecture = self._of[site]
-        old = self._joining[architecture.name].old
-        problem = arrays.mismatch(answer.arrays, old)
+        joining = self._joining[self._of[site].name]
+        problem = arrays.mismatch(answer.arrays, joining.old)
         if problem is not None:
             return Failure(problem, came=True)
-        self.changes[site] = moved = change(answer.arrays, old, architecture.parameters)
+        self.changes[site] = moved = joining.scale.change(answer.arrays)
         bound = self._config.engine.largest_change
         if bound is None or moved <= bound:
             return None
@@ -143,6 +142,7 @@ class Joining:
 
     Attributes:
         architecture, old: see there.
+        scale: which changes of those arrays are measured by.
         digests: of the updates taken in so far, by site.
         weights: what each of them counts.
     """
@@ -155,6 +155,7 @@ class Joining:
         expected: Mapping[str, int],
     ) -> None:
         self.architecture, self.old = architecture, old
+        self.scale = Scale(old, architecture.parameters)
         self.digests: dict[str, str] = {}
         self.weights: dict[str, int] = {}
         self._privacy = config.privacy

@@ -37,7 +37,7 @@ class State:
         round: rounds finished, over all stages.
         tries: how often the next one has failed.
         changes: of the last round, how far each update went that was joined; see
-            `fedcl.server.changes.change`.
+            `fedcl.server.changes.Scale`.
         validation: of the last round, each site's mean score.
         shut_out: the sites that are left out for the rest of the stage, since a round was taken
             back for what they sent.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedcl.server.changes import change, furthest
+from fedcl.server.changes import Scale, furthest
 
 BEFORE = {
     "w": np.float32([3, 4, 0, 0]),  # root mean square 2.5
@@ -34,14 +34,14 @@ def moved(**by: float) -> dict[str, np.ndarray]:
     ],
 )
 def test_the_change_is_measured_by_the_weights(update: dict, found: float):
-    assert change(update, BEFORE, {"w"}) == pytest.approx(found, rel=1e-6)
+    assert Scale(BEFORE, {"w"}).change(update) == pytest.approx(found, rel=1e-6)
 
 
 def test_weights_that_begin_with_almost_nothing_may_grow():
     """As the table of a field does, from 1e-4 on."""
     table = {"table": np.full(100, 1e-4, np.float32)}
     grown = {"table": np.full(100, 0.3, np.float32)}
-    assert change(grown, table, {"table"}) == pytest.approx(0.2999 / 0.1, rel=1e-5)
+    assert Scale(table, {"table"}).change(grown) == pytest.approx(0.2999 / 0.1, rel=1e-5)
 
 
 @pytest.mark.parametrize(
