@@ -202,8 +202,8 @@ def main() -> None:
                 done = subprocess.run(
                     command, capture_output=True, text=True, timeout=options.patience, check=True
                 )
-            except subprocess.TimeoutExpired:
-                print(f"  {sites:6d}  {engine:9s}  not done within {options.patience:g} s")
+            except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+                print(f"  {sites:6d}  {engine:9s}  {str(error).rpartition(']')[2]}", flush=True)
                 continue
             one = json.loads(done.stdout.splitlines()[-1])
             print(
