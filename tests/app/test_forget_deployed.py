@@ -44,6 +44,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_hospitals_take_over_what_they_kept_and_delete_the_rest(
     asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -65,6 +66,7 @@ def test_hospitals_take_over_what_they_kept_and_delete_the_rest(
     assert (tmp_path / "runs" / "run-1" / "results.json").exists(), "the server's is for people"
 
 
+@pytest.mark.slow
 def test_what_a_hospital_has_lost_is_learned_again(
     asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

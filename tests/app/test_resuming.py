@@ -52,7 +52,9 @@ def interrupted(root: Path, folder: Path, number: int = signal.SIGTERM) -> str:
     return said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_every_way_to_stop_a_run_says_how_to_go_on(tmp_path: Path, number: int):
     folder = tmp_path / "run"
     said = interrupted(hospitals(tmp_path / "data"), folder, number)
