@@ -27,7 +27,7 @@ test: check       ## style, types and the quick tests; ARGS="-k ted" selects
 	$(PYTEST) -m "not (slow or network or browser or exhaustive)" $(ARGS)
 
 test-slow: setup  ## the rest: network, outages, browser, long resumes
-	$(PYTEST) -m "slow or network or browser" $(ARGS)
+	$(PYTEST) -m "(slow or network or browser) and not exhaustive" $(ARGS)
 
 test-exhaustive: setup  ## every method, rule and size where the others take some: before a release
 	$(PYTEST) -m exhaustive $(ARGS)

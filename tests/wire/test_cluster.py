@@ -89,6 +89,7 @@ class OnGpus(RayGrid):
     WORKER = Measured
 
 
+@pytest.mark.exhaustive
 def test_a_gpu_is_shared_by_as_many_workers_as_it_has_room_for(ray_with_gpus: str):
     """Two GPUs of fake resources: three workers fit on each, with a tenth to spare, once known."""
     nodes: list[NodeConfig] = [{"site": site} for site in SITES]
