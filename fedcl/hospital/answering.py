@@ -9,7 +9,6 @@ from flwr.app import Context, Error, Message, RecordDict
 from fedcl.errors import FedclError, one_line
 from fedcl.hospital import diary
 from fedcl.hospital.allowed import Allowed
-from fedcl.hospital.cache import Cache
 from fedcl.hospital.client_app import client_app
 from fedcl.wire.codes import RAISED
 from fedcl.wire.supernode import NodeConfig
@@ -38,7 +37,7 @@ class Answering:
         """
         started, run = time.perf_counter(), message.metadata.run_id
         if run != self._run:  # what was held for another run goes
-            self._app, self._run = client_app(Cache()), run
+            self._app, self._run = client_app(), run
         try:
             call = diary.read(message)
             allowed = Allowed.of(self.folder)

@@ -30,10 +30,15 @@ from fedcl.learning import loop
 from fedcl.learning.descent import descent, moments_of
 from fedcl.learning.step import Lesson
 from fedcl.seeding import seeded
-from fedcl.wire import limits
 from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
 from fedcl.wire.codes import RAISED
-from fedcl.wire.requests import AnyRequest, EvaluateRequest, ReportRequest, TrainRequest
+from fedcl.wire.requests import (
+    AnyRequest,
+    EvaluateRequest,
+    Greeting,
+    ReportRequest,
+    TrainRequest,
+)
 
 log = logging.getLogger("fedcl")
 Handler = Callable[[Message, Context], Message]
@@ -90,7 +95,7 @@ def hello(cache: Cache, message: Message, context: Context) -> Message:
     """Say which site this is and what it holds, or in one line why it cannot take part."""
     node, simulated = context.node_config, bool(context.node_config.get("simulated"))
     try:
-        job = limits.read("greeting", message.content)["job"]["json"]
+        job = Greeting.unpack(message.content).job
         hospital = Hospital.of(node, job, cache=cache)
         if hospital.job.scenario.measures:
             return Message(_measured(hospital).pack(), reply_to=message)

@@ -16,6 +16,7 @@ from fedcl.errors import RunError
 from fedcl.hospital.installed import Digests, bundled, different, installed, short
 from fedcl.hospital.worker import DiedError, Worker
 from fedcl.wire.codes import CRASHED, RAISED
+from fedcl.wire.requests import Greeting
 from fedcl.wire.supernode import Link
 
 log = logging.getLogger("fedcl")
@@ -26,7 +27,6 @@ GLANCE = 15.0
 """Seconds between two looks, while a call is worked on, at whether anybody still waits for it."""
 IDLE = 900.0
 """Seconds without a call after which what is held of a run, on a GPU as well, is let go."""
-HELLO = "query.hello"
 
 
 class Desk:
@@ -147,6 +147,6 @@ class Desk:
         self._look()
         newer = any(one.metadata.run_id == run for one in self._waiting)
         # Reading the data may take longer than the server waits; what was read is held.
-        if newer and message.metadata.message_type != HELLO:
+        if newer and message.metadata.message_type != Greeting.TYPE:
             return "the server waits no longer, and has asked for something else"
         return None

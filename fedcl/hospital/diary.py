@@ -11,9 +11,8 @@ from flwr.app import ConfigRecord, Message, MetricRecord
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.forgetting import ForgetRequest
 from fedcl.wire.records import size_of
-from fedcl.wire.requests import EvaluateRequest, ReportRequest, Request, TrainRequest
+from fedcl.wire.requests import EvaluateRequest, Greeting, ReportRequest, Request, TrainRequest
 
-HELLO = "query.hello"
 KINDS: dict[str, type[Request] | type[ForgetRequest]] = {
     kind.TYPE: kind for kind in (TrainRequest, EvaluateRequest, ReportRequest, ForgetRequest)
 }
@@ -41,11 +40,8 @@ def read(message: Message) -> Call:
         MalformedError: nothing that a hospital is asked.
     """
     kind, run = message.metadata.message_type, f"run-{message.metadata.run_id}"
-    if kind == HELLO:
-        try:
-            job = str(message.content.config_records["job"]["json"])
-        except (KeyError, ValueError) as error:
-            raise MalformedError(f"malformed hello ({error!r})") from None
+    if kind == Greeting.TYPE:
+        job = Greeting.unpack(message.content).job
         return Call(f"{run}: who are you, and what do you hold", job)
     if kind not in KINDS:
         raise MalformedError(f"{kind[:50]!r} is nothing that a hospital is asked")

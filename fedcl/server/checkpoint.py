@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -81,21 +82,16 @@ class Checkpoint:
         """
         if not self._snapshots():
             return None
-        for folder in reversed(self._snapshots()):
-            try:
-                return read(folder, config)
-            except RunError as error:
-                log.warning("a checkpoint is damaged (%s); using the one before", error)
-        raise RunError(
-            f"{self.folder}: no usable checkpoint; start the run anew in another run.dir"
-        )
+        state = _latest(self._snapshots(), config)
+        if state is None:
+            raise RunError(
+                f"{self.folder}: no usable checkpoint; start the run anew in another run.dir"
+            )
+        return state
 
     def before(self, round_: int) -> State | None:
         """Read the latest snapshot that is whole of before a round; None where there is none."""
-        for folder in reversed(self._snapshots()):
-            if _round_of(folder) < round_ and self._whole(folder):
-                return read(folder)
-        return None
+        return _latest([one for one in self._snapshots() if _round_of(one) < round_])
 
     def drop_after(self, round_: int) -> None:
         """Remove the snapshots of what came after a round."""
@@ -134,6 +130,16 @@ class Checkpoint:
 
     def _snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("round-*-stage-*"))
+
+
+def _latest(snapshots: Sequence[Path], config: Config | None = None) -> State | None:
+    """Read the last snapshot that is whole, if there is one; those passed over are told of."""
+    for folder in reversed(snapshots):
+        try:
+            return read(folder, config)
+        except RunError as error:
+            log.warning("a checkpoint is damaged (%s); using the one before", error)
+    return None
 
 
 def _round_of(snapshot: Path) -> int:

@@ -99,16 +99,15 @@ class Intake:
         problem = arrays.mismatch(answer.arrays, joining.old)
         if problem is not None:
             return Failure(problem, came=True)
-        self.changes[site] = moved = joining.scale.change(answer.arrays)
-        bound = self._config.engine.largest_change
-        if bound is None or moved <= bound:
-            return None
-        del self.changes[site]
-        return Failure(
-            f"its change of the weights is {moved:.3g} times as large as they are, "
-            f"engine.largest_change is {bound:g}",
-            came=True,
-        )
+        moved, bound = joining.scale.change(answer.arrays), self._config.engine.largest_change
+        if bound is not None and moved > bound:
+            return Failure(
+                f"its change of the weights is {moved:.3g} times as large as they are, "
+                f"engine.largest_change is {bound:g}",
+                came=True,
+            )
+        self.changes[site] = moved
+        return None
 
     def _too_long(self, joining: "Joining") -> dict[str, Failure]:
         """Return whose change of the weights is too long beside the others', and why.

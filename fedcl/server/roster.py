@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedcl.config.job import Job
@@ -13,6 +13,7 @@ from fedcl.wire.answers import Hello
 from fedcl.wire.codes import GONE
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.limits import told
+from fedcl.wire.requests import Greeting
 
 log = logging.getLogger("fedcl")
 
@@ -190,10 +191,8 @@ class Roster:
 
     def _ask(self, nodes: Collection[int]) -> dict[int, Message]:
         """Return what nodes answer to the question who they are."""
-        content = RecordDict({"job": ConfigRecord({"json": self.job.to_json()})})
-        messages = [
-            Message(content, dst_node_id=node, message_type="query.hello") for node in nodes
-        ]
+        content = Greeting(self.job.to_json()).pack()
+        messages = [Message(content, node, Greeting.TYPE) for node in nodes]
         timeout = min(self.timeout, self.wait or self.timeout)
         replies = self.grid.send_and_receive(messages, timeout=timeout)
         return {reply.metadata.src_node_id: reply for reply in replies}

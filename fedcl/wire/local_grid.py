@@ -189,14 +189,10 @@ class InProcessGrid(LocalGrid):
     No timeout applies to what is computed here.
     """
 
-    def __init__(
-        self,
-        app: str | ClientApp,
-        nodes: Sequence[NodeConfig],
-        on_reply: Callable[[Message], None] = lambda reply: None,
-    ) -> None:
-        super().__init__(app, nodes, on_reply)
-        self._queue: deque[Message] = deque()
+    @cached_property
+    def _queue(self) -> deque[Message]:
+        """What is still to be answered."""
+        return deque()
 
     @cached_property
     def loaded(self) -> ClientApp:

@@ -149,12 +149,13 @@ class RayGrid(LocalGrid):
             return
         self._packed = True
         share = math.ceil(100 * SPARE * max(known)) / 100
-        log.info("a worker takes %.0f %% of a GPU's memory", 100 * max(known))
         if share <= 0.5:
             for seat in self._seats:
                 self.ray.kill(seat.actor)
             self._running.clear()
             self._open(share)
+        taken = 100 * max(known)
+        log.info("a worker takes %.0f %% of a GPU's memory: %d workers", taken, self.lanes)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

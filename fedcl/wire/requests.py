@@ -17,6 +17,29 @@ from fedcl.wire.records import Forms, forms_of
 AnyRequest = TypeVar("AnyRequest", bound="Request")
 
 
+@dataclass(frozen=True)
+class Greeting:
+    """Server to hospital, first of all: who are you, and what do you hold?
+
+    Attributes:
+        job: the `Job`, as JSON.
+    """
+
+    TYPE: ClassVar[str] = "query.hello"
+
+    job: str
+
+    def pack(self) -> RecordDict:
+        """Return the records."""
+        return RecordDict({"job": ConfigRecord({"json": self.job})})
+
+    @classmethod
+    @checked
+    def unpack(cls, content: RecordDict) -> Self:
+        """Read the records."""
+        return cls(read(cls, content)["job"]["json"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What every request says.

@@ -14,8 +14,8 @@ from fedcl.wire import answers, forgetting, records, requests
 from fedcl.wire.answers import Hello, Missing, Report, Scored, Update
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.forgetting import ForgetRequest, Kept
-from fedcl.wire.limits import DETAILS, MESSAGES, Bundle, Values, read, told
-from fedcl.wire.requests import EvaluateRequest, ReportRequest, TrainRequest
+from fedcl.wire.limits import DETAILS, MESSAGES, Bundle, Values, told
+from fedcl.wire.requests import EvaluateRequest, Greeting, ReportRequest, TrainRequest
 
 WEIGHTS = {"w": np.ones((2, 3), np.float32), "count": np.int64(3)}
 SENT: dict[str, Any] = {
@@ -23,6 +23,7 @@ SENT: dict[str, Any] = {
     "arrivals": [["A"], ["B"]], "state": 1,
 }  # fmt: skip
 HONEST = [
+    Greeting("{}"),
     Hello("A", "", "ff", 3, 1, 2, 12, [1, 32, 32], ["a note"]),
     Missing(["teacher"]),
     Update(WEIGHTS, 7, 4, {"seg": 0.5}, 1.0, "ff", holds=["aa"]),
@@ -100,19 +101,13 @@ def attacks() -> Iterator[Any]:
 
 
 def content_of(message: str) -> RecordDict:
-    if message == "greeting":
-        return RecordDict({"job": ConfigRecord({"json": "{}"})})
     return BY_NAME[message].pack()
 
 
 def refused(message: str, content: RecordDict) -> str:
     """Return in what line a message is refused."""
-    if message == "greeting":
-        with pytest.raises(ValueError) as error:
-            read(message, content)
-    else:
-        with pytest.raises(MalformedError) as error:
-            type(BY_NAME[message]).unpack(content)
+    with pytest.raises(MalformedError) as error:
+        type(BY_NAME[message]).unpack(content)
     line = str(error.value)
     assert "\n" not in line and len(line) <= 500
     return line
@@ -125,7 +120,7 @@ def test_every_message_has_its_place_in_the_table():
         for name, one in inspect.getmembers(module, inspect.isclass)
         if one.__module__ == module.__name__ and hasattr(one, "unpack")
     }
-    assert classes - {"request"} == MESSAGES.keys() - {"greeting"} == BY_NAME.keys()
+    assert classes - {"request"} == MESSAGES.keys() == BY_NAME.keys()
     for message, one in BY_NAME.items():
         assert type(one).unpack(content_of(message)) is not None
 
