@@ -28,6 +28,7 @@ from fedcl.settings import closest, setting
 from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
 from sites.parts.parted import PartedScenario
+from sites.parts.shift import Scanning, Shift
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class ImageScenario(PartedScenario):
             image; otherwise it is taken voxel by voxel.
         scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
             pictures), sensitivity, specificity, cldice (of centrelines) and auc.
+        shift: imaginary scanners that images are passed through, site by site.
         cache: whether prepared images are held in "memory", or on "disk" and read as they are
             needed; see `fedcl.data.cached`.
         cache_gb: GiB that the folder on disk may hold.
@@ -101,6 +103,7 @@ class ImageScenario(PartedScenario):
     ignore: list[Any] = setting(factory=list)
     same_origin: bool = True
     scores: list[str] = setting(factory=list)
+    shift: Shift = setting(factory=Shift)
     cache: str = setting("memory", choices=("memory", "disk"), effect=False)
     cache_gb: float = setting(50.0, above=0, effect=False)
 
@@ -132,6 +135,8 @@ class ImageScenario(PartedScenario):
         self.preparation([])
         _ = self.task
         super().__post_init__()
+        if self.root is not None:
+            self.shift = self.shift.over(self)
 
     # --- settings, taken apart -------------------------------------------------------
 
@@ -217,10 +222,11 @@ class ImageScenario(PartedScenario):
 
     def check_sites(self, there: Sequence[str]) -> None:
         """Raise a ConfigError where settings name a site that is not there."""
-        for site in self.site_labels:
+        named = [("site_labels", self.site_labels), ("shift.scanners", self.shift.scanners)]
+        for key, site in ((key, site) for key, sites in named for site in sites):
             if site not in there:
                 raise ConfigError(
-                    f"scenario.site_labels.{site}: no such site{closest(site, list(there))}; "
+                    f"scenario.{key}.{site}: no such site{closest(site, list(there))}; "
                     f"there are: {', '.join(there)}"
                 )
 
@@ -264,6 +270,8 @@ class ImageScenario(PartedScenario):
             DataError: files missing, unreadable or at odds; names the site and the file.
         """
         notes = Notes()
+        if told := self.shift.told(site):
+            notes.add(told)
         patients = self._patients(site, path, notes)
         modalities = self.modalities(site, Path(path or ""))
         prepare = self.preparation(modalities)
@@ -325,13 +333,15 @@ class ImageScenario(PartedScenario):
     def _scans(self, site: str, patient: Patient, prepare: Preparation, notes: Notes) -> list[Scan]:
         """Return the images of a patient, less those of which no voxel counts."""
         reader, kept = self._reader(site), self._kept
+        scanning = self.shift.scanning(site, patient.name)
         scans: list[Scan] = []
         for files in patient.files:
-            make = partial(self._made, files, reader, prepare)
+            make = partial(self._made, files, reader, prepare, scanning)
             settings: list[Any] = [
                 *map(repr, (reader.labels, reader.channels, prepare, files.frame))
             ]
             settings += [self.spatial_dims, self.same_origin]
+            settings += [] if scanning is None else [repr(scanning)]
             made, noted = make() if kept is None else kept.scans(files.every, settings, make)
             for note in noted:
                 for item in note.items or [""]:
@@ -354,19 +364,25 @@ class ImageScenario(PartedScenario):
             self.same_origin,
         )  # fmt: skip
 
-    def _made(self, files: Files, reader: Reader, prepare: Preparation) -> Made:
+    def _made(
+        self, files: Files, reader: Reader, prepare: Preparation, scanning: Scanning | None
+    ) -> Made:
         """Read an image and prepare it, and say what was noted; none where no voxel counts."""
         try:
-            return self._prepared(files, reader, prepare)
+            return self._prepared(files, reader, prepare, scanning)
         except MemoryError:
             raise bad(reader.site, files.images[0], "too large for the memory there is") from None
 
-    def _prepared(self, files: Files, reader: Reader, prepare: Preparation) -> Made:
+    def _prepared(
+        self, files: Files, reader: Reader, prepare: Preparation, scanning: Scanning | None
+    ) -> Made:
         notes, name = Notes(), files.images[0].name
         pair = read_pair(files, reader, notes)
         if (pair.labels == IGNORED).all():
             notes.add("left out, since all of the mask is ignored", name)
             return [], list(notes.all())
+        if scanning is not None:
+            pair = scanning(pair, files, prepare.nonzero)
         try:
             scans = prepare(pair)
         except ValueError as error:
