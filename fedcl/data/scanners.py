@@ -166,9 +166,12 @@ def thickened(image: Array, spacing: Spacing, thick: float) -> Array:
     They are averaged, and brought back to where they were by linear interpolation.
     """
     axis = 0 if len(image) > 1 else 1
-    size, full = list(image.shape), image.shape
-    size[axis] = max(1, round(size[axis] * min(1.0, spacing[axis] / max(thick, 1e-6))))
-    return scaled(scaled(image[None], tuple(size)).numpy(), full).numpy()[0]
+    size = list(image.shape)
+    size[axis] = max(1, round(size[axis] * spacing[axis] / max(thick, spacing[axis])))
+    slices, rows, columns = size
+    means = scaled(image[None], (slices, rows, columns)).numpy()
+    found: Array = scaled(means, image.shape).numpy()[0]
+    return found
 
 
 def with_ghosts(image: Array, share: float) -> Array:

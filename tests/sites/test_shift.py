@@ -26,7 +26,7 @@ from sites.decathlon import Decathlon
 from sites.folder import Folder
 from sites.parts.shift import Shift
 from tests.conftest import ROOT, SUNNYBROOK, read
-from tests.images import nifti
+from tests.images import decathlon, nifti
 
 HIPPOCAMPUS = ROOT.parent / "shared" / "data" / "Task04_Hippocampus"
 SITES = ("A", "B", "C")
@@ -74,6 +74,15 @@ def test_scanners_are_given_in_turn_in_the_scenarios_own_order(root: Path):
     for order in ("listed", "reversed"):
         config = Config.parse(compose([*one, f"timeline.order={order}"]))
         assert config.job.scenario.shift == scenario(root).shift, "sites keep their scanners"
+
+
+def test_sites_of_a_table_have_them_in_its_order(tmp_path: Path):
+    data = decathlon(tmp_path / "data", ["a", "b", "c"])
+    table = tmp_path / "table.csv"
+    table.write_text("case,site\nc,south\na,north\nb,south\n")
+    asked = {"root": str(data), "table": str(table), "shift": {"strength": 1}}
+    found = parse(Decathlon, asked, "scenario").shift.scanners
+    assert found == {"south": "reference", "north": "t2_weighted"}
 
 
 def test_at_strength_0_nothing_is_another(root: Path, monkeypatch: pytest.MonkeyPatch):
