@@ -73,7 +73,8 @@ def test_scanners_are_given_in_turn_in_the_scenarios_own_order(root: Path):
     one = ["scenario=folder", f"scenario.root={root}", *SMALL, "shift=scanners"]
     for order in ("listed", "reversed"):
         config = Config.parse(compose([*one, f"timeline.order={order}"]))
-        assert config.job.scenario.shift == scenario(root).shift, "sites keep their scanners"
+        found = config.job.scenario.shift
+        assert found == scenario(root, 0.75).shift, "sites keep their scanners in any order"
 
 
 def test_sites_of_a_table_have_them_in_its_order(tmp_path: Path):
