@@ -291,6 +291,7 @@ CHECKS: dict[str, Check] = {
     "plan": _plan,
     "partition": _partition,
     "auxiliary": of_kind(nn.Module, optional=True),
+    "answering": of_kind(nn.Module),
     "buffer": of_kind(Stacked, optional=True),
     "reporting": of_kind(Reporting, optional=True),
     "refine": _refined,

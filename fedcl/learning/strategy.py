@@ -124,6 +124,15 @@ class Strategy:
         """
         return None
 
+    def answering(self, network: nn.Module, task: Any) -> nn.Module:
+        """Return what answers where a network is tested or put to use: by default itself.
+
+        Args:
+            network: in evaluation mode, with the weights of a round.
+            task: one that the method requires.
+        """
+        return network
+
     # --- at the server ---------------------------------------------------------------
 
     def refine(self, summary: RoundSummary) -> Arrays:
