@@ -28,7 +28,7 @@ from fedcl.learning.hooks import (
     StageSummary,
     Teaching,
 )
-from fedcl.learning.step import Activations, Step, joined, named
+from fedcl.learning.step import DRIFT, Activations, Step, joined, named
 from fedcl.models.base import Model
 from fedcl.tasks.base import Task
 from fedcl.timeline import Timeline
@@ -146,4 +146,5 @@ class Strategy:
 
 def declared(task: Task, strategy: Strategy, model: Model) -> frozenset[str]:
     """Return the names of the loss terms that training can have."""
-    return frozenset((task.term, *strategy.losses, *model.losses))
+    drift = [DRIFT] if strategy.teaching is not None and strategy.teaching.drift else []
+    return frozenset((task.term, *strategy.losses, *model.losses, *drift))
