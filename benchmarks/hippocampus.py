@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from os.path import relpath
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
-from benchmarks.running import ROOT, completed, simulate, slug, write_section
+from benchmarks.running import ROOT, completed, processes, simulate, slug, write_section
 from fedcl.files import write_atomically
 
 if TYPE_CHECKING:  # what tables need is not there wherever runs are made
@@ -148,9 +148,9 @@ def planned(given: argparse.Namespace) -> list[Planned]:
 
 
 def timed(run: Planned) -> float:
-    """Make a run in a process of its own and return its seconds."""
+    """Make a run and return its seconds."""
     began = time.perf_counter()
-    simulate(run.folder, run.overrides)
+    simulate((run.folder, list(run.overrides)))
     return time.perf_counter() - began
 
 
@@ -159,7 +159,7 @@ def run_all(runs: Sequence[Planned], out: Path, parallel: int) -> int:
     todo = [run for run in runs if completed(run.folder) is None]
     print(f"{len(todo)} runs to make, {len(runs) - len(todo)} are complete", flush=True)
     failed = 0
-    with ThreadPoolExecutor(parallel) as pool:
+    with processes(parallel) as pool:
         started = {pool.submit(timed, run): run for run in todo}
         try:
             for number, done in enumerate(as_completed(started), start=1):

@@ -1,12 +1,13 @@
 """What the benchmarks share: runs that are made once, and their place in RESULTS.md."""
 
 import argparse
+import contextlib
+import io
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from os.path import relpath
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +15,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from fedcl.app.simulate import main as command
 from fedcl.files import write_atomically
 from fedcl.server.results import Results
 
@@ -40,22 +42,29 @@ def completed(folder: Path) -> dict[str, Any] | None:
     return results.values() if results is not None and results.completed else None
 
 
-def simulate(folder: Path, overrides: Sequence[str]) -> None:
-    """Run simulate.py as a user would, in a process of its own; no path of this machine is kept.
+def simulate(run: Planned) -> None:
+    """Do what `simulate.py` does, in this process; no path of this machine is kept.
 
     Raises:
         RuntimeError: it failed; with what it said.
     """
-    begun = (folder / "config.yaml").exists()
-    place = relpath(folder, ROOT)
-    own = [f"run.resume={place}"] if begun else [f"run.dir={place}", *overrides]
-    command = [sys.executable, str(ROOT / "simulate.py"), "engine=inprocess"]
-    if not begun:
-        command.append("tracking.enabled=false")
-    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, *own], cwd=ROOT, capture_output=True, text=True, env=quiet)
-    if done.returncode:
-        raise RuntimeError(f"{folder}: {done.stderr.strip()}")
+    folder, overrides = run
+    os.chdir(ROOT)
+    begun, place = (folder / "config.yaml").exists(), relpath(folder, ROOT)
+    own = [f"run.resume={place}"] if begun else [f"run.dir={place}", "tracking.enabled=false"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = command(["engine=inprocess", *own, *(() if begun else overrides)])
+    if status:
+        raise RuntimeError(f"{folder}: {said.getvalue().strip()}")
+
+
+def processes(count: int) -> ProcessPoolExecutor:
+    """Return processes that make some runs each.
+
+    Importing torch and MONAI takes as long as a short run; memory is given back in the end.
+    """
+    return ProcessPoolExecutor(count, get_context("spawn"), max_tasks_per_child=20)
 
 
 def run_all(runs: Iterable[Planned], lanes: int, what: str) -> None:
@@ -63,9 +72,9 @@ def run_all(runs: Iterable[Planned], lanes: int, what: str) -> None:
     todo = [(folder, overrides) for folder, overrides in runs if completed(folder) is None]
     if not todo:
         return
-    with Progress() as progress, ThreadPoolExecutor(lanes) as pool:
+    with Progress() as progress, processes(lanes) as pool:
         bar = progress.add_task(what, total=len(todo))
-        for _ in pool.map(lambda one: simulate(*one), todo):
+        for _ in pool.map(simulate, todo):
             progress.advance(bar)
 
 

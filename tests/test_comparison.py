@@ -1,0 +1,85 @@
+"""The comparison of methods: on equal terms, resumable, and every run can be made."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import comparison
+from benchmarks.comparison import METHODS, Work
+from benchmarks.running import ROOT, completed, run_all
+from benchmarks.streams import STREAMS, Stream
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
+
+TOY = Stream(
+    (
+        "scenario=phantom", "scenario.patients=4", "scenario.size=32", "learner.steps=1",
+        "timeline.rounds=1", "model.channels=[4,8]", "run.figures=false",
+    ),
+    {"AC": "[[A],[C]]", "CA": "[[C],[A]]"},
+    "A toy.",
+    seeds=(0,),
+)  # fmt: skip
+
+
+def test_every_method_with_weights_gets_as_many_tries():
+    tried = {name: len(method.grid) for name, method in METHODS.items() if method.grid}
+    assert set(tried.values()) == {4}
+    assert all(METHODS[method.like].grid for method in METHODS.values() if method.like)
+
+
+def test_seeds_that_are_tuned_on_are_never_reported():
+    assert all(one.tuning not in one.seeds and len(one.seeds) >= 5 for one in STREAMS.values())
+    assert all(len(one.orders) >= 2 for one in STREAMS.values())
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_runs_of_every_stream_can_be_made(name: str, monkeypatch: pytest.MonkeyPatch):
+    stream = STREAMS[name]
+    if not stream.there:
+        pytest.skip(f"no {stream.needs}")
+    monkeypatch.chdir(ROOT)
+    work = Work(name, stream, Path("nowhere"))
+    stages = next(iter(stream.orders.values()))
+    for method in work.methods() if name == "phantom" else ("finetune", "joint"):
+        values = METHODS[METHODS[method].like or method].grid[:1]
+        overrides = work.overrides(method, 0, stages, "light", *values or [()])
+        keys = [override.partition("=")[0] for override in overrides]
+        assert len(keys) == len({*keys}), "no setting is given twice"
+        Config.parse(compose(overrides))
+
+
+def test_methods_that_cannot_be_had_are_left_out():
+    name = "hippocampus, partial labels"
+    there = Work(name, STREAMS[name], Path("nowhere")).methods()
+    assert "souvenir: labels alone" not in there and "mib" in there
+
+
+@pytest.mark.slow
+def test_what_is_complete_is_not_run_again_and_tables_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    chosen = ("finetune", "joint", "lwf", "ted", "ted: kd")
+    methods = {name: replace(METHODS[name], grid=METHODS[name].grid[:2]) for name in chosen}
+    monkeypatch.setattr(comparison, "METHODS", methods)
+    work = Work("toy", TOY, tmp_path)
+    assert work.tuned("lwf") is None and work.tuned("finetune") == ()
+    for what, runs in comparison.planned(work, ()):
+        run_all(runs, 1, what)
+    runs = [run for name in chosen for run in work.reported(name, "none")]
+    assert {str(completed(folder)["arrivals"]) for folder, _ in runs} == {
+        "[['A'], ['C']]", "[['C'], ['A']]"
+    }  # fmt: skip
+    stamps = [(folder / "results.json").stat().st_mtime_ns for folder, _ in runs]
+    (lost, _), *_ = work.reported("ted: kd", "none")
+    (lost / "results.json").unlink()
+    for what, more in comparison.planned(work, ()):
+        run_all(more, 1, what)
+    again = [(folder / "results.json").stat().st_mtime_ns for folder, _ in runs]
+    assert [folder for (folder, _), a, b in zip(runs, stamps, again, strict=True) if a != b] == [
+        lost
+    ]
+    text = comparison.report([work])
+    assert text.count("#### ") == 4 and "Not complete yet" not in text
+    assert text.count("| ted: kd |") == 1 and text.count("| finetune |") == 3
