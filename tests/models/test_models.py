@@ -9,7 +9,8 @@ from fedcl.errors import ConfigError
 from fedcl.learning.step import Step, watch
 from fedcl.models.base import defined
 from fedcl.registry import MODEL
-from fedcl.tasks.segmentation import Segmentation, segmentation_loss
+from fedcl.tasks.losses import segmentation_loss
+from fedcl.tasks.segmentation import Segmentation
 from tests.conftest import read
 
 SMALL = {

@@ -12,7 +12,7 @@ from fedcl.data.crops import Crops, Item
 from fedcl.data.samples import Stacked
 from fedcl.data.scans import Scan
 from fedcl.learning.step import Activations
-from fedcl.tasks.segmentation import segmentation_loss
+from fedcl.tasks.losses import segmentation_loss
 from strategies.cauaug import analytic, restyle, standard
 from strategies.parts.anatomy import SECTORS, levels, places, quantiles, regions, reshape
 from strategies.parts.decoder import Decoder

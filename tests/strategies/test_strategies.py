@@ -9,7 +9,7 @@ from torch import nn
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Step, held_statistics
 from fedcl.registry import STRATEGY
-from fedcl.tasks.segmentation import segmentation_loss
+from fedcl.tasks.losses import segmentation_loss
 from strategies.parts.distillation import soft_cross_entropy
 from strategies.ted import TED
 from tests.conftest import ROOT
