@@ -23,7 +23,7 @@ from fedcl.data.scans import InMemory, Scan
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
 from fedcl.tasks.base import Drawing, Look, Picture, Range, Task
-from fedcl.tasks.losses import ignoring_loss, segmentation_loss
+from fedcl.tasks.losses import LOSSES
 from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores
 
 
@@ -32,7 +32,7 @@ class Segmentation(Task):
     """Samples are slices or volumes: inputs (N, C, ...), targets class indices (N, 1, ...).
 
     Outputs are logits (N, K, ...), answers their softmax over K. The loss is Dice plus
-    cross-entropy.
+    cross-entropy, in one of two forms.
 
     Attributes:
         channels: of an image, C.
@@ -46,6 +46,7 @@ class Segmentation(Task):
         overlap: of the windows by which an image is answered that is larger than a sample.
         further: scores besides those that every case has.
         multiples: of what the sizes of a sample are multiples; empty for any.
+        form: of the loss, one of `LOSSES`.
     """
 
     words: ClassVar[str] = "images with label maps"
@@ -70,6 +71,7 @@ class Segmentation(Task):
     further: tuple[str, ...] = ()
     multiples: tuple[int, ...] = ()
     least: tuple[int, ...] = ()
+    form: str = "dice_ce"
 
     @property
     def ranges(self) -> Mapping[str, Range]:
@@ -200,7 +202,8 @@ class Segmentation(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return Dice plus cross-entropy."""
-        loss = ignoring_loss if self.ignores else segmentation_loss
+        plain, ignoring = LOSSES[self.form]
+        loss = ignoring if self.ignores else plain
         return loss(outputs, targets)
 
     def reduced(self, targets: Tensor, outputs: Tensor) -> Tensor:
