@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
+from fedcl.settings import flat
 
 RESUME = "run.resume"
 FREE = (
@@ -23,6 +24,8 @@ FREE = (
 )  # fmt: skip
 """What says where and how a run computes and is watched, not what it learns."""
 ABSENT = object()
+PROTOCOL = "protocol"
+"""The group whose choice leaves no group of its own in a configuration."""
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -56,24 +59,48 @@ def changes(arguments: Sequence[str]) -> Change:
         staying = {*_staying(SCENARIO.find(stored["scenario"]["name"]), "scenario")}
         staying |= {*_staying(STRATEGY.find(stored["strategy"]["name"]), "strategy")}
         staying |= {*_staying(Learner, "learner")}
-        for override in _parsed(others):
+        allowed = f"{', '.join(f'{free}.*' for free in FREE[:2])}, " + ", ".join(
+            sorted(staying | {*FREE[2:]})
+        )
+        overrides = _parsed(others)
+        single = [one for one in overrides if one.key_or_group.partition("/")[0] != PROTOCOL]
+        if len(single) < len(overrides):  # what it says, other settings apart, shows in the whole
+            known = dict(flat(stored))
+            for key, value in flat(_begun(others)):
+                if known.get(key, value) != value and not _may_change(key, staying):
+                    raise _differs(key, allowed)
+        for override in single:
             key = override.key_or_group
             value = ABSENT if override.is_delete() else override.value()
             if _same(stored, key, value):
                 continue
             if key == "engine":
                 stored["engine"] = compose([f"engine={value}"])["engine"]
-            elif key in staying or any(f"{key}.".startswith(f"{free}.") for free in FREE):
+            elif _may_change(key, staying):
                 group, _, rest = key.partition(".")
                 stored[group] = OmegaConf.to_container(_updated(stored[group], rest, value))
             else:
-                raise ConfigError(
-                    f"{key}: a resumed run keeps its configuration, and this differs from what it "
-                    f"was begun with; only {', '.join(f'{free}.*' for free in FREE[:2])}, "
-                    f"{', '.join(sorted(staying | {*FREE[2:]}))} may be given"
-                )
+                raise _differs(key, allowed)
 
     return change
+
+
+def _begun(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration with which a run is begun by a command line."""
+    values = compose(arguments)
+    del values["run"]
+    return {**values, "timeline": inlined(values["timeline"])}
+
+
+def _may_change(key: str, staying: Collection[str]) -> bool:
+    return key in staying or any(f"{key}.".startswith(f"{free}.") for free in FREE)
+
+
+def _differs(key: str, allowed: str) -> ConfigError:
+    return ConfigError(
+        f"{key}: a resumed run keeps its configuration, and this differs from what it was begun "
+        f"with; only {allowed} may be given"
+    )
 
 
 def _parsed(arguments: Sequence[str]) -> list[Override]:
