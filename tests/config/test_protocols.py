@@ -79,5 +79,5 @@ def test_the_command_line_wins():
 
 
 def test_a_protocol_that_there_is_not_is_told():
-    with pytest.raises(ConfigError, match="'protocol/ted_prostrate'.*ted_prostate"):
+    with pytest.raises(ConfigError, match=r"'protocol/ted_prostrate'.*ted_prostate"):
         compose(["protocol=ted_prostrate"])
