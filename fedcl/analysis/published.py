@@ -1,7 +1,7 @@
 """Published tables: what a paper runs, what it reports of it, and our runs set beside that."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, stdev
 
@@ -47,6 +47,7 @@ class Paper:
         protocol: the set-up that all of its rows share.
         seeds: with which it is run.
         reference: the row that others are tested against.
+        holds_for: settings that the published numbers are of, where there are others.
         notes: what a reader must know to compare.
         rows: by their names; RAVG refers to `joint`.
     """
@@ -56,8 +57,26 @@ class Paper:
     protocol: str
     seeds: list[int] = setting(factory=list, low=0)
     reference: str = ""
+    holds_for: list[str] = setting(factory=list)
     notes: list[str] = setting(factory=list)
     rows: dict[str, Row] = setting(factory=dict)
+
+    def run_with(self, overrides: Sequence[str]) -> "Paper":
+        """Return the table as it is when its runs have further settings, which it then tells.
+
+        Published numbers that are of another setting are left out.
+        """
+        if not overrides:
+            return self
+        held = dict(one.split("=", 1) for one in self.holds_for)
+        given = dict(one.partition("=")[::2] for one in overrides)
+        other = [key for key, value in held.items() if given.get(key, value) != value]
+        notes = [*self.notes, f"run with {', '.join(overrides)}"]
+        if not other:
+            return replace(self, notes=notes)
+        notes.append(f"published numbers are left out: they are of {', '.join(self.holds_for)}")
+        rows = {name: replace(row, published={}) for name, row in self.rows.items()}
+        return replace(self, notes=notes, rows=rows)
 
 
 def names() -> list[str]:

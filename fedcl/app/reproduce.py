@@ -54,9 +54,8 @@ def reproduce(
             f"{', '.join(paper.rows)}"
         )
     chosen = seeds or paper.seeds
-    planned = list(product(chosen, only or paper.rows))
+    planned = list(product(chosen, paper.rows))
     for number, (seed, row) in enumerate(planned, start=1):
-        console.rule(f"{row}, seed {seed} ({number} of {len(planned)})")
         command = [
             f"protocol={paper.protocol}",
             f"scenario.root={_quoted(root)}",
@@ -64,10 +63,17 @@ def reproduce(
             *paper.rows[row].overrides,
             *overrides,
         ]
-        code = _play(_folder(out, row, seed), command)
-        if code:
-            return code
-    _write(paper, out, chosen, [f"run with {', '.join(overrides)}"] if overrides else [])
+        folder = _folder(out, row, seed)
+        if _complete(folder):
+            changes(command)(stored(folder))  # which the table shows, whether asked for or not
+            console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
+        elif not only or row in only:
+            console.rule(f"{row}, seed {seed} ({number} of {len(planned)})")
+            key = "run.resume" if holds_run(folder) else "run.dir"
+            code = run([*command, f"{key}={_quoted(folder)}"])
+            if code:
+                return code
+    _write(paper.run_with(overrides), out, chosen)
     return 0
 
 
@@ -80,15 +86,9 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _play(folder: Path, command: Sequence[str]) -> int:
-    """Run a command, or go on with it; return the exit status."""
-    done = Results.read(folder)
-    if done is not None and done.completed:
-        changes(command)(stored(folder))
-        console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
-        return 0
-    key = "run.resume" if holds_run(folder) else "run.dir"
-    return run([*command, f"{key}={_quoted(folder)}"])
+def _complete(folder: Path) -> bool:
+    results = Results.read(folder)
+    return results is not None and results.completed
 
 
 def _read(folder: Path) -> Run:
@@ -98,22 +98,21 @@ def _read(folder: Path) -> Run:
         raise RunError(f"reproduce: {folder}: {reason}; remove it, and it is run anew") from None
 
 
-def _write(paper: published.Paper, out: Path, seeds: Sequence[int], notes: Sequence[str]) -> None:
+def _write(paper: published.Paper, out: Path, seeds: Sequence[int]) -> None:
     """Write tables, figures and segmentations of the rows of which all runs are complete."""
     groups, lacking = [], []
     for row in paper.rows:
         folders = [_folder(out, row, seed) for seed in seeds]
-        results = [Results.read(folder) for folder in folders]
-        if all(one is not None and one.completed for one in results):
+        if all(map(_complete, folders)):
             groups.append(Group(row, [_read(folder) for folder in folders]))
         else:
             lacking.append(row)
-    gaps = [f"not run, or not complete: {', '.join(lacking)}"] if lacking else []
+    notes = [f"not run, or not complete: {', '.join(lacking)}"] if lacking else []
     found = published.entries(paper, groups)
     first = {entry.row.title: Path(entry.runs[0].place) for entry in found}
     with console.status("segmenting test cases"):
         pictures, told = segmented(first, out / "segmentations")
-    for name, text in published.files(paper, found, [*notes, *gaps, *told]).items():
+    for name, text in published.files(paper, found, [*notes, *told]).items():
         write_atomically(out / name, text.encode())
     save(published_figures.panels(found, paper.title), out / "figure.png")
     if pictures:

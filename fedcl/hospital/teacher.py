@@ -49,6 +49,28 @@ def teacher(hospital: Hospital, call: TrainRequest, samples: Samples) -> dict[st
     return hospital.cache.get(f"teacher of {hospital.site}", (hospital.text, *mark), make, most=1)
 
 
+def start(
+    hospital: Hospital, call: TrainRequest, student: nn.Module, samples: Samples
+) -> dict[str, Any]:
+    """Return what the model that the round begins from says, where it is a second teacher.
+
+    In the first round of a run it has learned nothing, and says nothing.
+    """
+    job, teaching = hospital.job, hospital.job.strategy.teaching
+    if teaching is None or not teaching.drift or call.round == 1:
+        return {}
+    network = frozen(hospital, call.model, call.arrived)
+    network.load_state_dict(student.state_dict())
+    compute, learner = partial(job.task.answers, network), job.learner
+    shown = learner.steps * learner.batch_size if learner.steps else learner.epochs * len(samples)
+    again = shown > len(samples)  # else most of what was computed ahead would never be asked for
+    return {
+        "before": compute,
+        "answers_before": kept(compute, samples) if again else None,
+        "drift": teaching.drift,
+    }
+
+
 def rehearsal(
     hospital: Hospital, call: TrainRequest, network: nn.Module, samples: Samples
 ) -> Rehearsal | None:

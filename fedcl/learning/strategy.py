@@ -28,7 +28,7 @@ from fedcl.learning.hooks import (
     StageSummary,
     Teaching,
 )
-from fedcl.learning.step import Activations, Step, joined, named
+from fedcl.learning.step import DRIFT, Activations, Step, joined, named
 from fedcl.models.base import Model
 from fedcl.tasks.base import Task
 from fedcl.timeline import Timeline
@@ -46,9 +46,12 @@ class Strategy:
     Attributes:
         losses: names of the loss terms that `objective` and `distil` give besides the task's own;
             the server takes no others from hospitals.
+        leaves: what leaves a site besides what the task names, in words; written into every run's
+            results and into model cards. Where there is a `reporting`, it must be told.
     """
 
     losses: ClassVar[tuple[str, ...]] = ()
+    leaves: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         """Have what the hooks of a method return checked: a slip is told where it is made."""
@@ -124,6 +127,15 @@ class Strategy:
         """
         return None
 
+    def answering(self, network: nn.Module, task: Any) -> nn.Module:
+        """Return what answers where a network is tested or put to use: by default itself.
+
+        Args:
+            network: in evaluation mode, with the weights of a round.
+            task: one that the method requires.
+        """
+        return network
+
     # --- at the server ---------------------------------------------------------------
 
     def refine(self, summary: RoundSummary) -> Arrays:
@@ -137,4 +149,5 @@ class Strategy:
 
 def declared(task: Task, strategy: Strategy, model: Model) -> frozenset[str]:
     """Return the names of the loss terms that training can have."""
-    return frozenset((task.term, *strategy.losses, *model.losses))
+    drift = [DRIFT] if strategy.teaching is not None and strategy.teaching.drift else []
+    return frozenset((task.term, *strategy.losses, *model.losses, *drift))

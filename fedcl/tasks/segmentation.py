@@ -56,9 +56,7 @@ class Segmentation(Task):
     chunk: ClassVar[int] = IMAGES
     case: ClassVar[str] = "patient"
     legend: ClassVar[str] = "test cases: label (blue, solid) and prediction (orange, dashed)"
-    leaves: ClassVar[str] = (
-        "no image leaves a site; weights, case names, scores and what the strategy reports do"
-    )
+    leaves: ClassVar[str] = "no image leaves a site; weights, case names and scores do"
 
     channels: int
     classes: int
@@ -214,6 +212,10 @@ class Segmentation(Task):
     def answer(self, outputs: Tensor) -> Tensor:
         """Return class probabilities."""
         return torch.softmax(outputs.float(), dim=1)
+
+    def distance(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        """Return the cross-entropy with a teacher's probabilities, mean over batch and voxels."""
+        return F.cross_entropy(outputs, answers)
 
     def chunks(self, inputs: Tensor) -> Sequence[Tensor]:
         """Return inputs in parts of up to `fedcl.data.framing.VOXELS`, but whole images."""

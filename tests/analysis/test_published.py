@@ -81,7 +81,7 @@ def test_rows_are_those_of_the_paper_and_columns_stand_beside_the_published_ones
 
 def test_a_reader_sees_means_deviations_and_what_must_be_known():
     found = entries(PAPER, groups())
-    written = files(PAPER, found, ["run with learner.epochs=1"])
+    written = files(PAPER.run_with(["learner.epochs=1"]), found, [])
     lines = written["table.md"].splitlines()
     assert lines[0] == "# A table" and "Somebody (2024)" in lines
     header, *rows = ([c.strip() for c in li.strip("|").split("|")] for li in lines if "|" in li)
@@ -91,6 +91,13 @@ def test_a_reader_sees_means_deviations_and_what_must_be_known():
     assert lines[-2:] == ["- what is known", "- run with learner.epochs=1"]
     assert r"KD & 0.709 & 0.600 $\pm$ 0.071" in written["table.tex"]
     assert "% run with learner.epochs=1" in written["table.tex"]
+
+
+@pytest.mark.parametrize(("target", "shown"), [("i", 4), ("r", 0)])
+def test_published_numbers_of_another_setting_are_left_out(target: str, shown: int):
+    one = paper("ted_mnms").run_with([f"protocol/target={target}", "learner.epochs=1"])
+    assert sum(bool(row.published) for row in one.rows.values()) == shown
+    assert any("are left out" in note for note in one.notes) == (shown == 0)
 
 
 def test_every_figure_has_a_panel_and_published_numbers_a_mark():
