@@ -142,12 +142,22 @@ def begin(module: nn.Module) -> None:
                 nn.init.zeros_(parameter)
 
 
+def channels_last(maps: Tensor) -> Tensor:
+    """Return maps, shape (B, C, ...), as (B, ..., C)."""
+    return maps.movedim(1, maps.ndim - 1)  # ONNX takes no axis counted from the end
+
+
+def channels_first(maps: Tensor) -> Tensor:
+    """Return maps, shape (B, ..., C), as (B, C, ...)."""
+    return maps.movedim(maps.ndim - 1, 1)
+
+
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of maps, shape (B, C, ...)."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return them normalised, position by position."""
-        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
+        return channels_first(super().forward(channels_last(maps)))
 
 
 class Merge(nn.Module):
@@ -161,8 +171,7 @@ class Merge(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps, shape (B, 2 C, ...), of maps, shape (B, C, ...)."""
-        merged: Tensor = self.merging(maps.movedim(1, -1))
-        return merged.movedim(-1, 1)
+        return channels_first(self.merging(channels_last(maps)))
 
 
 class Expand(nn.Module):
