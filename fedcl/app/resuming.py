@@ -24,8 +24,8 @@ FREE = (
 )  # fmt: skip
 """What says where and how a run computes and is watched, not what it learns."""
 ABSENT = object()
-PROTOCOL = "protocol"
-"""The group whose choice leaves no group of its own in a configuration."""
+ELSEWHERE = ("protocol",)
+"""Groups whose choice sets values of others and leaves none of its own in a configuration."""
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -63,7 +63,7 @@ def changes(arguments: Sequence[str]) -> Change:
             sorted(staying | {*FREE[2:]})
         )
         overrides = _parsed(others)
-        single = [one for one in overrides if one.key_or_group.partition("/")[0] != PROTOCOL]
+        single = [one for one in overrides if one.key_or_group.partition("/")[0] not in ELSEWHERE]
         if len(single) < len(overrides):  # what it says, other settings apart, shows in the whole
             known = dict(flat(stored))
             for key, value in flat(_begun(others)):
