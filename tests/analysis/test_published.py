@@ -2,12 +2,14 @@
 
 import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fedcl.analysis import sources
 from fedcl.analysis.published import Paper, Row, entries, files, measures, names, paper
 from fedcl.analysis.published_figures import panels
 from fedcl.analysis.runs import Group, Run
@@ -129,6 +131,20 @@ def test_the_ladder_of_ted_has_the_published_numbers():
     }  # fmt: skip
     values = yaml.safe_load((Path(CONF) / "tables" / "ted_prostate.yaml").read_text())
     assert values["rows"]["kd+akt"]["overrides"][-1] == "strategy.weight.kd=0.096"
+
+
+def test_a_run_of_an_earlier_version_has_what_was_not_a_setting_yet(tmp_path: Path):
+    """Its network and its loss were what the defaults are now: it can be compared with new runs."""
+    values = compose(["scenario=prostate", "scenario.root=/data", "model=plain_unet"])
+    one = run(last=(0.4, 0.6))
+    (tmp_path / "results.json").write_text(json.dumps(one.results.values()))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    new = dict(sources.read("here", tmp_path).config)
+    del values["scenario"]["loss"]
+    for key in ("bias", "narrowing", "first_norm"):
+        del values["model"][key]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    assert dict(sources.read("here", tmp_path).config) == new and new["scenario.loss"] == "dice_ce"
 
 
 def test_a_table_that_there_is_not_is_told():
