@@ -32,8 +32,8 @@ from fedcl.app import simulation
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.seeding import seeded, torch_rng
+from fedcl.tasks.losses import segmentation_loss
 from fedcl.tasks.metrics import SEGMENTATION, case_scores
-from fedcl.tasks.segmentation import segmentation_loss
 from fedcl.wire.ray_grid import RayGrid
 
 

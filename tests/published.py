@@ -90,3 +90,14 @@ def mnms(root: Path, patients: int = 3) -> Path:
     lines.append(f"{2 * patients},Z9Z9Z9,GE,C,4,0,1,50,NOR,F,170,60")
     (root / name).write_text("\n".join(lines) + "\n")
     return root
+
+
+def prostate(root: Path, sites: tuple[str, ...] = ("RUNMC", "BMC", "HK"), cases: int = 4) -> Path:
+    """Write a folder per site with volumes and masks of two zones, brighter at every site."""
+    for place, site in enumerate(sites):
+        for n in range(cases):
+            image, labels = volume(10 * place + n)
+            nifti(root / site / f"Case{n:02d}.nii.gz", image * (1 + place), AFFINE)
+            zones = labels.clip(max=2)
+            nifti(root / site / f"Case{n:02d}_segmentation.nii.gz", zones, AFFINE)
+    return root

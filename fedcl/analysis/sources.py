@@ -132,6 +132,11 @@ def _settings(folder: Path) -> dict[str, Any]:
         "centralised": False, "dropout": 0.0, "stragglers": 0.0,
     } | values["timeline"]  # fmt: skip
     values["faults"] = asdict(Faults()) | values.get("faults", {})
+    if "normalise" in values["scenario"]:  # of image files
+        values["scenario"] = {"loss": "dice_ce"} | values["scenario"]
+    for model in (values.get("model"), *values.get("models", {}).values()):
+        if model and model["name"] in ("plain_unet", "multitask_unet"):
+            model.update({"bias": False, "narrowing": True, "first_norm": True} | model)
     return values
 
 

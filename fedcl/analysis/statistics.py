@@ -91,13 +91,28 @@ class Line:
 def table(groups: Sequence[Group], reference: str) -> list[Line]:
     """Return one line per method, best AVG first, with tests against `reference`."""
     by_name = {group.name: group for group in groups}
-    joint = {run.block: run for run in by_name["joint"].runs} if "joint" in by_name else {}
+    joint = by_name["joint"].runs if "joint" in by_name else []
     lines = [_line(group, joint) for group in groups]
     distance = gap(groups)
     for line in lines if distance is not None and distance[1] > 0 else ():
         line.closed = _closed(by_name, line.name)
     _test(lines, by_name, reference)
     return sorted(lines, key=lambda line: -(line.mean["avg"] or 0.0))
+
+
+def joint_of(run: Run, joint: Sequence[Run]) -> Run | None:
+    """Return the joint run to set beside a run; None where there is none.
+
+    It has the same seed and order of arrival, or the same seed and all sites in one stage, which is
+    no order.
+    """
+    like = [one for one in joint if one.block == run.block]
+    like += [
+        one
+        for one in joint
+        if one.results.seed == run.results.seed and len(one.results.arrivals) == 1
+    ]
+    return like[0] if like else None
 
 
 def ravg(run: Run, joint: Run) -> float | None:
@@ -184,7 +199,7 @@ def _averages(scores: Mapping[tuple[int, str, str], float]) -> list[float]:
     return [fmean(map(fmean, sites.values())) for sites in parts.values()]
 
 
-def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
+def _line(group: Group, joint: Sequence[Run]) -> Line:
     runs = group.runs
     line = Line(
         group.name,
@@ -194,7 +209,7 @@ def _line(group: Group, joint: Mapping[tuple[int, str], Run]) -> Line:
     )
     for figure in FIGURES:
         values = (
-            [ravg(run, joint[run.block]) if run.block in joint else None for run in runs]
+            [ravg(run, one) if (one := joint_of(run, joint)) else None for run in runs]
             if figure == "ravg"
             else [run.results.metrics.get(figure) for run in runs]
         )

@@ -94,6 +94,16 @@ def latex(lines: Sequence[Line], reference: str) -> str:
     header, rows = paper(lines, reference, "--")
     if header[-1] == "in words":  # too long for a column
         header, rows = header[:-1], [row[:-1] for row in rows]
+    remarks = [
+        "interval: Student's t over seeds",
+        f"p: Wilcoxon signed-rank over test patients against {reference}, Holm",
+        *(f"{line.name}: {line.words}" for line in lines if line.words),
+    ]
+    return tabular(header, rows, remarks)
+
+
+def tabular(header: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
+    """Return a table in LaTeX, with remarks as comments after it; it needs booktabs."""
     escaped = [[_escape(cell) for cell in row] for row in (header, *rows)]
     body = [" & ".join(row) + r" \\" for row in escaped]
     return "\n".join(
@@ -106,9 +116,7 @@ def latex(lines: Sequence[Line], reference: str) -> str:
             *body[1:],
             r"\bottomrule",
             r"\end{tabular}",
-            "% interval: Student's t over seeds",
-            f"% p: Wilcoxon signed-rank over test patients against {_escape(reference)}, Holm",
-            *(f"% {_escape(line.name)}: {_escape(line.words)}" for line in lines if line.words),
+            *(f"% {_escape(remark)}" for remark in remarks),
             "",
         ]
     )

@@ -69,6 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--strict", action="store_true", help="refuse runs not completed")
     command.add_argument("--mix", action="store_true", help="compare what differs all the same")
     command.set_defaults(run=compare)
+    about = "run a published table, method by method, and write it beside the published numbers"
+    command = commands.add_parser("reproduce", help=about, description=about)
+    command.add_argument("table", metavar="TABLE", help="its name, e.g. ted_prostate")
+    command.add_argument("root", type=Path, metavar="ROOT", help="where the data of all sites lie")
+    command.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
+    command.add_argument("--seeds", help="e.g. 42,43,44; default: those of the table")
+    command.add_argument("--only", help="rows to run, e.g. finetune,kd,ted; default: all")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of every run, e.g. engine=inprocess; may be repeated",
+    )  # fmt: skip
+    command.set_defaults(run=reproduce)
     about = "write a mask for every image in a folder, as a run's model sees it"
     command = commands.add_parser("predict", help=about, description=about)
     command.add_argument("source", metavar="MODEL", help=MODEL)
@@ -293,6 +305,27 @@ def predict(given: argparse.Namespace) -> None:
             Path(place), given.images, given.out, Console(), given.site, given.stage, given.model,
             given.pattern, given.device, not given.no_overlays, called,
         )  # fmt: skip
+
+
+def reproduce(given: argparse.Namespace) -> int:
+    """Run a published table; see `fedcl.app.reproduce.reproduce`.
+
+    Raises:
+        ConfigError: a seed is none.
+    """
+    from fedcl.app.simulate import interruptibly
+
+    seeds = given.seeds.split(",") if given.seeds else []
+    if not all(seed.isdecimal() for seed in seeds):
+        raise ConfigError(f"reproduce --seeds: whole numbers needed, e.g. 42,43, got {given.seeds}")
+    only = given.only.split(",") if given.only else []
+
+    def act() -> int:
+        from fedcl.app.reproduce import reproduce as play
+
+        return play(given.table, given.root, given.out, [*map(int, seeds)], only, given.set)
+
+    return interruptibly(act)
 
 
 def rollback(given: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,17 @@ from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
+from fedcl.settings import flat
 
 RESUME = "run.resume"
-SHIFT = "shift"
-"""The group whose settings are some of the scenario's, `scenario.shift`."""
 FREE = (
     "engine", "tracking", "run.figures", "release.on_refusal", "release.name", "release.licence",
     "release.intended_use",
 )  # fmt: skip
 """What says where and how a run computes and is watched, not what it learns."""
 ABSENT = object()
+ELSEWHERE = ("protocol", "shift")
+"""Groups whose choice sets values of others and leaves none of its own in a configuration."""
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -58,24 +59,48 @@ def changes(arguments: Sequence[str]) -> Change:
         staying = {*_staying(SCENARIO.find(stored["scenario"]["name"]), "scenario")}
         staying |= {*_staying(STRATEGY.find(stored["strategy"]["name"]), "strategy")}
         staying |= {*_staying(Learner, "learner")}
-        given = {one.key_or_group: one for one in _parsed(others)}
-        for key, override in given.items():
+        allowed = f"{', '.join(f'{free}.*' for free in FREE[:2])}, " + ", ".join(
+            sorted(staying | {*FREE[2:]})
+        )
+        overrides = _parsed(others)
+        single = [one for one in overrides if one.key_or_group.partition("/")[0] not in ELSEWHERE]
+        if len(single) < len(overrides):  # what it says, other settings apart, shows in the whole
+            known = dict(flat(stored))
+            for key, value in flat(_begun(others)):
+                if known.get(key, value) != value and not _may_change(key, staying):
+                    raise _differs(key, allowed)
+        for override in single:
+            key = override.key_or_group
             value = ABSENT if override.is_delete() else override.value()
-            if _same(stored, key, value) or (key == SHIFT and _same_shift(stored, value, given)):
+            if _same(stored, key, value):
                 continue
             if key == "engine":
                 stored["engine"] = compose([f"engine={value}"])["engine"]
-            elif key in staying or any(f"{key}.".startswith(f"{free}.") for free in FREE):
+            elif _may_change(key, staying):
                 group, _, rest = key.partition(".")
                 stored[group] = OmegaConf.to_container(_updated(stored[group], rest, value))
             else:
-                raise ConfigError(
-                    f"{key}: a resumed run keeps its configuration, and this differs from what it "
-                    f"was begun with; only {', '.join(f'{free}.*' for free in FREE[:2])}, "
-                    f"{', '.join(sorted(staying | {*FREE[2:]}))} may be given"
-                )
+                raise _differs(key, allowed)
 
     return change
+
+
+def _begun(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration with which a run is begun by a command line."""
+    values = compose(arguments)
+    del values["run"]
+    return {**values, "timeline": inlined(values["timeline"])}
+
+
+def _may_change(key: str, staying: Collection[str]) -> bool:
+    return key in staying or any(f"{key}.".startswith(f"{free}.") for free in FREE)
+
+
+def _differs(key: str, allowed: str) -> ConfigError:
+    return ConfigError(
+        f"{key}: a resumed run keeps its configuration, and this differs from what it was begun "
+        f"with; only {allowed} may be given"
+    )
 
 
 def _parsed(arguments: Sequence[str]) -> list[Override]:
@@ -106,15 +131,6 @@ def _same(stored: dict[str, Any], key: str, value: Any) -> bool:
     if isinstance(now, dict) and isinstance(value, str):
         return bool(now.get("name") == value)
     return bool(now == value)
-
-
-def _same_shift(stored: dict[str, Any], name: Any, others: Container[str]) -> bool:
-    """Return whether a run has the shift of this name, but for what `others` say by themselves."""
-    none = {"strength": 0.0}
-    own = none | stored["scenario"].get(SHIFT, {})
-    wanted = compose([f"{SHIFT}={name}"])["scenario"].get(SHIFT, none)
-    left = [key for key in wanted if f"scenario.{SHIFT}.{key}" not in others]
-    return all(own.get(key) == wanted[key] for key in left)
 
 
 def _staying(settings: Any, key: str) -> Iterator[str]:

@@ -11,7 +11,9 @@ from fedcl.data.resampling import scaled
 
 Array = np.ndarray[Any, Any]
 
-NORMALISATIONS = ("zscore", "minmax", "percentile", "window", "none")
+NORMALISATIONS = ("zscore", "minmax", "minmax_clipped", "percentile", "window", "none")
+CLIPPED = (0.001, 0.99)
+"""What is least and most by "minmax_clipped", as in the published code of TED."""
 PERCENTILES = (0.5, 99.5)
 """What becomes 0 and 1 by "percentile"."""
 
@@ -53,12 +55,13 @@ class Intensities:
                 )
             return shown
         if region is not None or self.nonzero or self.how == "percentile":
-            return self._within(image, region)
-        from monai import transforms as mt  # takes seconds
+            found = self._within(image, region)
+        else:
+            from monai import transforms as mt  # takes seconds
 
-        change: Any = mt.NormalizeIntensity() if self.how == "zscore" else mt.ScaleIntensity()
-        found: Array = np.asarray(change(image))
-        return found
+            change: Any = mt.NormalizeIntensity() if self.how == "zscore" else mt.ScaleIntensity()
+            found = np.asarray(change(image))
+        return found.clip(*CLIPPED) if self.how == "minmax_clipped" else found
 
     def _within(self, image: Array, region: Array | None) -> Array:
         """Return a channel normalised by what counts of it; the rest becomes its minimum."""
@@ -71,7 +74,7 @@ class Intensities:
         if self.how == "zscore":
             middle, width = values.mean(), values.std()
         else:
-            ends = (0.0, 100.0) if self.how == "minmax" else PERCENTILES
+            ends = PERCENTILES if self.how == "percentile" else (0.0, 100.0)
             middle, high = np.percentile(values, ends)
             width = high - middle
         normal = (image - middle) / (width if width > 0 else 1.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +11,40 @@ from fedcl.errors import ConfigError
 from fedcl.models.base import ImageModel, Layers, of_dims
 from fedcl.settings import setting
 
+NORMS: dict[str, tuple[str, dict[str, bool]]] = {
+    "batch": ("BatchNorm", {}),
+    "batch_own": ("BatchNorm", {"track_running_stats": False}),
+    "instance": ("InstanceNorm", {}),
+}
+"""Of every normalisation its layer, and how it is asked for."""
+
 
 @dataclass
 class PlainUNet(ImageModel):
     """U-Net (Ronneberger et al., MICCAI 2015) with padded convolutions and normalisation.
 
     As large teacher (64 to 1024 channels, two convolutions per level) and small student (16 to
-    64, one) in Biswas, arXiv 2406.03173.
+    64, one) in Biswas, arXiv 2406.03173. With biases, without narrowing and first_norm it has the
+    form of Pérez-García's `unet` (Zenodo 3697931), on five levels that of TED's network.
 
     Attributes:
         channels: feature channels per level, at least two levels; each level below the first
             halves the resolution.
         convolutions: of width 3 per level, each with normalisation and ReLU.
-        norm: "batch", as published, or "instance".
+        norm: "batch", as published, "batch_own", the same without running statistics, so that
+            in tests too a batch is normalised by its own, or "instance".
+        bias: whether convolutions have one, although the normalisation takes it away.
+        narrowing: whether the transposed convolutions narrow to the channels of the level that
+            they lead to; otherwise they keep them, and the convolution after does.
+        first_norm: whether the very first convolution is normalised.
     """
 
     channels: list[int] = setting(factory=lambda: [16, 32, 64], low=1, high=4096)
     convolutions: int = setting(1, low=1, high=8)
-    norm: str = setting("batch", choices=("batch", "instance"))
+    norm: str = setting("batch", choices=tuple(NORMS))
+    bias: bool = False
+    narrowing: bool = True
+    first_norm: bool = True
 
     def __post_init__(self) -> None:
         """Check the depth."""
@@ -54,8 +71,9 @@ class Levels(nn.Module):
 
     def __init__(self, model: PlainUNet, channels: int, classes: int, dims: int) -> None:
         super().__init__()
-        pairs = zip([channels, *model.channels], model.channels, strict=False)
-        self.down = nn.ModuleList(level(model, before, after, dims) for before, after in pairs)
+        first, *further = pairwise([channels, *model.channels])
+        self.down = nn.ModuleList([level(model, *first, dims, model.first_norm)])
+        self.down.extend(level(model, before, after, dims) for before, after in further)
         self.segment = Upward(model, classes, dims)
         self._halve = of_dims("MaxPool", dims)(2)
 
@@ -77,11 +95,15 @@ class Upward(nn.Module):
 
     def __init__(self, model: PlainUNet, outputs: int, dims: int) -> None:
         super().__init__()
-        steps = list(zip(model.channels[:0:-1], model.channels[-2::-1], strict=True))
+        steps = list(pairwise(model.channels[::-1]))
+        handed = [up if model.narrowing else low for low, up in steps]
         self.widen = nn.ModuleList(
-            of_dims("ConvTranspose", dims)(low, up, 2, 2) for low, up in steps
+            of_dims("ConvTranspose", dims)(low, width, 2, 2)
+            for (low, _), width in zip(steps, handed, strict=True)
         )
-        self.up = nn.ModuleList(level(model, 2 * up, up, dims) for _, up in steps)
+        self.up = nn.ModuleList(
+            level(model, up + width, up, dims) for (_, up), width in zip(steps, handed, strict=True)
+        )
         self.head = of_dims("Conv", dims)(model.channels[0], outputs, 1)
 
     def forward(self, seen: Sequence[Tensor]) -> Tensor:
@@ -93,15 +115,26 @@ class Upward(nn.Module):
         return found
 
 
-def level(model: PlainUNet, before: int, after: int, dims: int) -> nn.Sequential:
-    """Return the convolutions of one level, from `before` channels to `after`."""
-    norm = of_dims("BatchNorm" if model.norm == "batch" else "InstanceNorm", dims)
+def level(
+    model: PlainUNet, before: int, after: int, dims: int, first_norm: bool = True
+) -> nn.Sequential:
+    """Return the convolutions of one level, from `before` channels to `after`.
+
+    Args:
+        model: says how many there are and how they are normalised.
+        before: channels of the input.
+        after: channels of the output.
+        dims: of an image, 2 or 3.
+        first_norm: whether the first one is normalised.
+    """
+    name, how = NORMS[model.norm]
     layers: list[nn.Module] = []
     for number in range(model.convolutions):
-        # The normalisation takes the mean away: a bias would have no effect.
-        layers += [
-            of_dims("Conv", dims)(after if number else before, after, 3, padding=1, bias=False),
-            norm(after, affine=True),
-            nn.ReLU(inplace=True),
-        ]
+        normalised = first_norm or number > 0
+        # A normalisation takes the mean away: a bias before it would have no effect.
+        bias, entering = model.bias or not normalised, after if number else before
+        layers.append(of_dims("Conv", dims)(entering, after, 3, padding=1, bias=bias))
+        if normalised:
+            layers.append(of_dims(name, dims)(after, affine=True, **how))
+        layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

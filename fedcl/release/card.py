@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedcl.data.intensities import PERCENTILES
+from fedcl.data.intensities import CLIPPED, PERCENTILES
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.learning.strategy import Strategy, Teaching
@@ -24,6 +24,8 @@ UNSTATED = "not stated"
 WAYS = {
     "zscore": "any: every image is brought to mean 0 and standard deviation 1",
     "minmax": "any: the least and the greatest value of every image become 0 and 1",
+    "minmax_clipped": "any: the least and the greatest value of every image become 0 and 1, then "
+    "what lies beyond {} and {} is cut".format(*CLIPPED),
     "percentile": "any: the percentiles {} and {} of every image become 0 and 1".format(
         *PERCENTILES
     ),

@@ -55,10 +55,15 @@ def draw(results: Results, pictures: Sequence[Picture], legend: str, folder: Pat
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        picture = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(picture)
-        write_atomically(paths[-1], picture.getvalue())
+        save(figure, paths[-1])
     return paths
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    write_atomically(path, picture.getvalue())
 
 
 def _timeline(results: Results) -> Figure:
@@ -218,16 +223,21 @@ def _overlays(pictures: Sequence[Picture], legend: str) -> Figure:
     for axes in grid.flat:
         axes.axis("off")
     for axes, picture in zip(grid.flat, pictures, strict=False):
-        axes.imshow(picture.image.numpy(), cmap="gray")
-        for mask, colour, style in (
-            (picture.label.numpy(), "#56B4E9", "solid"),
-            (picture.prediction.numpy(), "#E69F00", "dashed"),
-        ):
-            if mask.any() and not mask.all():
-                axes.contour(mask > 0, [0.5], colors=colour, linestyles=style, linewidths=1.2)
+        draw_case(axes, picture)
         axes.set_title(picture.title, size=7)
     figure.suptitle(legend, size=9, wrap=True)
     return figure
+
+
+def draw_case(axes: Axes, picture: Picture) -> None:
+    """Draw an image with the outlines of label and prediction."""
+    axes.imshow(picture.image.numpy(), cmap="gray")
+    for mask, colour, style in (
+        (picture.label.numpy(), "#56B4E9", "solid"),
+        (picture.prediction.numpy(), "#E69F00", "dashed"),
+    ):
+        if mask.any() and not mask.all():
+            axes.contour(mask > 0, [0.5], colors=colour, linestyles=style, linewidths=1.2)
 
 
 def _run(results: Results) -> str:

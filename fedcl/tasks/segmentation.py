@@ -4,9 +4,8 @@ import contextlib
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from statistics import fmean
 from typing import ClassVar
 
@@ -24,6 +23,7 @@ from fedcl.data.scans import InMemory, Scan
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
 from fedcl.tasks.base import Drawing, Look, Picture, Range, Task
+from fedcl.tasks.losses import LOSSES
 from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores
 
 
@@ -32,7 +32,7 @@ class Segmentation(Task):
     """Samples are slices or volumes: inputs (N, C, ...), targets class indices (N, 1, ...).
 
     Outputs are logits (N, K, ...), answers their softmax over K. The loss is Dice plus
-    cross-entropy.
+    cross-entropy, in one of two forms.
 
     Attributes:
         channels: of an image, C.
@@ -46,6 +46,7 @@ class Segmentation(Task):
         overlap: of the windows by which an image is answered that is larger than a sample.
         further: scores besides those that every case has.
         multiples: of what the sizes of a sample are multiples; empty for any.
+        form: of the loss, one of `LOSSES`.
     """
 
     words: ClassVar[str] = "images with label maps"
@@ -68,6 +69,7 @@ class Segmentation(Task):
     further: tuple[str, ...] = ()
     multiples: tuple[int, ...] = ()
     least: tuple[int, ...] = ()
+    form: str = "dice_ce"
 
     @property
     def ranges(self) -> Mapping[str, Range]:
@@ -198,7 +200,8 @@ class Segmentation(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return Dice plus cross-entropy."""
-        loss = ignoring_loss if self.ignores else segmentation_loss
+        plain, ignoring = LOSSES[self.form]
+        loss = ignoring if self.ignores else plain
         return loss(outputs, targets)
 
     def reduced(self, targets: Tensor, outputs: Tensor) -> Tensor:
@@ -316,44 +319,6 @@ def _look(case: Case, dims: int) -> Look:
 def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     """Return label maps, shape (N, 1, ...), in another size, voxel by voxel the nearest."""
     return F.interpolate(labels.float(), tuple(size), mode="nearest-exact").long()
-
-
-@lru_cache(maxsize=1)
-def _dice_and_cross_entropy() -> Callable[[Tensor, Tensor], Tensor]:
-    from monai.losses import DiceCELoss  # takes seconds
-
-    loss: Callable[[Tensor, Tensor], Tensor] = DiceCELoss(
-        softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0
-    )
-    return loss
-
-
-def segmentation_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return Dice plus cross-entropy.
-
-    Args:
-        outputs: logits, shape (N, K, ...).
-        targets: classes, shape (N, 1, ...).
-    """
-    return _dice_and_cross_entropy()(outputs, targets)
-
-
-def ignoring_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return `segmentation_loss` over the pixels that count.
-
-    Args:
-        outputs: logits, shape (N, K, ...).
-        targets: classes or `IGNORED`, shape (N, 1, ...).
-    """
-    from monai.losses import MaskedDiceLoss  # takes seconds
-    from monai.networks import one_hot
-
-    counts = targets != IGNORED
-    known = targets.where(counts, 0)
-    wanted = one_hot(known, outputs.shape[1])
-    overlap = MaskedDiceLoss(smooth_nr=1.0, smooth_dr=1.0)(outputs.softmax(1), wanted, counts)
-    apart = F.cross_entropy(outputs, known[:, 0], reduction="none")[:, None]
-    return overlap + (apart * counts).sum() / counts.sum().clamp(min=1)
 
 
 def _share(share: float) -> str:

@@ -25,6 +25,7 @@ from fedcl.data.reading import Files, Reader, read_pair
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import closest, setting
+from fedcl.tasks.losses import LOSSES
 from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
 from sites.parts.parted import PartedScenario
@@ -66,9 +67,10 @@ class ImageScenario(PartedScenario):
         overlap: of the windows by which an image is answered that is larger than `size` or
             `patch`.
         normalise: intensities, channel by channel over the volume: "zscore" (mean 0, standard
-            deviation 1), "minmax" (0 to 1), "percentile" (0.5 % and 99.5 % become 0 and 1),
-            "window", "none", a list of one of these for each channel, or "auto": a window for
-            channels that the layout says are CT, zscore for others.
+            deviation 1), "minmax" (0 to 1), "minmax_clipped" (the same, cut to 0.001 to 0.99),
+            "percentile" (0.5 % and 99.5 % become 0 and 1), "window", "none", a list of one of these
+            for each channel, or "auto": a window for channels that the layout says are CT, zscore
+            for others.
         window: the intensities that become -1 and 1.
         nonzero: whether voxels that are 0 are left out of the mean and deviation, and stay 0.
         margin: of slices, how many are kept above and below those with a label; null for all.
@@ -78,6 +80,8 @@ class ImageScenario(PartedScenario):
         ignore: mask values that count nowhere, neither in training nor in scores.
         same_origin: whether a mask is refused that its header places over a voxel away from its
             image; otherwise it is taken voxel by voxel.
+        loss: "dice_ce", Dice as a mean over samples and classes plus cross-entropy, or "dice_bce",
+            Dice as one ratio over batch and classes plus binary cross-entropy of every class.
         scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
             pictures), sensitivity, specificity, cldice (of centrelines) and auc.
         shift: imaginary scanners that images are passed through, site by site.
@@ -102,6 +106,7 @@ class ImageScenario(PartedScenario):
     site_labels: dict[str, Any] = setting(factory=dict)
     ignore: list[Any] = setting(factory=list)
     same_origin: bool = True
+    loss: str = setting("dice_ce", choices=tuple(LOSSES))
     scores: list[str] = setting(factory=list)
     shift: Shift = setting(factory=Shift)
     cache: str = setting("memory", choices=("memory", "disk"), effect=False)
@@ -169,6 +174,7 @@ class ImageScenario(PartedScenario):
             foreground=self.foreground,
             overlap=self.overlap,
             further=tuple(self.scores),
+            form=self.loss,
         )
 
     def preparation(self, modalities: Sequence[str]) -> Preparation:

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from fedcl.app.resuming import changes, resumed
+from fedcl.config.hydra import compose
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.settings import parse
@@ -115,6 +116,31 @@ def test_what_changes_the_results_is_refused(argument: str):
     key = argument.lstrip("+~").partition("=")[0]
     with pytest.raises(ConfigError, match=rf"^{key}: a resumed run keeps its configuration"):
         change(stored(), argument)
+
+
+PUBLISHED = ["protocol=ted_mnms", "scenario.root=/data/mnms", "strategy=lwf"]
+
+
+@pytest.mark.parametrize("more", [[], ["scenario.root=/elsewhere"], ["engine.workers=2"]])
+def test_a_protocol_given_again_is_no_change(more: list[str]):
+    stored = compose(PUBLISHED)
+    changes([*PUBLISHED, *more])(stored)
+    assert stored["scenario"]["root"] == (
+        "/elsewhere" if "elsewhere" in str(more) else "/data/mnms"
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "key"),
+    [
+        (["protocol=ted_prostate", *PUBLISHED[1:]], r"scenario\.\w+"),
+        ([*PUBLISHED, "protocol/target=r"], "scenario.labels"),
+        ([*PUBLISHED, "learner.epochs=3"], "learner.epochs"),
+    ],
+)
+def test_another_protocol_is_refused(others: list[str], key: str):
+    with pytest.raises(ConfigError, match=f"^{key}: a resumed run keeps its configuration"):
+        changes(others)(compose(PUBLISHED))
 
 
 def test_where_and_how_a_run_computes_may_change():

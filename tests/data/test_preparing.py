@@ -37,12 +37,12 @@ def by_numpy(values: np.ndarray, normalise: str, counts: np.ndarray | bool = Tru
     known = values[np.broadcast_to(counts, values.shape)].astype(np.float64)
     if normalise == "zscore":
         return (values - known.mean()) / known.std()
-    low, high = np.percentile(known, (0, 100) if normalise == "minmax" else (0.5, 99.5))
-    scaled = (values - low) / (high - low)
-    return scaled.clip(0, 1) if normalise == "percentile" else scaled
+    low, high = np.percentile(known, (0.5, 99.5) if normalise == "percentile" else (0, 100))
+    ends = {"percentile": (0, 1), "minmax_clipped": (0.001, 0.99)}.get(normalise, (None, None))
+    return ((values - low) / (high - low)).clip(*ends)
 
 
-@pytest.mark.parametrize("normalise", ["zscore", "minmax", "percentile"])
+@pytest.mark.parametrize("normalise", ["zscore", "minmax", "minmax_clipped", "percentile"])
 def test_every_channel_is_normalised_over_the_volume(normalise: str):
     image = volume().astype(np.float32)
     found = prepared(pair(image), normalise=normalise)
@@ -61,7 +61,7 @@ def test_without_normalising_values_stay():
     np.testing.assert_allclose(prepared(pair(image), normalise="none"), image, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("normalise", ["zscore", "minmax", "percentile"])
+@pytest.mark.parametrize("normalise", ["zscore", "minmax", "minmax_clipped", "percentile"])
 def test_what_is_ignored_has_no_say_and_becomes_the_minimum(normalise: str):
     image, labels = volume()[:1].astype(np.float32), np.zeros((4, 12, 15), np.uint8)
     labels[:, :5] = IGNORED

@@ -9,7 +9,8 @@ from fedcl.errors import ConfigError
 from fedcl.learning.step import Step, watch
 from fedcl.models.base import defined
 from fedcl.registry import MODEL
-from fedcl.tasks.segmentation import Segmentation, segmentation_loss
+from fedcl.tasks.losses import segmentation_loss
+from fedcl.tasks.segmentation import Segmentation
 from tests.conftest import read
 
 SMALL = {
@@ -20,6 +21,13 @@ SMALL = {
     "multitask_unet": {"channels": [4, 8, 16]},
     "multitask_swinunetr": {"features": 12, "depths": [1, 1, 1, 1]},
     "dynunet": {"filters": [4, 8, 16, 32]},
+    "swinunet": {
+        "features": 4,
+        "depths": [1, 2, 1],
+        "heads": [1, 2, 2],
+        "patch": 2,
+        "window": 2,
+    },
 }
 MULTITASK = [name for name in SMALL if name.startswith("multitask")]
 SPACE = {2: (64, 64), 3: (32, 32, 64)}
@@ -78,6 +86,63 @@ def test_the_plain_unet_has_the_parameters_of_its_formula(dims: int):
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 1_942_306),
+        ({"bias": True, "narrowing": False, "first_norm": False}, 2_313_906),
+    ],
+)
+def test_the_unet_of_ted_has_the_parameters_that_are_published(settings, expected: int):
+    levels = {"channels": [16, 32, 64, 128, 256], "convolutions": 2}
+    network = MODEL.make({"name": "plain_unet", **levels, **settings}).build(1, 2, 2)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "expected"), [(3, 9, 27_168_900), (1, 2, 27_165_156)]
+)
+def test_the_swin_unet_has_the_parameters_that_are_published(channels, classes, expected: int):
+    """27.17 million; colours and nine classes as its authors have."""
+    network = MODEL.make({"name": "swinunet"}).build(channels, classes, 2)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+@pytest.mark.parametrize(("window", "size"), [(7, 224), (6, 192), (2, 64)])
+def test_windows_divide_every_level_of_the_swin_unet(window: int, size: int):
+    model = MODEL.make({"name": "swinunet", "window": window})
+    assert list(model.multiples(2)) == [size, size]
+    sizes = [size // model.patch // 2**level for level in range(4)]
+    assert all(n % window == 0 for n in sizes) and sizes[-1] == window
+
+
+def test_blocks_are_left_out_in_training_alone():
+    settings = {**SMALL["swinunet"], "drop_path": 0.9}
+    network = MODEL.make({"name": "swinunet", **settings}).build(1, 2, 2)
+    images = torch.randn(4, 1, 16, 16)
+    given = [network.train()(images) for _ in range(8)]
+    assert any(not torch.equal(given[0], other) for other in given[1:])
+    assert torch.equal(network.eval()(images), network(images))
+
+
+def test_a_batch_is_normalised_by_its_own_in_tests_too():
+    """As in training: what an image gives depends on those beside it, and nothing is kept."""
+    model = MODEL.make({"name": "plain_unet", "channels": [4, 8], "norm": "batch_own"})
+    network, images = model.build(1, 2, 2), torch.randn(3, 1, 8, 8)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    trained = network.train()(images)
+    tested = network.eval()(images)
+    torch.testing.assert_close(tested, trained)
+    assert not torch.allclose(network(images[:1]), tested[:1])
+    assert not any("running" in key for key in before)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    first = network.get_submodule("down.0.0")(images)
+    by_hand = (first - first.mean((0, 2, 3), keepdim=True)) / (
+        first.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5
+    ).sqrt()
+    torch.testing.assert_close(network.get_submodule("down.0.1")(first), by_hand)
+
+
 def test_the_published_student_is_small_beside_its_teacher():
     teacher = {"name": "plain_unet", "channels": [64, 128, 256, 512, 1024], "convolutions": 2}
     large = sum(p.numel() for p in MODEL.make(teacher).build(1, 2, 2).parameters())
@@ -95,6 +160,9 @@ def test_the_published_student_is_small_beside_its_teacher():
         ({"name": "swinunetr", "features": 20}, "model.features: must be a multiple of 12"),
         ({"name": "swinunetr", "heads": [3, 6, 12]}, "model.heads: four numbers needed"),
         ({"name": "swinunetr", "heads": [5, 6, 12, 24]}, "5 does not divide the 12 channels"),
+        ({"name": "swinunet", "heads": [3, 6, 12]}, "model.heads: one number per level"),
+        ({"name": "swinunet", "heads": [3, 6, 12, 25]}, "25 does not divide the 768 channels"),
+        ({"name": "swinunet", "features": 9, "heads": [3, 6, 12, 24]}, "must be even, got 9"),
         ({"name": "dynunet", "filters": [8, 16]}, "model.filters: at least three levels"),
         ({"name": "dynunet", "strides": [2, 2]}, "model.strides: 3 needed for 4 levels, got 2"),
         ({"name": "dynunet", "kernels": [3]}, "model.kernels: 4 needed for 4 levels, got 1"),
@@ -112,7 +180,9 @@ BACKBONES = {
     "segresnet": ["model.filters=8", "model.down=[1,1]", "model.up=[1]"],
     "swinunetr": ["model.depths=[1,1,1,1]", "scenario.size=64"],
     "dynunet": ["model.filters=[8,16,32]", "model.supervised=1"],
-}
+    "swinunet": ["model.features=12", "model.depths=[1,1,1]", "model.heads=[1,2,3]",
+                 "model.window=2"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("strategy", ["plop", "tkrl"])
@@ -270,6 +340,6 @@ def test_what_monai_builds_alone_is_said_as_it_is_built(name: str):
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize("name", ["plain_unet", "dynunet", "multitask_unet", "multitask_swinunetr"])
+@pytest.mark.parametrize("name", ["plain_unet", "dynunet", "swinunet", *MULTITASK])
 def test_what_is_no_network_of_monais_is_not_said_to_be(name: str):
     assert MODEL.make({"name": name}).definition(1, 2, 2) == {}

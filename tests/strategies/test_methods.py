@@ -9,7 +9,8 @@ from torch import nn
 
 from fedcl.data.samples import Stacked
 from fedcl.errors import ConfigError, RunError
-from fedcl.tasks.segmentation import Segmentation, segmentation_loss
+from fedcl.tasks.losses import segmentation_loss
+from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import Timeline
 from strategies.mib import as_background
 from tests.small import Fixed, Whole, logits, make, step

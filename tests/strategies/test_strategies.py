@@ -10,7 +10,7 @@ from fedcl.errors import ConfigError
 from fedcl.learning.step import Step, held_statistics
 from fedcl.learning.strategy import Strategy
 from fedcl.registry import STRATEGY
-from fedcl.tasks.segmentation import segmentation_loss
+from fedcl.tasks.losses import segmentation_loss
 from strategies.parts.distillation import soft_cross_entropy
 from strategies.ted import TED
 from tests.conftest import ROOT

@@ -1,0 +1,244 @@
+"""Published tables: what a paper runs, what it reports of it, and our runs set beside that."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import fmean, stdev
+
+import yaml
+
+from fedcl.analysis.columns import Column, as_csv, number, piped
+from fedcl.analysis.runs import Group, Run
+from fedcl.analysis.statistics import Line, table
+from fedcl.analysis.tables import HELP, tabular
+from fedcl.config.hydra import CONF
+from fedcl.errors import ConfigError
+from fedcl.server.metrics import title_of
+from fedcl.settings import closest, parse, setting
+
+TABLES = CONF / "tables"
+FIGURES = ("avg", "ravg", "bwt", "rbwt")
+"""The figures of a table, beside distances and the scores of single sites."""
+DISTANCE = "hd95"
+
+
+@dataclass
+class Row:
+    """One row of a table.
+
+    Attributes:
+        title: the paper's name for it.
+        overrides: what makes it, on top of the protocol.
+        published: by figure, what the paper reports.
+    """
+
+    title: str
+    overrides: list[str] = setting(factory=list)
+    published: dict[str, float] = setting(factory=dict)
+
+
+@dataclass
+class Paper:
+    """A published table.
+
+    Attributes:
+        title: what it is about.
+        source: where it is published.
+        protocol: the set-up that all of its rows share.
+        seeds: with which it is run.
+        reference: the row that others are tested against.
+        holds_for: settings that the published numbers are of, where there are others.
+        notes: what a reader must know to compare.
+        rows: by their names; RAVG refers to `joint`.
+    """
+
+    title: str
+    source: str
+    protocol: str
+    seeds: list[int] = setting(factory=list, low=0)
+    reference: str = ""
+    holds_for: list[str] = setting(factory=list)
+    notes: list[str] = setting(factory=list)
+    rows: dict[str, Row] = setting(factory=dict)
+
+    def run_with(self, overrides: Sequence[str]) -> "Paper":
+        """Return the table as it is when its runs have further settings, which it then tells.
+
+        Published numbers that are of another setting are left out.
+        """
+        if not overrides:
+            return self
+        held = dict(one.split("=", 1) for one in self.holds_for)
+        given = dict(one.partition("=")[::2] for one in overrides)
+        other = [key for key, value in held.items() if given.get(key, value) != value]
+        notes = [*self.notes, f"run with {', '.join(overrides)}"]
+        if not other:
+            return replace(self, notes=notes)
+        notes.append(f"published numbers are left out: they are of {', '.join(self.holds_for)}")
+        rows = {name: replace(row, published={}) for name, row in self.rows.items()}
+        return replace(self, notes=notes, rows=rows)
+
+
+def names() -> list[str]:
+    """Return the names of the tables there are."""
+    return sorted(file.stem for file in TABLES.glob("*.yaml"))
+
+
+def paper(name: str) -> Paper:
+    """Return a published table by its name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in names():
+        raise ConfigError(
+            f"reproduce: there is no table {name!r}{closest(name, names())}; there are: "
+            f"{', '.join(names())}"
+        )
+    values = yaml.safe_load((TABLES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return parse(Paper, values, f"tables.{name}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row with the runs that were made of it."""
+
+    row: Row
+    line: Line
+    runs: Sequence[Run]
+
+
+def entries(one: Paper, groups: Sequence[Group]) -> list[Entry]:
+    """Return the rows of which there are runs, in the paper's order.
+
+    Args:
+        one: the published table.
+        groups: the runs of its rows, by their names.
+    """
+    runs = {group.name: group.runs for group in groups}
+    reference = one.reference if one.reference in runs else groups[0].name
+    lines = {line.name: line for line in table(groups, reference)}
+    return [Entry(row, lines[name], runs[name]) for name, row in one.rows.items() if name in runs]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is shown of every row.
+
+    Attributes:
+        name: in the CSV file.
+        title: for readers.
+        spread: mean and sample standard deviation over runs; None where there is none.
+    """
+
+    name: str
+    title: str
+    spread: Callable[[Entry], tuple[float | None, float | None]]
+
+
+def measures(found: Sequence[Entry]) -> list[Measure]:
+    """Return the figures, then score and distance at every site after the last stage."""
+    results = found[-1].runs[0].results
+    shown = [Measure(name, HELP[name][0], partial(_figure, name)) for name in FIGURES]
+    scores = {results.score: title_of(results.score)}
+    if DISTANCE in results.secondary:
+        scores[DISTANCE] = "HD95"
+        shown.append(Measure(DISTANCE, "HD95", partial(_at_end, DISTANCE, "")))
+    for score, title in scores.items():
+        for site in results.sites:
+            at_site = partial(_at_end, score, site)
+            shown.append(Measure(f"{score}_{site}", f"{title} {site}", at_site))
+    return shown
+
+
+def _figure(name: str, entry: Entry) -> tuple[float | None, float | None]:
+    return entry.line.mean[name], entry.line.std[name]
+
+
+def _at_end(score: str, site: str, entry: Entry) -> tuple[float | None, float | None]:
+    """Return a score after the last stage: at a site, or the mean over all if it is empty."""
+    values = []
+    for run in entry.runs:
+        own = run.results
+        matrix = own.matrix if score == own.score else own.secondary[score].matrix
+        last = [v for s, v in zip(own.sites, matrix[-1], strict=True) if site in ("", s)]
+        if None not in last:
+            values.append(fmean(value for value in last if value is not None))
+    return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
+
+
+def files(one: Paper, found: Sequence[Entry], notes: Sequence[str]) -> dict[str, str]:
+    """Return `table.csv`, `table.md` and `table.tex`, by their names.
+
+    Args:
+        one: the published table.
+        found: its rows; see `entries`.
+        notes: what a reader must know besides those of the table.
+    """
+    told = [*one.notes, *notes]
+    shown = _columns(one, found, "-")
+    header = [column.title for column in shown]
+    rows = [[column.text(entry) for column in shown] for entry in found]
+    marks = "".join(f"- {note}\n" for note in told)
+    return {
+        "table.csv": as_csv(_numbers(found), found),
+        "table.md": f"# {one.title}\n\n{one.source}\n\n{piped(header, rows)}\n{marks}",
+        "table.tex": tabular(header, rows, [one.source, *told]),
+    }
+
+
+def _columns(one: Paper, found: Sequence[Entry], dash: str) -> list[Column]:
+    """Return the columns for readers: published before measured, mean ± standard deviation."""
+    columns = [Column("method", "method", lambda entry: entry.row.title, "")]
+    for measure in measures(found):
+        if _published(measure, found):
+            text = partial(_reported, measure.name, dash)
+            columns.append(Column("", f"{measure.title} published", text, ""))
+        columns.append(Column("", measure.title, partial(_read, measure, dash), ""))
+    if any(entry.line.difference for entry in found):
+        columns += [
+            Column("", f"AVG - {one.reference} [95 %]", partial(_apart, dash), ""),
+            Column("", f"p ({one.reference})", lambda entry: number(entry.line.p, ".3g"), ""),
+        ]
+    return columns
+
+
+def _numbers(found: Sequence[Entry]) -> list[Column]:
+    """Return the columns for programs: every number in a cell of its own."""
+    columns = [
+        Column("method", "", lambda entry: entry.row.title, ""),
+        Column("row", "", lambda entry: entry.line.name, ""),
+        Column("runs", "", lambda entry: str(len(entry.runs)), ""),
+    ]
+    for measure in measures(found):
+        if _published(measure, found):
+            text = partial(_reported, measure.name, "")
+            columns.append(Column(f"{measure.name}_published", "", text, ""))
+        for index, name in enumerate((measure.name, f"{measure.name}_std")):
+            columns.append(Column(name, "", partial(_number, measure, index), ""))
+    return columns
+
+
+def _published(measure: Measure, found: Sequence[Entry]) -> bool:
+    return any(measure.name in entry.row.published for entry in found)
+
+
+def _reported(name: str, dash: str, entry: Entry) -> str:
+    return number(entry.row.published.get(name), ".3f") or dash
+
+
+def _number(measure: Measure, index: int, entry: Entry) -> str:
+    return number(measure.spread(entry)[index])
+
+
+def _read(measure: Measure, dash: str, entry: Entry) -> str:
+    mean, std = measure.spread(entry)
+    if mean is None:
+        return dash
+    form = "+.3f" if "bwt" in measure.name else ".2f" if DISTANCE in measure.name else ".3f"
+    return format(mean, form) + ("" if std is None else f" ± {std:{form.lstrip('+')}}")
+
+
+def _apart(dash: str, entry: Entry) -> str:
+    apart = entry.line.difference
+    return dash if apart is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*apart)

@@ -1,0 +1,83 @@
+"""Figures of a published table: its numbers in panels, and test cases as the methods see them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedcl.analysis.published import DISTANCE, FIGURES, Entry, Measure, measures
+from fedcl.reporting.figures import COLOURS, STYLES, draw_case
+from fedcl.tasks.base import Picture
+
+Pictures = Mapping[str, Mapping[str, Picture]]
+"""By the title of a row and the site: a test case with what the row's model says of it."""
+
+
+def panels(found: Sequence[Entry], title: str) -> Figure:
+    """Return the figures as bars, row by row, and the sites' scores and distances as lines.
+
+    A diamond is what is published.
+    """
+    every = measures(found)
+    bars = [one for one in every if one.name in FIGURES]
+    at_sites = [one for one in every if "_" in one.name]
+    scores = dict.fromkeys(one.name.partition("_")[0] for one in at_sites)
+    lines = [[one for one in at_sites if one.name.startswith(f"{s}_")] for s in scores]
+    figure = Figure(figsize=(15, 2.6 + 0.5 * len(found)), dpi=110, layout="constrained")
+    grid = figure.subplots(2, 3, squeeze=False)
+    for axes, measure in zip(grid[:, :2].flat, bars, strict=True):
+        _bars(axes, measure, found)
+    for axes, group in zip(grid[:, 2], lines, strict=False):
+        _by_site(axes, group, found)
+    for axes in grid[len(lines) :, 2]:
+        axes.set_axis_off()
+    figure.suptitle(title)
+    return figure
+
+
+def _bars(axes: Axes, measure: Measure, found: Sequence[Entry]) -> None:
+    places = np.arange(len(found))[::-1]
+    for place, entry in zip(places, found, strict=True):
+        mean, std = measure.spread(entry)
+        if mean is not None:
+            axes.barh(place, mean, height=0.7, xerr=std, color=COLOURS[0])
+        if measure.name in entry.row.published:
+            axes.plot(entry.row.published[measure.name], place, "D", color=COLOURS[3])
+    axes.set_yticks(places, [entry.row.title for entry in found], fontsize=7)
+    axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.set_title(measure.title, fontsize=9)
+
+
+def _by_site(axes: Axes, group: Sequence[Measure], found: Sequence[Entry]) -> None:
+    for number, entry in enumerate(found):
+        means = [measure.spread(entry)[0] for measure in group]
+        axes.plot(
+            range(len(group)), [np.nan if mean is None else mean for mean in means], marker="o",
+            markersize=3, linewidth=1.2, color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number // len(COLOURS) % len(STYLES)], label=entry.row.title,
+        )  # fmt: skip
+    kind = "HD95" if group[0].name.startswith(DISTANCE) else group[0].title.split()[0]
+    axes.set_xticks(range(len(group)), [one.name.partition("_")[2] for one in group], fontsize=7)
+    axes.set_title(f"{kind} of every site after the last stage", fontsize=9)
+    axes.legend(fontsize=6)
+
+
+def cases(pictures: Pictures) -> Figure:
+    """Return a test case of every site, in columns, as every method sees it, in rows."""
+    sites = list(dict.fromkeys(site for row in pictures.values() for site in row))
+    size = (1.8 * len(sites) + 1, 1.8 * len(pictures) + 0.5)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    grid = figure.subplots(len(pictures), len(sites), squeeze=False)
+    for (title, row), line in zip(pictures.items(), grid, strict=True):
+        for site, axes in zip(sites, line, strict=True):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if site in row:
+                draw_case(axes, row[site])
+        line[0].set_ylabel(title, fontsize=7)
+    for site, axes in zip(sites, grid[0], strict=True):
+        axes.set_title(site, fontsize=8)
+    figure.suptitle("test cases: label (blue, solid) and prediction (orange, dashed)", fontsize=9)
+    return figure

@@ -1,0 +1,121 @@
+"""The command `fedcl reproduce`: the runs of a published table, and the table beside its own."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from fedcl.analysis import published, published_figures
+from fedcl.analysis.runs import Group, Run
+from fedcl.analysis.sources import LeftOutError, read
+from fedcl.app.entry import run
+from fedcl.app.resuming import changes
+from fedcl.app.run_folder import holds_run
+from fedcl.app.segmented import segmented
+from fedcl.config.stored import stored
+from fedcl.errors import ConfigError, RunError
+from fedcl.files import write_atomically
+from fedcl.reporting.console import console
+from fedcl.reporting.figures import save
+from fedcl.server.results import Results
+
+
+def reproduce(
+    name: str,
+    root: Path,
+    out: Path,
+    seeds: Sequence[int],
+    only: Sequence[str],
+    overrides: Sequence[str],
+) -> int:
+    """Run what a table needs, one run after the other, and write it.
+
+    What is complete is not run again, what was begun goes on; either must have been begun with the
+    same settings.
+
+    Args:
+        name: of the table; see `fedcl.analysis.published`.
+        root: where the data of all sites lie.
+        out: gets `runs/ROW/seedN`, the tables, `figure.png`, `cases.png` and `segmentations/`.
+        seeds: empty for those of the table.
+        only: rows to run; empty for all. The table shows all that are complete.
+        overrides: of every run, after those of its row.
+
+    Returns:
+        The exit status: that of the first run that failed, else 0.
+
+    Raises:
+        ConfigError: no such table or row, or a run was begun with other settings.
+    """
+    paper = published.paper(name)
+    unknown = [row for row in only if row not in paper.rows]
+    if unknown:
+        raise ConfigError(
+            f"reproduce --only: {name} has no row {unknown[0]!r}; there are: "
+            f"{', '.join(paper.rows)}"
+        )
+    chosen = seeds or paper.seeds
+    planned = list(product(chosen, paper.rows))
+    for number, (seed, row) in enumerate(planned, start=1):
+        command = [
+            f"protocol={paper.protocol}",
+            f"scenario.root={_quoted(root)}",
+            f"seed={seed}",
+            *paper.rows[row].overrides,
+            *overrides,
+        ]
+        folder = _folder(out, row, seed)
+        if _complete(folder):
+            changes(command)(stored(folder))  # which the table shows, whether asked for or not
+            console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
+        elif not only or row in only:
+            console.rule(f"{row}, seed {seed} ({number} of {len(planned)})")
+            key = "run.resume" if holds_run(folder) else "run.dir"
+            code = run([*command, f"{key}={_quoted(folder)}"])
+            if code:
+                return code
+    _write(paper.run_with(overrides), out, chosen)
+    return 0
+
+
+def _folder(out: Path, row: str, seed: int) -> Path:
+    return out / "runs" / row / f"seed{seed}"
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as Hydra takes any."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _complete(folder: Path) -> bool:
+    results = Results.read(folder)
+    return results is not None and results.completed
+
+
+def _read(folder: Path) -> Run:
+    try:
+        return read(str(folder), folder)
+    except LeftOutError as reason:
+        raise RunError(f"reproduce: {folder}: {reason}; remove it, and it is run anew") from None
+
+
+def _write(paper: published.Paper, out: Path, seeds: Sequence[int]) -> None:
+    """Write tables, figures and segmentations of the rows of which all runs are complete."""
+    groups, lacking = [], []
+    for row in paper.rows:
+        folders = [_folder(out, row, seed) for seed in seeds]
+        if all(map(_complete, folders)):
+            groups.append(Group(row, [_read(folder) for folder in folders]))
+        else:
+            lacking.append(row)
+    notes = [f"not run, or not complete: {', '.join(lacking)}"] if lacking else []
+    found = published.entries(paper, groups)
+    first = {entry.row.title: Path(entry.runs[0].place) for entry in found}
+    with console.status("segmenting test cases"):
+        pictures, told = segmented(first, out / "segmentations")
+    for name, text in published.files(paper, found, [*notes, *told]).items():
+        write_atomically(out / name, text.encode())
+    save(published_figures.panels(found, paper.title), out / "figure.png")
+    if pictures:
+        save(published_figures.cases(pictures), out / "cases.png")
+    console.print((out / "table.md").read_text(encoding="utf-8"), markup=False, soft_wrap=True)
+    console.print(f"written to {out}", markup=False, soft_wrap=True)

@@ -1,0 +1,61 @@
+"""Dice as one ratio plus binary cross-entropy, against values of TED's published code.
+
+`dice_bce.npz`: logits and labels drawn from a seed (3 images of 16 x 16, two and three classes),
+and what the code of the paper gives on them, with its gradients.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedcl.data.labels import IGNORED
+from fedcl.tasks.losses import one_ratio_loss
+from fedcl.tasks.segmentation import Segmentation
+from tests.images import folder
+
+RECORDED = np.load(Path(__file__).parent / "dice_bce.npz")
+
+
+def recorded(classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits and targets."""
+    logits = torch.from_numpy(RECORDED[f"k{classes}/student"]).requires_grad_()
+    return logits, torch.from_numpy(RECORDED[f"k{classes}/labels"]).long()[:, None]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_parity_of_the_loss_and_its_gradient(classes: int):
+    logits, targets = recorded(classes)
+    loss = one_ratio_loss(logits, targets)
+    expected = sum(float(RECORDED[f"k{classes}/value/{term}"]) for term in ("dice", "bce"))
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    wanted = sum(RECORDED[f"k{classes}/gradient/{term}"] for term in ("dice", "bce"))
+    np.testing.assert_allclose(gradient.numpy(), wanted, rtol=1e-3, atol=1e-8)
+
+
+def test_what_is_ignored_has_no_say_in_the_ratio():
+    """As if the ignored rows were not there."""
+    logits, targets = recorded(3)
+    masked = targets.clone()
+    masked[:, :, :4] = IGNORED
+    found = one_ratio_loss(logits, masked)
+    assert found.item() == pytest.approx(one_ratio_loss(logits[:, :, 4:], targets[:, :, 4:]).item())
+    assert not torch.autograd.grad(found, logits)[0][:, :, :4].any()
+
+
+def test_certain_answers_have_a_finite_loss():
+    logits = torch.tensor([[[[80.0]], [[-80.0]]]], requires_grad=True)
+    loss = one_ratio_loss(logits, torch.ones(1, 1, 1, 1, dtype=torch.int64))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("ignore", [[], [9]])
+def test_the_loss_is_a_setting(ignore: list[int]):
+    logits, targets = recorded(2)
+    task = folder(loss="dice_bce", ignore=ignore).task
+    assert torch.equal(task.loss(logits, targets), one_ratio_loss(logits, targets))
+    other = Segmentation(1, 2).loss(logits, targets)
+    assert abs(task.loss(logits, targets) - other) > 0.05
