@@ -12,6 +12,7 @@ from fedcl.errors import ConfigError
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Requirements
 from fedcl.settings import setting
+from fedcl.tasks.segmentation import Segmentation
 from strategies.parts.distillation import Distilling
 
 
@@ -25,7 +26,8 @@ class PLOP(Distilling):
       is scaled to length 1.
     - Pseudo-labels: background pixels take the teacher's class where the entropy of its
       answer is at most `entropy`. They are meant for classes that the new site does not
-      label; where it labels all of them, as in a change of scanner, they have little to do.
+      mark (scenario.unmarked), and then are of these or background; where it marks all of
+      them, as in a change of scanner, they have little to do.
 
     Attributes:
         pod: weight of the feature term.
@@ -62,10 +64,16 @@ class PLOP(Distilling):
 
     def pseudo_labels(self, step: Step) -> Tensor:
         """Return the labels, with the teacher's where it is sure, shape (B, 1, H, W)."""
+        assert isinstance(step.task, Segmentation)
         q = step.teacher_answers
         entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
         sure = entropy < self.entropy * math.log(q.shape[1])
-        return torch.where(sure & (step.targets == 0), q.argmax(dim=1, keepdim=True), step.targets)
+        found = q.argmax(dim=1, keepdim=True)
+        may = step.targets == 0
+        for number, classes in enumerate(step.task.candidates, start=1):
+            allowed = torch.isin(found, torch.tensor(classes, device=found.device))
+            may |= (step.targets == -number) & allowed
+        return torch.where(sure & may, found, step.targets)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return the embedding of a feature map (B, F, ...), shape (B, P)."""

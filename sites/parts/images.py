@@ -27,7 +27,7 @@ from fedcl.errors import ConfigError, DataError
 from fedcl.settings import closest, setting
 from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
-from sites.parts.parted import PartedScenario
+from sites.parts.unmarked import UnmarkedScenario
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Patient:
 
 
 @dataclass
-class ImageScenario(PartedScenario):
+class ImageScenario(UnmarkedScenario):
     """Sites read from image and mask files.
 
     Attributes:
@@ -154,7 +154,7 @@ class ImageScenario(PartedScenario):
     def task(self) -> Segmentation:
         """Segmentation of these images."""
         dims = self.spatial_dims
-        return Segmentation(
+        task = Segmentation(
             Channels.of(self.channels).count,
             self.classes,
             bool(self.ignore),
@@ -165,6 +165,7 @@ class ImageScenario(PartedScenario):
             overlap=self.overlap,
             further=tuple(self.scores),
         )
+        return self.partly_marked(task)
 
     def preparation(self, modalities: Sequence[str]) -> Preparation:
         """Return what is made of the images.
@@ -217,12 +218,13 @@ class ImageScenario(PartedScenario):
 
     def check_sites(self, there: Sequence[str]) -> None:
         """Raise a ConfigError where settings name a site that is not there."""
-        for site in self.site_labels:
-            if site not in there:
-                raise ConfigError(
-                    f"scenario.site_labels.{site}: no such site{closest(site, list(there))}; "
-                    f"there are: {', '.join(there)}"
-                )
+        for name, sites in (("site_labels", self.site_labels), ("unmarked", self.unmarked)):
+            for site in sites:
+                if site not in there:
+                    raise ConfigError(
+                        f"scenario.{name}.{site}: no such site{closest(site, list(there))}; "
+                        f"there are: {', '.join(there)}"
+                    )
 
     # --- files -----------------------------------------------------------------------
 

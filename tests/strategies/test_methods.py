@@ -12,7 +12,7 @@ from fedcl.errors import ConfigError, RunError
 from fedcl.tasks.losses import segmentation_loss
 from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import Timeline
-from strategies.mib import as_background
+from strategies.mib import as_background, merged
 from tests.small import Fixed, Whole, logits, make, step
 from tests.summaries import Line, past
 
@@ -150,7 +150,7 @@ def test_mib_is_unbiased_in_both_terms():
     terms = make("mib", kd=2.0, unlabelled=[1], added=[2]).objective(here)
     kd = -(0.6 * math.log(0.7) + 0.4 * math.log(0.3))
     assert terms["kd"].item() == pytest.approx(2 * kd, rel=1e-4)
-    knows = make("mib", added=[2]).answers(torch.tensor([0.5, 0.3, 0.2]).reshape(1, 3, 1, 1))
+    knows = merged(torch.tensor([0.5, 0.3, 0.2]).reshape(1, 3, 1, 1), [2])
     assert knows.flatten().tolist() == pytest.approx([0.7, 0.3, 0.0])
     seg = segmentation_loss(
         torch.log(torch.tensor([0.8, 1e-9, 0.2])).reshape(1, 3, 1, 1), here.targets
