@@ -154,18 +154,21 @@ class Segmentation(Task):
         scans = [scan for case in cases for scan in case.scans]
         known = sum(scan.counts.known for scan in scans)
         ignored = sum(scan.counts.ignored for scan in scans)
-        counts = [sum(scan.counts[c] for scan in scans) for c in range(1, self.classes)]
+        unmarked = {number for case in data.train for number in case.unmarked}
+        labelled = [
+            "not marked"
+            if c in unmarked
+            else _share(sum(scan.counts[c] for scan in scans) / max(known, 1))
+            for c in range(1, self.classes)
+        ]
         planes = Counter(scan.plane for scan in scans if scan.plane)
         told = {
             "slices": str(sum(scan.own[0] for scan in scans)),
             "size": _several({"x".join(map(str, scan.own[-self.dims :])) for scan in scans}),
             "voxel": _several({_size(scan) for scan in scans}),
             "trained on": self._trained_on([scan for case in data.train for scan in case.scans]),
-            "labelled": ", ".join(_share(count / max(known, 1)) for count in counts),
+            "labelled": ", ".join(labelled),
         }
-        unmarked = {number for case in data.train for number in case.unmarked}
-        if unmarked:
-            told["not marked"] = ", ".join(map(str, sorted(unmarked)))
         if self.ignores or ignored:
             told["ignored"] = _share(ignored / max(known + ignored, 1))
         if planes:
@@ -274,7 +277,11 @@ class Segmentation(Task):
 
     def scored(self, site: str) -> tuple[str, ...]:
         """See `Task.scored`; of classes that its test masks do not mark there are no scores."""
-        unmarked = () if self.full_tests else self.unmarked.get(site, ())
+        return self.scores if self.full_tests else self.learned(site)
+
+    def learned(self, site: str) -> tuple[str, ...]:
+        """See `Task.learned`: the scores of the classes that its masks mark."""
+        unmarked = self.unmarked.get(site, ())
         return tuple(name for name in self.scores if class_of(name) not in unmarked)
 
     def marked(self, sites: Sequence[str]) -> list[int]:
