@@ -12,8 +12,7 @@ from fedcl.errors import ConfigError
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Requirements
 from fedcl.settings import setting
-from fedcl.tasks.segmentation import Segmentation
-from strategies.parts.distillation import Distilling
+from strategies.parts.distillation import Distilling, filled
 
 
 @dataclass
@@ -64,16 +63,10 @@ class PLOP(Distilling):
 
     def pseudo_labels(self, step: Step) -> Tensor:
         """Return the labels, with the teacher's where it is sure, shape (B, 1, H, W)."""
-        assert isinstance(step.task, Segmentation)
         q = step.teacher_answers
         entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
         sure = entropy < self.entropy * math.log(q.shape[1])
-        found = q.argmax(dim=1, keepdim=True)
-        may = step.targets == 0
-        for number, classes in enumerate(step.task.candidates, start=1):
-            allowed = torch.isin(found, torch.tensor(classes, device=found.device))
-            may |= (step.targets == -number) & allowed
-        return torch.where(sure & may, found, step.targets)
+        return filled(step.targets, q.argmax(dim=1, keepdim=True), sure, step.task)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return the embedding of a feature map (B, F, ...), shape (B, P)."""
