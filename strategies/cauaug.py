@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedcl.arrays import Arrays
 from fedcl.data.samples import Samples
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Form, Reporting
+from fedcl.seeding import torch_rng
 from fedcl.settings import setting
+from fedcl.tasks.segmentation import Segmentation
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
+from strategies.parts.random_network import Through, drawn_layers, seen_through, standard
 
-WIDTH = 32  # channels of the random network
 AT_ONCE = 16  # images whose spectra are summed at a time
 
 
@@ -24,20 +25,23 @@ class CauAug(Archiving):
 
     L = L_seg(p(A(x)), y) + kd * CE(q(x), p(A(x))) + dom * CE(q(F(x)), p(F(x)))
 
-    - A (AnaAug): a shallow random network drawn anew for every batch.
+    - A (AnaAug): a shallow random network, anew for every batch; tests see images through one, too.
     - F (DomAug): the phase of x with the mean Fourier magnitude of an earlier hospital, and
-      that hospital's mean and standard deviation. Per hospital these are what the server
-      keeps: one averaged spectrum and two numbers per channel, no image.
+      that hospital's mean and standard deviation: all that the server keeps, no image.
 
-    Departs from the paper: x is brought to [0, 1] before A, as its authors' images are (below
-    0 the leaky ReLUs would wipe out contrast), and A(x) to the mean and standard deviation
-    of x, since scenarios normalise differently; F matches the stored moments as they are
-    (the published code multiplies both by 10).
+    Departs from the published code: x is brought to [0, 1] before A, as its authors' images
+    are, and A(x) to the mean and standard deviation of x, since scenarios normalise
+    differently; in tests A is the same for all images, so that an answer depends on nothing
+    but the image and the weights; F matches the stored moments as they are, not times 10.
 
     Attributes:
         kd: weight of the term on x.
         dom: weight of the term on F(x).
-        ana: whether A is used; without it A(x) = x.
+        ana: whether A is used in training; without it A(x) = x.
+        test_networks: through how many test images are seen, logits averaged; 0: as they are.
+        deviation: of a hospital: the mean of those of its "images" (as published), or that of
+            all its pixels, "pooled".
+        domain: whether a hospital is drawn per "batch" (as published) or for every "image".
     """
 
     losses = ("kd", "dom")
@@ -45,21 +49,38 @@ class CauAug(Archiving):
     kd: float = setting(0.1, low=0)
     dom: float = setting(0.1, low=0)
     ana: bool = True
+    test_networks: int = setting(1, low=0, high=64)
+    deviation: str = setting("images", choices=("images", "pooled"))
+    domain: str = setting("batch", choices=("batch", "image"))
 
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return all terms."""
         if self.ana:
-            logits = step.probe(analytic(step.inputs, step.rng))
-            step.observe()
+            images = step.inputs
+            layers = drawn_layers(images.shape[1], images.ndim - 2, step.rng)
+            seen = seen_through(layers, images)
+            if self.test_networks:
+                logits = step.student(seen)
+            else:  # what running statistics describe is what tests show
+                logits = step.probe(seen)
+                step.observe()
         else:
             logits = step.outputs
         terms = {"seg": step.task.loss(logits, step.targets)}
         if step.teacher is not None:
             terms["kd"] = self.kd * soft_cross_entropy(logits, step.teacher_answers)
             if self.dom:
-                old = restyle(step.inputs, step.memory, step.rng)
+                count = 1 if self.domain == "batch" else len(step.inputs)
+                old = restyle(step.inputs, drawn(step.memory, count, step.rng))
                 terms["dom"] = self.dom * soft_cross_entropy(step.probe(old), step.ask_teacher(old))
         return terms
+
+    def answering(self, network: nn.Module, task: Segmentation) -> nn.Module:
+        """Have tests see images through random networks, the same for all of them."""
+        if not self.ana or not self.test_networks:
+            return network
+        rngs = (torch_rng("cauaug", number) for number in range(self.test_networks))
+        return Through(network, [drawn_layers(task.channels, task.dims, rng) for rng in rngs])
 
     def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
         """See `Strategy.reporting`."""
@@ -73,47 +94,26 @@ class CauAug(Archiving):
 
     def style(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return the mean magnitude (C, ..., W // 2 + 1), mean (C,) and deviation (C,)."""
-        spectrum, first, second = (torch.zeros(()) for _ in range(3))
+        spectrum, first, second, own = (torch.zeros(()) for _ in range(4))
         for part in samples.parts(AT_ONCE):
             images, space = part.inputs, tuple(range(2, part.inputs.ndim))
             spectrum = spectrum + torch.fft.rfftn(images, dim=space).abs().sum(dim=0).cpu()
             values = images.double()
             first = first + values.mean(dim=space).sum(dim=0).cpu()
             second = second + values.square().mean(dim=space).sum(dim=0).cpu()
+            own = own + values.std(dim=space, correction=0).sum(dim=0).cpu()
         count = len(samples)
         mean = first / count
-        std = (second / count - mean.square()).clamp_min(0).sqrt()
+        pooled = (second / count - mean.square()).clamp_min(0).sqrt()
+        std = pooled if self.deviation == "pooled" else own / count
         record = {"spectrum": spectrum / count, "mean": mean, "std": std}
         return {name: value.float().numpy() for name, value in record.items()}
 
 
-def analytic(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Return A(x): 3x3, 1x1, 3x3 and 1x1 convolutions with U(0, 1) weights, leaky ReLUs."""
-    channels, space = images.shape[1], tuple(range(2, images.ndim))
-    low, high = images.amin(dim=space, keepdim=True), images.amax(dim=space, keepdim=True)
-    convolve = F.conv2d if len(space) == 2 else F.conv3d
-    answer = (images - low) / (high - low).clamp_min(1e-6)
-    for inputs, outputs, size in (
-        (channels, WIDTH, 3), (WIDTH, WIDTH, 1), (WIDTH, WIDTH, 3), (WIDTH, channels, 1),
-    ):  # fmt: skip
-        weight = torch.rand(outputs, inputs, *(size,) * len(space), generator=rng).to(images.device)
-        bias = torch.rand(outputs, generator=rng).to(images.device)
-        answer = F.leaky_relu(convolve(answer, weight, bias, padding=size // 2))
-    std, mean = torch.std_mean(images, dim=space, keepdim=True)
-    return standard(answer) * std + mean
-
-
-def restyle(images: Tensor, archive: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
-    """Return F(x): every image in the style of a hospital drawn from `archive`."""
-    old = drawn(archive, len(images), rng)
+def restyle(images: Tensor, old: Mapping[str, Tensor]) -> Tensor:
+    """Return F(x): images in the styles of `old`, records of one hospital or one per image."""
     space = tuple(range(2, images.ndim))
     phase = torch.fft.rfftn(images, dim=space).angle()
     answer = torch.fft.irfftn(torch.polar(old["spectrum"], phase), images.shape[2:], dim=space)
     std, mean = (old[name].view(*old[name].shape, *(1,) * len(space)) for name in ("std", "mean"))
     return standard(answer) * std + mean
-
-
-def standard(images: Tensor) -> Tensor:
-    """Return every channel of every image with mean 0 and standard deviation 1."""
-    std, mean = torch.std_mean(images, dim=tuple(range(2, images.ndim)), keepdim=True)
-    return (images - mean) / std.clamp_min(1e-6)

@@ -25,9 +25,10 @@ class TKRL(LwF):
 
     - PCD: for every foreground class, probe images n minimise -mean(q_c(n)) + TV(n) from
       0.1 * Normal; L_pcd = CE(c, p(n)). The hospitals receive the probes.
-    - VMA: at every scale, the tenth of the positions where student and teacher differ with
-      most variance over channels; their union is replaced by a learned number, a light
-      decoder rebuilds the image from the student's features; L_vma is its mean squared error.
+    - VMA: at every scale, the tenth of the positions (rounded down, as published) where student
+      and teacher differ with most variance over channels; their union is replaced by a learned
+      number, a light decoder rebuilds the image from the student's features; L_vma is its mean
+      squared error.
 
     The decoder and the number stay at the hospital: they are no part of the model.
 
@@ -35,6 +36,7 @@ class TKRL(LwF):
         pcd: weight of the probes' term.
         vma: weight of the reconstruction.
         masked: share of the positions masked per scale.
+        rounding: of their number, "down" or "up": at coarse scales it decides how much is masked.
         probes: how they are made.
     """
 
@@ -43,6 +45,7 @@ class TKRL(LwF):
     pcd: float = setting(0.01, low=0)
     vma: float = setting(0.01, low=0)
     masked: float = setting(0.1, above=0, high=0.9)
+    rounding: str = setting("down", choices=("down", "up"))
     probes: Probes = setting(factory=Probes)
 
     @property
@@ -79,10 +82,11 @@ class TKRL(LwF):
 
     def mask(self, student: list[Tensor], teacher: list[Tensor], size: Sequence[int]) -> Tensor:
         """Return where they differ with most variance, boolean, shape (B, 1, ...)."""
+        whole = math.floor if self.rounding == "down" else math.ceil
         union = torch.zeros(len(student[0]), 1, *size, dtype=torch.bool, device=student[0].device)
         for one, other in zip(student, teacher, strict=True):
             variance = (one.detach() - other).float().var(dim=1, correction=0).flatten(1)
-            most = variance.topk(math.ceil(self.masked * variance.shape[1]), dim=1)
+            most = variance.topk(whole(self.masked * variance.shape[1]), dim=1)
             chosen = torch.zeros_like(variance).scatter_(1, most.indices, (most.values > 0).float())
             union |= F.interpolate(chosen.view(len(one), 1, *one.shape[2:]), size=tuple(size)) > 0
         return union

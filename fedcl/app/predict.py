@@ -79,7 +79,7 @@ def predict(
         raise ConfigError("--device: cuda was asked for, but no CUDA device is there") from None
     _check_new(out)
     torch.set_num_threads(one.learner.threads)
-    one.network.to(place)
+    one.answering.to(place)
     ((usual, _),) = Counter(tuple(files) for files in cases.values()).most_common(1)
     answered: list[Answered] = []
     failed: dict[str, str] = {}

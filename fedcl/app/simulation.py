@@ -217,8 +217,9 @@ def _pictures(
         network = hospital.load(
             model, records.to_record(shared), state.versions.get(site, 0), config.timeline.sites
         )
+        answering = config.job.strategy.answering(network, hospital.task).to(device)
         for case in drawing.drawn(hospital.data(site).test):
-            prediction = hospital.task.predict(network, case, device, settings.amp)
+            prediction = hospital.task.predict(answering, case, device, settings.amp)
             picture = drawing.picture(case, prediction)
             pictures.append(replace(picture, title=f"{site}: {picture.title}"))
     return pictures

@@ -25,7 +25,7 @@ from fedcl.hospital.cache import Cache
 from fedcl.hospital.checks import check, too_few
 from fedcl.hospital.forgetting import forget
 from fedcl.hospital.site import Hospital, MissingError
-from fedcl.hospital.teacher import teacher
+from fedcl.hospital.teacher import start, teacher
 from fedcl.learning import loop
 from fedcl.learning.descent import descent, moments_of
 from fedcl.learning.step import Lesson
@@ -208,6 +208,7 @@ def _lesson(
         round=call.round,
         start={name: value.detach().clone() for name, value in student.named_parameters()},
         **teacher(hospital, call, samples),
+        **start(hospital, call, student, samples),
     )
 
 

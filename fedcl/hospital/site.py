@@ -343,12 +343,13 @@ class Hospital:
         """
         task, settings = self.task, self.job.learner
         device = loop.device_of(settings)
+        answering = self.job.strategy.answering(network, task).to(device)
         found, seconds = [], 0.0
         for place in self.places:
             names = task.scored(place)[: 1 if split == "val" else None]
             for case in getattr(self.data(place), split):
                 started = time.perf_counter()
-                prediction = task.predict(network, case, device, settings.amp)
+                prediction = task.predict(answering, case, device, settings.amp)
                 seconds += time.perf_counter() - started
                 found.append((case.name, task.score(prediction, case, names)))
         return found, seconds

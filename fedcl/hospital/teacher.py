@@ -58,6 +58,28 @@ def taught(hospital: Hospital, call: TrainRequest) -> list[str]:
     return [site for stage in stages for site in stage if site not in call.lost]
 
 
+def start(
+    hospital: Hospital, call: TrainRequest, student: nn.Module, samples: Samples
+) -> dict[str, Any]:
+    """Return what the model that the round begins from says, where it is a second teacher.
+
+    In the first round of a run it has learned nothing, and says nothing.
+    """
+    job, teaching = hospital.job, hospital.job.strategy.teaching
+    if teaching is None or not teaching.drift or call.round == 1:
+        return {}
+    network = frozen(hospital, call.model, call.arrived)
+    network.load_state_dict(student.state_dict())
+    compute, learner = partial(job.task.answers, network), job.learner
+    shown = learner.steps * learner.batch_size if learner.steps else learner.epochs * len(samples)
+    again = shown > len(samples)  # else most of what was computed ahead would never be asked for
+    return {
+        "before": compute,
+        "answers_before": kept(compute, samples) if again else None,
+        "drift": teaching.drift,
+    }
+
+
 def rehearsal(
     hospital: Hospital, call: TrainRequest, network: nn.Module, samples: Samples
 ) -> Rehearsal | None:

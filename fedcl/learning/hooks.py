@@ -75,6 +75,8 @@ class Teaching:
         bank: whether the global model of every stage goes on answering for the sites of that
             stage.
         at_server: whether the server alone has the teacher; otherwise hospitals get it.
+        drift: weight of a second teacher, the global model that a round begins from, on the site's
+            own samples, from the second round on; 0 for none.
     """
 
     refresh: str = "stage"
@@ -84,6 +86,7 @@ class Teaching:
     file: Path | None = None
     bank: bool = False
     at_server: bool = False
+    drift: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what no teacher can be."""
@@ -291,6 +294,7 @@ CHECKS: dict[str, Check] = {
     "plan": _plan,
     "partition": _partition,
     "auxiliary": of_kind(nn.Module, optional=True),
+    "answering": of_kind(nn.Module),
     "buffer": of_kind(Stacked, optional=True),
     "reporting": of_kind(Reporting, optional=True),
     "refine": _refined,

@@ -93,7 +93,8 @@ def train(
             rng=rng,
         )
         with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
-            terms = joined(named("objective", strategy.objective(step)), step.model_loss())
+            own = named("objective", strategy.objective(step))
+            terms = joined(own, step.model_loss(), step.drift_loss())
         _check_declared(terms, known)
         optimiser.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()

@@ -16,6 +16,8 @@ from fedcl.errors import RunError
 from fedcl.models.base import Model
 from fedcl.tasks.base import Task
 
+DRIFT = "drift"
+"""The name of the loss that keeps a student near the model that a round began from."""
 PARTS = ("encoder", "bottleneck", "decoder", "aside")
 
 
@@ -98,6 +100,10 @@ class Lesson:
         memory: what the server remembers of earlier stages (`Strategy.remember`).
         auxiliary: the strategy's own trainable module, if it has one.
         start: the student's parameters when the round began.
+        before: gives what the student answered to any inputs when the round began; None where
+            nobody asks.
+        answers_before: gives likewise the answers to training samples of some indices.
+        drift: weight of the term that keeps the student near those answers.
         round: counted from 1 over all stages.
     """
 
@@ -113,6 +119,9 @@ class Lesson:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     auxiliary: nn.Module | None = None
     start: Mapping[str, Tensor] = field(default_factory=dict)
+    before: Callable[[Tensor], Tensor] | None = None
+    answers_before: Callable[[Tensor], Tensor] | None = None
+    drift: float = 0.0
     round: int = 1
 
 
@@ -153,6 +162,16 @@ class Step(Lesson):
         if not self.model.watched(self.student).aside:
             return {}
         return self.model.terms(self.activations.aside, self.inputs, self._judged)
+
+    def drift_loss(self) -> dict[str, Tensor]:
+        """Return what keeps the student near the model that the round began from, named."""
+        if self.before is None:
+            return {}
+        if self.answers_before is not None and self.index is not None:
+            answers = self.answers_before(self.index)
+        else:
+            answers = self.before(self.inputs)
+        return {DRIFT: self.drift * self.task.distance(self.outputs, answers)}
 
     def _judged(self, outputs: Tensor) -> Tensor:
         """Return the task's loss of other outputs than the network's last."""

@@ -28,7 +28,7 @@ from fedcl.learning.hooks import (
     StageSummary,
     Teaching,
 )
-from fedcl.learning.step import Activations, Step, joined, named
+from fedcl.learning.step import DRIFT, Activations, Step, joined, named
 from fedcl.models.base import Model
 from fedcl.tasks.base import Task
 from fedcl.timeline import Timeline
@@ -124,6 +124,15 @@ class Strategy:
         """
         return None
 
+    def answering(self, network: nn.Module, task: Any) -> nn.Module:
+        """Return what answers where a network is tested or put to use: by default itself.
+
+        Args:
+            network: in evaluation mode, with the weights of a round.
+            task: one that the method requires.
+        """
+        return network
+
     # --- at the server ---------------------------------------------------------------
 
     def refine(self, summary: RoundSummary) -> Arrays:
@@ -137,4 +146,5 @@ class Strategy:
 
 def declared(task: Task, strategy: Strategy, model: Model) -> frozenset[str]:
     """Return the names of the loss terms that training can have."""
-    return frozenset((task.term, *strategy.losses, *model.losses))
+    drift = [DRIFT] if strategy.teaching is not None and strategy.teaching.drift else []
+    return frozenset((task.term, *strategy.losses, *model.losses, *drift))

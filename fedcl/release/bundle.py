@@ -77,7 +77,8 @@ def write_bundle(
         RunError: it cannot be written.
     """
     task, network = one.task, one.network
-    definition = one.model.definition(task.channels, task.classes, task.dims)
+    own = one.answering is network
+    definition = one.model.definition(task.channels, task.classes, task.dims) if own else {}
     inference = _network(definition)
     normalise: str | tuple[str, ...] = ""
     if one.reads:

@@ -7,7 +7,7 @@ from typing import Any
 from fedcl.data.intensities import PERCENTILES
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
-from fedcl.learning.strategy import Strategy
+from fedcl.learning.strategy import Strategy, Teaching
 from fedcl.registry import STRATEGY
 from fedcl.release.described import scenario_of
 from fedcl.release.findings import ABSENT, WARNING, counted, failures, limits, privacy, scores
@@ -202,13 +202,21 @@ def _nameless(note: str) -> str:
     return what if count is None or what == note else what + count[0]
 
 
+def _teacher(teaching: Teaching | None) -> str:
+    """Who teaches."""
+    if teaching is None:
+        return "none"
+    beside = f", beside it {TEACHERS['round']} (weight {teaching.drift:g})"
+    return TEACHERS[teaching.changes] + beside * bool(teaching.drift)
+
+
 def _learning(results: Results, values: Mapping[str, Any], names: Names) -> str:
     """By which method."""
     strategy: Strategy = STRATEGY.make(values["strategy"])
     teaching = strategy.teaching
     lines = [
         f"Strategy: {_settings(values, 'strategy', names)}",
-        f"Teacher: {TEACHERS[teaching.changes] if teaching else 'none'}",
+        f"Teacher: {_teacher(teaching)}",
         f"Aggregation: {_settings(values, 'aggregation', names)}",
         f"Training at a hospital, per round: {_settings(values, 'learner', names)}",
         *(

@@ -38,7 +38,7 @@ def write_torchscript(file: Path, one: Trained) -> str:
     Raises:
         ConfigError: what is traced gives other numbers; nothing is left.
     """
-    network = one.network.cpu()
+    network = one.answering.cpu()
 
     def traced(images: Tensor) -> Network:
         found: Any = torch.jit.trace(network, images, check_trace=False)
@@ -60,7 +60,7 @@ def write_onnx(file: Path, one: Trained) -> str:
         import onnxruntime
     except ImportError:
         raise ConfigError(MISSING) from None
-    network = one.network.cpu()
+    network = one.answering.cpu()
 
     def exported(images: Tensor, dynamic: bool) -> Network:
         axes = {0: "batch"}
@@ -101,7 +101,7 @@ def _written(file: Path, one: Trained, write: Callable[[Tensor, bool], Network])
             with torch.no_grad(), _quiet():
                 made = write(_images(one, 2, shown[0]), dynamic)
                 off = max(
-                    _off(one.network, made, _images(one, n, s)) for s in shown for n in (1, 3)
+                    _off(one.answering, made, _images(one, n, s)) for s in shown for n in (1, 3)
                 )
         except OSError as error:
             raise RunError(f"{file}: cannot be written ({error.strerror or error})") from None

@@ -22,7 +22,7 @@ class Served:
     def predict(self, samples: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Return class probabilities, shape (N, K, ...), of samples, shape (N, C, ...)."""
         inputs = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
-        answers: np.ndarray = self.one.task.answers(self.one.network, inputs).numpy()
+        answers: np.ndarray = self.one.task.answers(self.one.answering, inputs).numpy()
         return answers
 
 

@@ -37,6 +37,7 @@ class Trained:
 
     Attributes:
         network: with the weights of a stage.
+        answering: what answers with it: the network itself, or what the strategy makes of it.
         scenario: as which images are read.
         task: that the network has learned, in samples of the size that it has seen.
         site: as whose images they are read; empty for those of no site.
@@ -47,6 +48,7 @@ class Trained:
     """
 
     network: nn.Module
+    answering: nn.Module
     scenario: Scenario
     task: Segmentation
     site: str
@@ -63,7 +65,7 @@ class Trained:
 
     def answer(self, alone: Alone, device: torch.device) -> Array:
         """Return the class of every voxel of an image, on its own grid, as it would be scored."""
-        (found,) = self.task.predict(self.network, alone.case, device, self.learner.amp)
+        (found,) = self.task.predict(self.answering, alone.case, device, self.learner.amp)
         (scan,) = alone.case.scans
         return np.asarray(restored(found, scan.own).max(0).indices.numpy())
 
@@ -151,7 +153,8 @@ def assembled(about: About, file: Path, site: str = "", architecture: str = "") 
     if about.architecture:  # of a bundle, which may come from anybody
         _check_fit(name, file, read(), build)
     network = build()
-    kept = STRATEGY.make(about.strategy).partition(network, 0).local | task.local(network)
+    strategy = STRATEGY.make(about.strategy)
+    kept = strategy.partition(network, 0).local | task.local(network)
     if kept:
         raise ConfigError(
             f"MODEL: the hospitals of {file.parent.parent} keep {', '.join(sorted(kept)[:3])} to "
@@ -163,7 +166,8 @@ def assembled(about: About, file: Path, site: str = "", architecture: str = "") 
         raise ConfigError(f"MODEL: {file} is not all of {name} ({problem})")
     arrays.into_network(network, weights)
     learner = parse(Learner, about.learner, "learner")
-    return Trained(network.eval(), scenario, fitted, site, learner, made[name], name, about)
+    answering = strategy.answering(network.eval(), fitted).eval()
+    return Trained(network, answering, scenario, fitted, site, learner, made[name], name, about)
 
 
 def _check_fit(

@@ -220,6 +220,10 @@ class Task(ABC):
     def answer(self, outputs: Tensor) -> Tensor:
         """Return what outputs say, in the form in which a teacher tells it."""
 
+    def distance(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        """Return how far a student's outputs are from a teacher's answers to the same inputs."""
+        return self.loss(outputs, answers)
+
     @abstractmethod
     def predict(self, network: nn.Module, case: Any, device: torch.device, amp: bool) -> Any:
         """Return what `network` makes of `case`, on the CPU, as `score` and `Drawing` take it."""

@@ -236,6 +236,10 @@ class Segmentation(Task):
         """Return class probabilities."""
         return torch.softmax(outputs.float(), dim=1)
 
+    def distance(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        """Return the cross-entropy with a teacher's probabilities, mean over batch and voxels."""
+        return F.cross_entropy(outputs, answers)
+
     def chunks(self, inputs: Tensor) -> Sequence[Tensor]:
         """Return inputs in parts of up to `fedcl.data.framing.VOXELS`, but whole images."""
         return inputs.split(at_once(inputs.shape[2:]))

@@ -21,12 +21,23 @@ class Teacher:
 
     Attributes:
         refresh: "stage", the global model at the end of the previous stage; "round", that
-            of the previous round; "ema", an exponential moving average over rounds.
+            of the previous round; "ema", an exponential moving average over rounds; "both", that of
+            the stage in the method's own terms, and that of the round, from the second on, against
+            drift between unequal hospitals: drift * CE(q_round, p) (FedGKD, Yao et al., 2021).
         decay: share of the old average kept per round ("ema").
+        drift: weight of the round's model ("both").
     """
 
-    refresh: str = setting("stage", choices=("stage", "round", "ema"))
+    refresh: str = setting("stage", choices=("stage", "round", "ema", "both"))
     decay: float = setting(0.9, low=0, high=1)
+    drift: float = setting(0.1, low=0)
+
+    @property
+    def teaching(self) -> Teaching:
+        """See `Strategy.teaching`."""
+        if self.refresh == "both":
+            return Teaching("stage", drift=self.drift)
+        return Teaching(self.refresh, self.decay)
 
 
 @dataclass
@@ -47,7 +58,7 @@ class Distilling(Strategy):
     @property
     def teaching(self) -> Teaching:
         """See `Strategy.teaching`."""
-        return Teaching(self.teacher.refresh, self.teacher.decay)
+        return self.teacher.teaching
 
 
 @dataclass

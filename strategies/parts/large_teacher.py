@@ -1,6 +1,6 @@
 """Strategies whose teacher may be of another architecture than the student."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedcl.errors import ConfigError
@@ -45,9 +45,8 @@ class DistillingLarge(Distilling):
     @property
     def teaching(self) -> Teaching:
         """See `Strategy.teaching`."""
-        return Teaching(
-            self.teacher.refresh,
-            self.teacher.decay,
+        return replace(
+            super().teaching,
             architecture=self.teacher.model or LARGEST,
             peers=self.teacher.peers,
             file=Path(self.teacher.file) if self.teacher.file else None,

@@ -32,6 +32,7 @@ RUNS = {
     "slices": ["scenario.spacing=[1.3,1.3]"],
     "stretched": ["scenario.resize=[16,24]"],
     "patches": ["scenario.spatial_dims=3", "scenario.patch=[4,16,16]"],
+    "through networks": ["strategy=cauaug", "strategy.test_networks=2", "scenario.size=18"],
     "volumes": ["scenario.spatial_dims=3", "scenario.spacing=auto", "augment=light"],
     "architectures": [
         "models.large.name=unet", "models.large.channels=[4,8,16]", "sites.B.model=large",

@@ -72,6 +72,18 @@ def test_torchscript_gives_the_masks_of_predict(root: Path, run: Path, tmp_path:
     assert check_same(tmp_path / "out", tmp_path / "masks") == 6
 
 
+def test_what_a_strategy_makes_of_the_network_is_written(root: Path, tmp_path: Path):
+    """CauAug's tests see images through random networks: so do a bundle and TorchScript."""
+    run = simulated(tmp_path / "run", root, *LABELS, "strategy=cauaug", "scenario.size=18")
+    assert export(run, tmp_path / "bundle") == 0 == export(run, tmp_path / "model.ts")
+    network = torch.jit.load(tmp_path / "model.ts")
+    answered(tmp_path / "bundle", root / "A" / "images", tmp_path / "out", network)
+    for model in (run, tmp_path / "bundle"):
+        masks = tmp_path / f"masks of {model.name}"
+        assert predict(model, root / "A" / "images", masks) == 0
+        assert check_same(tmp_path / "out", masks) == 6
+
+
 @pytest.mark.parametrize("size", [(8, 8, 8), (4, 26, 10), (16, 16, 32)])
 @pytest.mark.parametrize("count", [1, 5])
 def test_any_size_and_batch_will_do(run: Path, tmp_path: Path, size: tuple[int, ...], count: int):
@@ -105,7 +117,7 @@ def test_what_gives_other_numbers_is_not_left_behind(run: Path, tmp_path: Path, 
     from fedcl.errors import ConfigError
 
     one = trained(run, None, None, None)
-    one = replace(one, network=Fickle(one.network).eval())
+    one = replace(one, answering=Fickle(one.network).eval())
     write = portable.write_onnx if kind == "onnx" else portable.write_torchscript
     with pytest.raises(ConfigError, match="cannot be written for other programs"):
         write(tmp_path / "m.part", one)
@@ -117,7 +129,7 @@ def test_of_one_size_is_what_is_always_shown_in_that_size(root: Path, tmp_path: 
 
     run = simulated(tmp_path / "run", root, *LABELS, *RUNS["slices"], "learner.steps=1")
     one = trained(run, None, None, None)
-    one = replace(one, network=Fickle(one.network, one.task.window).eval())
+    one = replace(one, answering=Fickle(one.network, one.task.window).eval())
     for write, file in ((portable.write_onnx, "m.onnx"), (portable.write_torchscript, "m.ts")):
         assert "images of this one size, checked on 16x16" in write(tmp_path / file, one)
     assert session(tmp_path / "m.onnx").get_inputs()[0].shape == ["batch", 1, 16, 16]

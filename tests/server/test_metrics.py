@@ -1,12 +1,9 @@
 """The figures of a run, on matrices small enough to reckon by hand."""
 
-import numpy as np
 import pytest
 
 from fedcl.server.metrics import forgetting_by_site, summary
-from tests.conftest import ROOT
 
-PARITY = ROOT.parent / "shared" / "parity" / "ted.npz"
 SITES = ["A", "B", "C"]
 MATRIX = [
     [0.8, 0.3, 0.1],  # after A
@@ -103,14 +100,3 @@ def test_rbwt_is_undefined_where_nothing_was_learned():
     figures = summary(rows, trained, ["A", "B"], [0.0, 0.0])
     assert figures["rbwt"] is None and figures["bwt"] == pytest.approx(0.4)
     assert summary(rows[:1], trained[:1], ["A", "B"], [0.0, 0.0])["rbwt"] is None
-
-
-@pytest.mark.skipif(not PARITY.exists(), reason="no ../shared/parity/ted.npz")
-def test_parity_of_the_figures_with_the_published_formulas():
-    recorded = np.load(PARITY)
-    rows = recorded["figures/matrix"].tolist()
-    sites = [f"S{n}" for n in range(len(rows))]
-    figures = summary(rows, [[site] for site in sites], sites, [0.0] * len(sites))
-    for name in ("avg", "bwt", "rbwt"):
-        wanted = float(recorded[f"figures/value/{name}"])
-        assert figures[name] == pytest.approx(wanted, rel=1e-6), name

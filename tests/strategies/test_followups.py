@@ -12,19 +12,21 @@ from fedcl.data.crops import Crops, Item
 from fedcl.data.samples import Stacked
 from fedcl.data.scans import Scan
 from fedcl.learning.step import Activations
-from fedcl.tasks.losses import segmentation_loss
-from strategies.cauaug import analytic, restyle, standard
-from strategies.parts.anatomy import SECTORS, levels, places, quantiles, regions, reshape
+from fedcl.seeding import torch_rng
+from strategies.cauaug import restyle
 from strategies.parts.decoder import Decoder
-from strategies.souvenir import repaint
-from tests.small import Whole, ce, logits, make, step
+from strategies.parts.distillation import drawn
+from strategies.parts.random_network import Through, drawn_layers, seen_through, standard
+from tests.small import TASK, Whole, ce, logits, make, step
 from tests.summaries import Line, past
 
 # --- CauAug ----------------------------------------------------------------------------------
 
 
-def archive(images: torch.Tensor, stage: int = 0, site: str = "A") -> dict[str, torch.Tensor]:
-    cauaug = make("cauaug")
+def archive(
+    images: torch.Tensor, stage: int = 0, site: str = "A", **settings: object
+) -> dict[str, torch.Tensor]:
+    cauaug = make("cauaug", **settings)
     slices = Stacked(images, images.long())
     reports = {site: cauaug.style(nn.Identity(), slices)}
     memory = cauaug.remember(past(nn.Identity(), stage=stage, reports=reports))
@@ -40,7 +42,10 @@ def test_cauaug_archive_holds_mean_magnitude_mean_and_deviation():
     assert set(kept) == {"2/S/spectrum", "2/S/mean", "2/S/std"}
     torch.testing.assert_close(kept["2/S/spectrum"].flatten(), expected)
     assert kept["2/S/mean"].item() == pytest.approx(2)
-    assert kept["2/S/std"].item() == pytest.approx(images.std(correction=0).item())
+    own = (14 / 4) ** 0.5, 3**0.5  # of either image
+    assert kept["2/S/std"].item() == pytest.approx(sum(own) / 2)
+    pooled = archive(images, deviation="pooled")["0/A/std"].item()
+    assert pooled == pytest.approx(images.std(correction=0).item())
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 10), (1, 6, 8, 10)])
@@ -48,7 +53,7 @@ def test_cauaug_style_is_numpys_of_slices_and_volumes(shape: tuple[int, ...]):
     images = np.random.default_rng(0).normal(3, 2, (5, *shape)).astype(np.float32)
     space = tuple(range(2, images.ndim))
     samples = Stacked(torch.from_numpy(images), torch.zeros(5, 1, *shape[1:]).long())
-    told = make("cauaug").style(nn.Identity(), samples)
+    told = make("cauaug", deviation="pooled").style(nn.Identity(), samples)
     expected = {
         "spectrum": np.abs(np.fft.rfftn(images, axes=space)).mean(0),
         "mean": images.mean((0, *space)),
@@ -90,7 +95,7 @@ def test_cauaug_restyle_keeps_the_phase_and_takes_magnitude_and_moments():
         torch.randn(6, 1, 8, 8, generator=rng) * 3 + 5,
         torch.randn(2, 1, 8, 8, generator=rng),
     )
-    styled = restyle(new, archive(old), rng)
+    styled = restyle(new, drawn(archive(old, deviation="pooled"), 2, rng))
     assert styled.mean((2, 3)).flatten().tolist() == pytest.approx(
         [old.mean().item()] * 2, rel=1e-4
     )
@@ -107,7 +112,7 @@ def test_cauaug_restyle_keeps_the_phase_and_takes_magnitude_and_moments():
 def test_cauaug_own_style_changes_nothing_about_one_image(size: tuple[int, ...]):
     image = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(
-        restyle(image, archive(image), torch.Generator()), image, atol=0.05, rtol=0.05
+        restyle(image, drawn(archive(image), 1, torch.Generator())), image, atol=0.05, rtol=0.05
     )
 
 
@@ -115,7 +120,8 @@ def test_cauaug_own_style_changes_nothing_about_one_image(size: tuple[int, ...])
 def test_cauaug_random_network_keeps_moments_and_is_drawn_anew(size: tuple[int, ...]):
     rng = torch.Generator().manual_seed(0)
     images = torch.randn(3, 1, *size, generator=rng) * 2 + 1
-    one, two = analytic(images, rng), analytic(images, rng)
+    layers = [drawn_layers(1, len(size), rng) for _ in range(2)]
+    one, two = (seen_through(drawn, images) for drawn in layers)
     for answer in (one, two):
         torch.testing.assert_close(answer.flatten(2).mean(2), images.flatten(2).mean(2))
         torch.testing.assert_close(answer.flatten(2).std(2), images.flatten(2).std(2))
@@ -149,8 +155,56 @@ def test_cauaug_leaves_running_statistics_to_the_images():
     images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 + 5
     labels = torch.zeros(8, 1, 4, 4, dtype=torch.int64)
     here = step(logits(0.5), None, student=student, inputs=images, targets=labels)
-    make("cauaug").objective(here)
+    make("cauaug", test_networks=0).objective(here)
     torch.testing.assert_close(layer.running_mean, images.mean((0, 2, 3)))
+
+
+def test_cauaug_running_statistics_are_of_what_tests_show():
+    layer = nn.BatchNorm2d(1, momentum=1.0)
+    student = nn.Sequential(layer, nn.Conv2d(1, 2, 1)).train()
+    images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 + 5
+    labels = torch.zeros(8, 1, 4, 4, dtype=torch.int64)
+    here = step(logits(0.5), None, student=student, inputs=images, targets=labels)
+    layers = drawn_layers(1, 2, torch.Generator().manual_seed(0))
+    make("cauaug").objective(here)
+    seen = seen_through(layers, images)
+    torch.testing.assert_close(layer.running_var, seen.var((0, 2, 3)))
+    assert not torch.allclose(seen, images, atol=0.1)
+
+
+def test_cauaug_draws_a_hospital_per_batch_or_per_image(monkeypatch: pytest.MonkeyPatch):
+    counts: list[int] = []
+
+    def counted(archive: object, count: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        counts.append(count)
+        return drawn(archive, count, rng)
+
+    monkeypatch.setattr("strategies.cauaug.drawn", counted)
+    memory = archive(torch.randn(4, 1, 1, 2))
+    here = step(logits(0.8, 0.3), logits(0.9, 0.4), batch=3, memory=memory)
+    for domain in ("batch", "image"):
+        make("cauaug", domain=domain).objective(here)
+    assert counts == [1, 3]
+
+
+@pytest.mark.parametrize("networks", [1, 3])
+def test_cauaug_tests_see_images_through_the_same_random_networks(networks: int):
+    cauaug, network = make("cauaug", test_networks=networks), Line(0.7, 0.1)
+    images = torch.randn(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    one, other = (cauaug.answering(network, TASK) for _ in range(2))
+    found = one(images)
+    assert found.equal(other(images)) and torch.allclose(found[2:3], one(images[2:3]), atol=1e-6)
+    assert not torch.allclose(found, network(images), atol=0.01)
+    assert isinstance(one, Through) and one.state_dict().keys() == {"network.a", "network.b"}
+    rngs = [torch_rng("cauaug", number) for number in range(networks)]
+    each = [network(seen_through(drawn_layers(1, 2, rng), images)) for rng in rngs]
+    torch.testing.assert_close(found, torch.stack(each).mean(0))
+
+
+@pytest.mark.parametrize("settings", [{"ana": False}, {"test_networks": 0}])
+def test_cauaug_tests_see_images_as_they_are_where_asked(settings: dict[str, object]):
+    network = Line()
+    assert make("cauaug", **settings).answering(network, TASK) is network
 
 
 # --- TKRL ------------------------------------------------------------------------------------
@@ -182,6 +236,10 @@ def test_tkrl_masks_where_the_difference_varies_most_over_channels():
     expected = torch.zeros(4, 10, dtype=torch.bool)
     expected[2:, 8:] = True
     assert mask[0, 0].equal(expected)
+    few = make("tkrl", masked=0.05).mask([student], [teacher], (4, 10))
+    assert not few.any(), "half a position is none ..."
+    rounded = make("tkrl", masked=0.05, rounding="up").mask([student], [teacher], (4, 10))
+    assert rounded[0, 0].equal(expected), "... or one"
     nothing = make("tkrl", masked=0.1).mask([teacher], [teacher], (4, 10))
     assert not nothing.any(), "where nothing differs nothing is masked"
 
@@ -243,136 +301,3 @@ def test_only_a_decoder_that_is_used_is_made():
     seen = Activations(image, [torch.zeros(1, 4, 4, 4), torch.zeros(1, 8, 2, 2)], [], [])
     assert make("tkrl", vma=0.0).auxiliary(seen, seen, image) is None
     assert make("tkrl").auxiliary(seen, seen, image)(seen.features, image).shape == (1, 1, 8, 8)
-
-
-# --- Souvenir --------------------------------------------------------------------------------
-
-
-def disc(size: int = 32, cx: float = 0.0, cy: float = 0.0, r: float = 0.3) -> torch.Tensor:
-    """Return a label with one disc, centre and radius in [-1, 1], shape (1, 1, H, W)."""
-    axis = (torch.arange(size) * 2 + 1) / size - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return ((x - cx).square() + (y - cy).square() < r**2).long()[None, None]
-
-
-def test_places_are_centre_and_log_extent():
-    place = places(disc(64, 0.25, -0.5, 0.4))[0]
-    assert place[:2].tolist() == pytest.approx([0.25, -0.5], abs=0.01)
-    # The coordinates of a disc have the standard deviation r / 2.
-    assert place[2:].exp().tolist() == pytest.approx([0.2, 0.2], rel=0.05)
-    assert places(torch.zeros(1, 1, 8, 8).long()).tolist() == [[0.0] * 4]
-
-
-def test_regions_are_rings_times_sectors():
-    label = disc(64, r=0.4)
-    region = regions(label)[0]
-    ring, sector = region // SECTORS, region % SECTORS
-    middle = 32
-    assert [ring[middle, middle + at].item() for at in (0, 11, 14, 18, 30)] == [0, 1, 2, 3, 4]
-    assert (ring <= 1).equal(label[0, 0] > 0), "core and inner rim are the organ"
-    right, below, left, above = (sector[at].item() for at in ((32, 60), (60, 32), (32, 3), (3, 32)))
-    assert len({right, below, left, above}) == SECTORS
-
-
-def test_quantiles_of_every_region_are_numpys():
-    images = torch.randn(2, 2, 32, 32, generator=torch.Generator().manual_seed(0))
-    region = regions(torch.cat([disc(), disc(r=0.5)]))
-    found, pixels = quantiles(images, region, 5)
-    for sample, number in ((0, 0), (0, 7), (1, 12), (1, 19)):
-        values = images[sample, :, region[sample] == number].numpy()
-        assert pixels[sample, number] == values.shape[1]
-        expected = np.quantile(values, np.linspace(0, 1, 5), axis=1).T
-        np.testing.assert_allclose(found[sample, :, number], expected, atol=1e-6)
-
-
-def test_levels_are_ranks_within_the_region():
-    image = torch.tensor([[3.0, 1.0], [2.0, 9.0]]).reshape(1, 1, 2, 2)
-    region = torch.tensor([[[0, 0], [0, 5]]])
-    assert levels(image, region).flatten().tolist() == pytest.approx([5 / 6, 1 / 6, 3 / 6, 0.5])
-
-
-def souvenirs(images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    report = make("souvenir").look_around(nn.Identity(), Stacked(images, labels))
-    assert sum(value.size for value in report.values()) <= 250, "some 200 numbers"
-    return {name: torch.from_numpy(value)[None] for name, value in report.items()}
-
-
-def test_repainting_gives_every_region_the_old_quantiles():
-    rng = torch.Generator().manual_seed(0)
-    labels = disc(r=0.5)
-    old, new = (
-        torch.randn(1, 1, 32, 32, generator=rng) * 3 + 1,
-        torch.rand(1, 1, 32, 32, generator=rng),
-    )
-    left = souvenirs(old, labels)
-    painted = repaint(new, labels, left, 0.0, rng)
-    region = regions(labels)
-    got, want = quantiles(painted, region, 9)[0], left["quantiles"]
-    assert (got - want)[..., 2:7].abs().max() < 0.3, "up to the few pixels of a region"
-    assert painted.mean().item() == pytest.approx(old.mean().item(), abs=0.2)
-    for number in (0, 19):  # the order of pixels within a region stays
-        inside = region[0] == number
-        one, two = new[0, 0][inside].argsort(), painted[0, 0][inside].argsort()
-        assert one.equal(two)
-
-
-def test_a_region_the_old_hospital_never_saw_is_left_alone():
-    labels, images = disc(r=0.5), torch.rand(1, 1, 32, 32)
-    left = souvenirs(torch.randn(1, 1, 32, 32), torch.zeros_like(labels))
-    painted = repaint(images, labels, left, 0.0, torch.Generator())
-    organ = labels > 0
-    assert painted[organ].equal(images[organ]) and not painted[~organ].equal(images[~organ])
-
-
-def test_reshaping_moves_and_scales_the_organ_with_its_image():
-    labels = disc(64, -0.3, 0.2, 0.2)
-    images = labels.float() * 5
-    wanted = places(disc(64, 0.25, -0.1, 0.4))
-    place = torch.stack([torch.zeros_like(wanted), wanted], dim=1)
-    known = torch.ones(1, dtype=torch.bool)
-    moved, marks = reshape(images, labels, place, known, torch.Generator())
-    torch.testing.assert_close(places(marks), wanted, atol=0.05, rtol=0.1)
-    agree = ((moved > 2.5).long() == marks).float().mean()
-    assert agree > 0.99, "image and label move together"
-    stays = reshape(images, labels, place, ~known, torch.Generator())
-    torch.testing.assert_close(stays, (images, labels))
-
-
-def test_an_organ_made_smaller_leaves_no_unlabelled_image_of_itself():
-    labels = disc(64, 0.5, 0.0, 0.45)
-    small = places(disc(64, 0.5, 0.0, 0.2))
-    place = torch.stack([torch.zeros_like(small), small], dim=1)
-    known = torch.ones(1, dtype=torch.bool)
-    moved, marks = reshape(labels.float(), labels, place, known, torch.Generator())
-    assert (moved > 0.5).float().sum().item() == pytest.approx(marks.sum().item(), rel=0.05)
-
-
-def test_souvenir_terms_and_switches():
-    left = {
-        f"0/A/{k}": v[0]
-        for k, v in souvenirs(torch.randn(2, 1, 8, 8), disc(8).repeat(2, 1, 1, 1)).items()
-    }
-    p, q = torch.full((64,), 0.8), torch.full((64,), 0.9)
-    given = dict(inputs=torch.rand(1, 1, 8, 8), targets=disc(8), memory=left)
-    answers = [torch.stack([torch.log(1 - v), torch.log(v)]).reshape(1, 2, 8, 8) for v in (p, q)]
-    here = step(*answers, **given)
-    terms = make("souvenir", seg=2.0, kd=3.0, shape=False).objective(here)
-    assert terms["kd"].item() == pytest.approx(3 * ce(0.9, 0.8), rel=1e-4)
-    expected = 2 * segmentation_loss(answers[0], given["targets"]).item()
-    assert terms["restaged"].item() == pytest.approx(expected, rel=1e-4)
-    assert here.student.shown[-1].equal(here.teacher.shown[-1])
-    assert not here.student.shown[-1].equal(here.inputs)
-    plain = step(*answers, **given)
-    make("souvenir", shape=False, look=False).objective(plain)
-    assert plain.student.shown[-1].equal(plain.inputs)
-
-
-@pytest.mark.parametrize("labels", [torch.zeros(2, 1, 8, 8).long(), torch.ones(2, 1, 8, 8).long()])
-def test_souvenir_bears_slices_without_an_organ_or_full_of_it(labels: torch.Tensor):
-    images = torch.zeros(2, 1, 8, 8)  # constant as well
-    left = {f"0/A/{k}": v[0] for k, v in souvenirs(images, labels).items()}
-    assert all(torch.isfinite(value).all() for value in left.values())
-    answer = torch.zeros(1, 2, 8, 8)
-    here = step(answer, answer, inputs=images, targets=labels, memory=left)
-    terms = make("souvenir").objective(here)
-    assert all(torch.isfinite(term) for term in terms.values())
