@@ -83,12 +83,12 @@ class UnmarkedScenario(PartedScenario):
     def _told(self, site: str, unmarked: Sequence[int], cases: Sequence[Case]) -> list[Note]:
         """Return what a site does not mark, and what of its masks is not used therefore."""
         names = [self.called(site, number) for number in unmarked]
-        told = [Note(f"not marked by scenario.unmarked: {', '.join(names)}; background may be it")]
+        told = [Note(f"background may be {' or '.join(names)}, not marked (scenario.unmarked)")]
         for number, name in zip(unmarked, names, strict=True):
             found = [(sum(s.counts[number] for s in case.scans), case.name) for case in cases]
             voxels = sum(count for count, _ in found)
             if voxels:
-                what = f"{voxels} voxels of {name} hidden by scenario.unmarked in cases"
+                what = f"{voxels} voxels of {name} hidden (scenario.unmarked)"
                 told.append(Note(what, tuple(case for count, case in found if count)))
         return told
 

@@ -99,8 +99,8 @@ def test_what_is_not_marked_is_background_in_masks(
     hidden = sum(s.counts[2] for part in (full.train, full.val, full.test)
                  for case in part for s in case.scans)  # fmt: skip
     told = list(map(str, data.notes))
-    assert told[0] == "not marked by scenario.unmarked: the label 2; background may be it"
-    assert told[1].startswith(f"{hidden} voxels of the label 2 hidden by scenario.unmarked in")
+    assert told[0] == "background may be the label 2, not marked (scenario.unmarked)"
+    assert told[1].startswith(f"{hidden} voxels of the label 2 hidden (scenario.unmarked): p")
 
 
 def test_digests_do_not_tell_where_images_are_held(
@@ -155,8 +155,8 @@ def test_inspect_says_what_is_not_marked(root: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "not marked" in next(line for line in said.splitlines() if "labelled" in line)
     for site, number in (("A", 2), ("B", 1)):
-        assert f"note: site {site}: not marked by scenario.unmarked: the label {number};" in said
-        assert f"voxels of the label {number} hidden by scenario.unmarked in cases: p" in said
+        assert f"note: site {site}: background may be the label {number}, not marked" in said
+        assert f"voxels of the label {number} hidden (scenario.unmarked): p" in said
 
 
 # --- what they are trained on ----------------------------------------------------------------
