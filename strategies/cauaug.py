@@ -45,6 +45,7 @@ class CauAug(Archiving):
     """
 
     losses = ("kd", "dom")
+    leaves = "of its images, per channel, mean Fourier magnitude, mean and deviation"
 
     kd: float = setting(0.1, low=0)
     dom: float = setting(0.1, low=0)

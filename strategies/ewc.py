@@ -33,6 +33,7 @@ class EWC(Strategy):
     """
 
     losses = ("penalty",)
+    leaves = "how much every weight matters to its images, one number per weight"
 
     weight: float = setting(0.3, low=0)
 

@@ -33,6 +33,8 @@ class FieldServerDistillation(Strategy):
         lr: the server's learning rate, falling to a tenth in the course of a round.
     """
 
+    leaves = "the server reads every hospital's own field, not their average alone"
+
     steps: int = setting(600, low=1)
     batch_size: int = setting(1024, low=1, high=2**20)
     lr: float = setting(5e-4, above=0, high=1)

@@ -17,7 +17,7 @@ from fedcl.tasks.segmentation import Segmentation
 from strategies.parts.anatomy import REGIONS, levels, places, quantiles, regions, reshape
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
-QUANTILES, AT_ONCE = 9, 16  # from 0 to 1, per region; images that are looked at at a time
+QUANTILES, AT_ONCE = 9, 16  # from 0 to 1, per region; images at a time
 
 
 @dataclass
@@ -26,11 +26,10 @@ class Souvenir(Archiving):
 
     L = L_seg(p(x), y) + seg * L_seg(p(R(x)), R(y)) + kd * CE(q(R(x)), p(R(x)))
 
-    A hospital leaves some 200 numbers: for every region around the organ (4 sectors times 5 rings)
-    nine quantiles of the intensity, averaged over images, and their deviation between images; and
-    mean and deviation of the organ's centre and extent. R draws an earlier hospital for every
-    image, moves and scales image and label as one of that hospital's might lie, and gives every
-    region its quantiles. Old appearances are learned with true labels, without any old image.
+    A hospital leaves some 200 numbers: for every region around the organ (4 sectors, 5 rings) mean
+    and deviation of nine quantiles of the intensity, and those of the organ's centre and extent. R
+    draws a hospital for every image, moves and scales image and label as that one's might lie, and
+    gives every region its quantiles: old looks are learned with true labels, without any old image.
 
     Attributes:
         seg: weight of the segmentation of restaged images.
@@ -41,6 +40,7 @@ class Souvenir(Archiving):
     """
 
     losses = ("restaged", "kd")
+    leaves = "quantiles of its images in 20 regions around the organ, and where that lies"
     seg: float = setting(1.0, low=0)
     kd: float = setting(0.5, low=0)
     shape: bool = True

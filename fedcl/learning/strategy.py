@@ -46,9 +46,12 @@ class Strategy:
     Attributes:
         losses: names of the loss terms that `objective` and `distil` give besides the task's own;
             the server takes no others from hospitals.
+        leaves: what leaves a site besides what the task names, in words; written into every run's
+            results and into model cards. Where there is a `reporting`, it must be told.
     """
 
     losses: ClassVar[tuple[str, ...]] = ()
+    leaves: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         """Have what the hooks of a method return checked: a slip is told where it is made."""

@@ -89,7 +89,7 @@ def outcome(
         teacher_sha256=arrays.digest(state.teacher) if teaching and teaching.file else None,
         privacy={
             "name": name_of(config.privacy),
-            "leaves": task.leaves,
+            "leaves": "; ".join(filter(None, (task.leaves, config.job.strategy.leaves))),
             **config.privacy.spent(_rounds(config, state)),
         },
         forgot=state.forgot,

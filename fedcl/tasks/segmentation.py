@@ -59,9 +59,7 @@ class Segmentation(Task):
     chunk: ClassVar[int] = IMAGES
     case: ClassVar[str] = "patient"
     legend: ClassVar[str] = "test cases: label (blue, solid) and prediction (orange, dashed)"
-    leaves: ClassVar[str] = (
-        "no image leaves a site; weights, case names, scores and what the strategy reports do"
-    )
+    leaves: ClassVar[str] = "no image leaves a site; weights, case names and scores do"
 
     channels: int
     classes: int

@@ -64,7 +64,7 @@ def test_every_hook_of_a_strategy_is_told_with_its_arguments():
         r"^\| `(\w+)(?:\(self(?:, )?(.*?)\))? -> (.*?)`(.*?)\|", PAGE.read_text(), re.M
     )
     hooks = {name: hook for name, hook in vars(Strategy).items() if not name.startswith("_")}
-    assert hooks.pop("losses") == ()
+    assert hooks.pop("losses") == () and hooks.pop("leaves") == ""
     assert sorted(name for name, *_ in told) == sorted(hooks)
     for name, arguments, result, words in told:
         hook = hooks[name]
@@ -83,7 +83,8 @@ def _plain(annotations: str) -> str:
 
 
 def test_all_that_a_step_has_is_told():
-    inner = {"answers", "views", "model_loss"}  # how answers are kept, and what the loop asks
+    # How answers are kept, and what the loop asks.
+    inner = {"answers", "views", "model_loss"} | {"before", "answers_before", "drift", "drift_loss"}
     there = {name for name in [*vars(Step), *vars(Lesson)] if not name.startswith("_")}
     there |= {*Lesson.__annotations__, *Step.__annotations__}
     table = PAGE.read_text().split("### What a step has")[1].split("###")[0]

@@ -8,6 +8,7 @@ from torch import nn
 
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Step, held_statistics
+from fedcl.learning.strategy import Strategy
 from fedcl.registry import STRATEGY
 from fedcl.tasks.losses import segmentation_loss
 from strategies.parts.distillation import soft_cross_entropy
@@ -189,6 +190,14 @@ def test_defaults_of_the_yaml_are_those_of_the_class():
     for path in folder.glob("*.yaml"):
         values = yaml.safe_load(path.read_text())
         assert STRATEGY.make(values) == STRATEGY.make({"name": values["name"]}), path.name
+
+
+@pytest.mark.parametrize("name", STRATEGY.available())
+def test_what_hospitals_report_is_told_in_words(name: str):
+    """Wherever more than weights and scores reaches the server, results.json says what."""
+    strategy = make(name)
+    more = type(strategy).reporting is not Strategy.reporting
+    assert bool(strategy.leaves) == (more or strategy.requirements.every_update)
 
 
 def test_ted_is_a_strategy_of_its_module_alone():
