@@ -26,7 +26,7 @@ FREE = (
 IGNORED = (
     "engine", "tracking", "run", "learner.threads", "learner.device", "learner.compile",
     "learner.loaders", "scenario.cache", "scenario.cache_gb", "scenario.scores",
-    "scenario.table", "scenario.splits",
+    "scenario.table", "scenario.splits", "scenario.unmarked_sets",
 )  # fmt: skip
 """What does not change what is learned, and where files lie: digests tell data apart."""
 
