@@ -1,13 +1,14 @@
-"""The benchmark of forgetting, on an experiment of seconds: it resumes, tunes and reports."""
+"""Benchmarks on experiments of seconds: they resume, tune and report."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import forgetting
+from benchmarks import forgetting, shift
 from benchmarks.forgetting import Bench, Method, Work
 from tests.conftest import TINY, read
+from tests.predicted import LABELS, hospitals
 
 pytestmark = pytest.mark.slow
 
@@ -77,3 +78,26 @@ def test_a_methods_own_settings_win_over_tuned_and_common_ones(work: Work):
     assert overrides.count("strategy.terms=kd") == 1
     assert "strategy.terms=all" not in overrides and "strategy.x=1" in overrides
     assert "seed=3" in overrides and "timeline.stages=[[A],[C]]" in overrides
+
+
+def test_a_strength_is_told_by_what_fine_tuning_loses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    root = hospitals(tmp_path / "data")
+    frame = ("scenario=folder", f"scenario.root={root}", "scenario.patient='^(.+)$'", *LABELS)
+    monkeypatch.setattr(shift, "DATA", {"tiny": (*frame, "model.channels=[4,8]")})
+    monkeypatch.setattr(shift, "RUNS", dict.fromkeys(shift.RUNS, ("listed",)))
+    asked = ["--out", str(tmp_path / "out"), "--rounds=1", "--steps=5"]
+    shift.main([*asked, "--strengths=1", "learner.lr=0.02"])
+    tuned, alone = (
+        read(tmp_path / "out" / "tiny" / f"{name}-listed-1-learner.lr-0.02")
+        for name in ("finetune", "individual")
+    )
+    said = capsys.readouterr().out
+    figures = tuned["metrics"]
+    line = f"| 1 | {figures['plasticity']:.3f} | {figures['bwt']:+.3f} | "
+    assert line in said and f" | {alone['metrics']['avg']:.3f} |" in said
+    assert f"{-figures['rbwt']:.0%}" in said and tuned["seed"] == shift.SEED
+    assert "scanner t2_weighted" in " ".join(tuned["notes"]["B"])
+    shift.main([*asked, "--strengths=0,1", "--report", "learner.lr=0.02"])
+    assert f"| 0 | - | - | - | - |\n{line}" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
 
 RESUME = "run.resume"
+SHIFT = "shift"
+"""The group whose settings are some of the scenario's, `scenario.shift`."""
 FREE = (
     "engine", "tracking", "run.figures", "release.on_refusal", "release.name", "release.licence",
     "release.intended_use",
@@ -56,10 +58,10 @@ def changes(arguments: Sequence[str]) -> Change:
         staying = {*_staying(SCENARIO.find(stored["scenario"]["name"]), "scenario")}
         staying |= {*_staying(STRATEGY.find(stored["strategy"]["name"]), "strategy")}
         staying |= {*_staying(Learner, "learner")}
-        for override in _parsed(others):
-            key = override.key_or_group
+        given = {one.key_or_group: one for one in _parsed(others)}
+        for key, override in given.items():
             value = ABSENT if override.is_delete() else override.value()
-            if _same(stored, key, value):
+            if _same(stored, key, value) or (key == SHIFT and _same_shift(stored, value, given)):
                 continue
             if key == "engine":
                 stored["engine"] = compose([f"engine={value}"])["engine"]
@@ -104,6 +106,15 @@ def _same(stored: dict[str, Any], key: str, value: Any) -> bool:
     if isinstance(now, dict) and isinstance(value, str):
         return bool(now.get("name") == value)
     return bool(now == value)
+
+
+def _same_shift(stored: dict[str, Any], name: Any, others: Container[str]) -> bool:
+    """Return whether a run has the shift of this name, but for what `others` say by themselves."""
+    none = {"strength": 0.0}
+    own = none | stored["scenario"].get(SHIFT, {})
+    wanted = compose([f"{SHIFT}={name}"])["scenario"].get(SHIFT, none)
+    left = [key for key in wanted if f"scenario.{SHIFT}.{key}" not in others]
+    return all(own.get(key) == wanted[key] for key in left)
 
 
 def _staying(settings: Any, key: str) -> Iterator[str]:

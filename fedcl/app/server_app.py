@@ -53,7 +53,9 @@ OWN = (
     "model.weights",
 )  # fmt: skip
 """Paths: of the hospitals or of this machine, never of who starts a run."""
-SIMULATED = ("timeline.dropout", "timeline.stragglers", "timeline.centralised")
+SIMULATED = (
+    "timeline.dropout", "timeline.stragglers", "timeline.centralised", "scenario.shift.strength",
+)  # fmt: skip
 
 app = ServerApp()
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +114,15 @@ class Scenario(ABC):
     def without(self, site: str) -> dict[str, Any]:
         """Return the settings that name `site`, as they are when it has no part.
 
-        All that is said site by site (a mapping with its name among the keys) and `stages` are
-        taken care of. Where other sites' data would become others without it, as where each has
-        a share of one folder, a scenario says here how they stay as they were.
+        All that is said site by site (a mapping with its name among the keys, in a group of
+        settings as well) and `stages` are taken care of. Where other sites' data would become
+        others without it, as where each has a share of one folder, a scenario says here how they
+        stay as they were.
 
         Raises:
             DataError, ConfigError: that cannot be.
         """
-        settings = asdict(self)
-        changed = {
-            name: {key: one for key, one in value.items() if key != site}
-            for name, value in settings.items()
-            if isinstance(value, dict) and site in value
-        }
+        changed = less(self, site)
         left = [[one for one in stage if one != site] for stage in self.stages]
         return changed | {"stages": [stage for stage in left if stage]}
 
@@ -200,6 +196,18 @@ class PatientScenario(Scenario):
     def called(self, site: str, number: int) -> str:
         """Return how the users at a site call a class."""
         return f"class {number}"
+
+
+def less(settings: Any, site: str) -> dict[str, Any]:
+    """Return those settings of a group that are said site by site, less those of a site."""
+    changed: dict[str, Any] = {}
+    for name, value in asdict(settings).items():
+        if is_dataclass(getattr(settings, name)):
+            own = less(getattr(settings, name), site)
+            changed |= {name: value | own} if own else {}
+        elif isinstance(value, dict) and site in value:
+            changed[name] = {key: one for key, one in value.items() if key != site}
+    return changed
 
 
 def misfit(cases: Any, task: Segmentation) -> str | None:

@@ -11,7 +11,8 @@ from fedcl.server.results import Results
 def decided(values: Mapping[str, Any], results: Results) -> dict[str, Any]:
     """Return the settings of a run's scenario as its model knows it.
 
-    Who held what in the run plays no part: tables and splits are not read.
+    Who held what in the run plays no part: tables and splits are not read. Nor do imaginary
+    scanners: a new image comes from a real one.
 
     Args:
         values: the run's configuration.
@@ -19,8 +20,9 @@ def decided(values: Mapping[str, Any], results: Results) -> dict[str, Any]:
     """
     found = results.from_data | results.settled
     settings = {key.removeprefix("scenario."): value for key, value in found.items()}
-    none = {key: None for key in ("table", "splits") if key in values["scenario"]}
-    return {**values["scenario"], **settings, **none}
+    none: dict[str, Any] = {"table": None, "splits": None, "shift": {}}
+    own = {key: none.get(key, value) for key, value in values["scenario"].items()}
+    return own | settings
 
 
 def scenario_of(values: Mapping[str, Any], results: Results) -> Scenario:

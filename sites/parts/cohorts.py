@@ -46,8 +46,7 @@ class CohortScenario(ImageScenario):
     table_site: str = ""
 
     def __post_init__(self) -> None:
-        """Check labels and shares; read the table."""
-        super().__post_init__()
+        """Read the table; check shares and labels."""
         if self.table is not None:
             self.cohorts = self._tabled(folder_of(self.table, "scenario.table"))
         for site, cohort in self.cohorts.items():
@@ -56,6 +55,7 @@ class CohortScenario(ImageScenario):
         total = sum(cohort.share or 0.0 for cohort in self.cohorts.values())
         if total > 1 + 1e-9:
             raise ConfigError(f"scenario.cohorts: the shares add up to {total:g}, more than 1")
+        super().__post_init__()  # which may ask for the sites
 
     def _tabled(self, file: Path) -> dict[str, Cohort]:
         """Return the sites of a table, in the order in which they come up."""

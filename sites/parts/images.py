@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +28,7 @@ from fedcl.errors import ConfigError, DataError
 from fedcl.settings import closest, setting
 from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
+from sites.parts.shift import Scanning, Shift
 from sites.parts.unmarked import UnmarkedScenario
 
 
@@ -79,6 +81,7 @@ class ImageScenario(UnmarkedScenario):
             image; otherwise it is taken voxel by voxel.
         scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
             pictures), sensitivity, specificity, cldice (of centrelines) and auc.
+        shift: imaginary scanners that images are passed through, site by site.
         cache: whether prepared images are held in "memory", or on "disk" and read as they are
             needed; see `fedcl.data.cached`.
         cache_gb: GiB that the folder on disk may hold.
@@ -101,6 +104,7 @@ class ImageScenario(UnmarkedScenario):
     ignore: list[Any] = setting(factory=list)
     same_origin: bool = True
     scores: list[str] = setting(factory=list)
+    shift: Shift = setting(factory=Shift)
     cache: str = setting("memory", choices=("memory", "disk"), effect=False)
     cache_gb: float = setting(50.0, above=0, effect=False)
 
@@ -132,6 +136,8 @@ class ImageScenario(UnmarkedScenario):
         self.preparation([])
         _ = self.task
         super().__post_init__()
+        if self.root is not None:
+            self.shift = self.shift.over(self)
 
     # --- settings, taken apart -------------------------------------------------------
 
@@ -218,13 +224,13 @@ class ImageScenario(UnmarkedScenario):
 
     def check_sites(self, there: Sequence[str]) -> None:
         """Raise a ConfigError where settings name a site that is not there."""
-        for name, sites in (("site_labels", self.site_labels), ("unmarked", self.unmarked)):
-            for site in sites:
-                if site not in there:
-                    raise ConfigError(
-                        f"scenario.{name}.{site}: no such site{closest(site, list(there))}; "
-                        f"there are: {', '.join(there)}"
-                    )
+        names = ("site_labels", "unmarked", "shift.scanners")
+        for key, site in ((name, site) for name in names for site in attrgetter(name)(self)):
+            if site not in there:
+                raise ConfigError(
+                    f"scenario.{key}.{site}: no such site{closest(site, list(there))}; "
+                    f"there are: {', '.join(there)}"
+                )
 
     # --- files -----------------------------------------------------------------------
 
@@ -266,6 +272,8 @@ class ImageScenario(UnmarkedScenario):
             DataError: files missing, unreadable or at odds; names the site and the file.
         """
         notes = Notes()
+        if told := self.shift.told(site):
+            notes.add(told)
         patients = self._patients(site, path, notes)
         modalities = self.modalities(site, Path(path or ""))
         prepare = self.preparation(modalities)
@@ -327,13 +335,15 @@ class ImageScenario(UnmarkedScenario):
     def _scans(self, site: str, patient: Patient, prepare: Preparation, notes: Notes) -> list[Scan]:
         """Return the images of a patient, less those of which no voxel counts."""
         reader, kept = self._reader(site), self._kept
+        scanning = self.shift.scanning(site, patient.name)
         scans: list[Scan] = []
         for files in patient.files:
-            make = partial(self._made, files, reader, prepare)
+            make = partial(self._made, files, reader, prepare, scanning)
             settings: list[Any] = [
                 *map(repr, (reader.labels, reader.channels, prepare, files.frame))
             ]
             settings += [self.spatial_dims, self.same_origin]
+            settings += [] if scanning is None else [repr(scanning)]
             made, noted = make() if kept is None else kept.scans(files.every, settings, make)
             for note in noted:
                 for item in note.items or [""]:
@@ -356,19 +366,25 @@ class ImageScenario(UnmarkedScenario):
             self.same_origin,
         )  # fmt: skip
 
-    def _made(self, files: Files, reader: Reader, prepare: Preparation) -> Made:
+    def _made(
+        self, files: Files, reader: Reader, prepare: Preparation, scanning: Scanning | None
+    ) -> Made:
         """Read an image and prepare it, and say what was noted; none where no voxel counts."""
         try:
-            return self._prepared(files, reader, prepare)
+            return self._prepared(files, reader, prepare, scanning)
         except MemoryError:
             raise bad(reader.site, files.images[0], "too large for the memory there is") from None
 
-    def _prepared(self, files: Files, reader: Reader, prepare: Preparation) -> Made:
+    def _prepared(
+        self, files: Files, reader: Reader, prepare: Preparation, scanning: Scanning | None
+    ) -> Made:
         notes, name = Notes(), files.images[0].name
         pair = read_pair(files, reader, notes)
         if (pair.labels == IGNORED).all():
             notes.add("left out, since all of the mask is ignored", name)
             return [], list(notes.all())
+        if scanning is not None:
+            pair = scanning(pair, files, prepare.nonzero)
         try:
             scans = prepare(pair)
         except ValueError as error:
