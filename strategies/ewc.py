@@ -83,6 +83,7 @@ class EWC(Strategy):
 
     def sensitivity(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the number whose gradient tells importance, for one sample."""
+        label = label.where(label >= 0, IGNORED)  # a class that is not known says nothing
         if not (label != IGNORED).any():
             return 0 * logits.sum()
         return F.cross_entropy(logits, label.squeeze(1), ignore_index=IGNORED)

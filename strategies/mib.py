@@ -1,6 +1,7 @@
 """MiB: distillation that knows what "background" meant to whom."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,17 +19,20 @@ from strategies.parts.distillation import soft_cross_entropy
 class MiB(LwF):
     """MiB (Cermelli et al., CVPR 2020): unbiased L_seg + kd * unbiased CE(q, p).
 
-    - New sites do not mark the classes `unlabelled`: to them those are background, so in
-      L_seg their probability counts as background's.
-    - The teacher does not know the classes `added`: in the distillation their probability
-      counts as background's.
+    - A site does not mark some classes: to it those are background, so in L_seg their
+      probability counts as background's.
+    - The teacher does not know some classes: in the distillation their probability counts as
+      background's.
 
-    Both terms correct for classes that come over time. Where every site marks all classes,
-    as in a change of scanner, both lists are empty and MiB is LwF, exactly.
+    Both terms correct for classes that come over time. Which they are follows from
+    scenario.unmarked: what the site does not mark, and what no site that the teacher has learned
+    from marks. Where every site marks all classes, as in a change of scanner, there are none and
+    MiB is LwF, exactly.
 
     Attributes:
-        unlabelled: classes that sites after the first stage leave unmarked.
-        added: classes that the first stage does not have.
+        unlabelled: classes that sites after the first stage leave unmarked, where the scenario
+            does not say it.
+        added: classes that the first stage does not have, likewise.
     """
 
     unlabelled: list[int] = setting(factory=list, low=1)
@@ -38,6 +42,7 @@ class MiB(LwF):
         """Return both unbiased terms."""
         if step.teacher is None:
             return super().objective(step)
+        assert isinstance(step.task, Segmentation)
         if (
             self.unlabelled
             and torch.isin(
@@ -46,24 +51,25 @@ class MiB(LwF):
         ):
             raise RunError(f"a site marks classes of strategy.unlabelled ({self.unlabelled})")
         seen = as_background(step.outputs, self.unlabelled)
-        known = as_background(step.outputs, self.added)
+        added = self.new_to_teacher(step.task, step.taught)
+        known, answers = as_background(step.outputs, added), merged(step.teacher_answers, added)
         return {
-            "seg": step.task.loss(seen, step.targets),
-            "kd": self.kd * soft_cross_entropy(known, self.answers(step.teacher_answers)),
+            "seg": replace(step.task, naive=False).loss(seen, step.targets),
+            "kd": self.kd * soft_cross_entropy(known, answers),
         }
 
-    def answers(self, q: Tensor) -> Tensor:
-        """Return the teacher's probabilities, those of classes it does not know background's."""
-        if not self.added:
-            return q
-        merged = q.clone()
-        merged[:, 0] += merged[:, self.added].sum(dim=1)
-        merged[:, self.added] = 0
-        return merged
+    def new_to_teacher(self, task: Segmentation, taught: Sequence[str]) -> list[int]:
+        """Return the classes that the teacher does not know; of one from elsewhere, none."""
+        if self.added or not taught:
+            return self.added
+        known = task.marked(taught)
+        return [number for number in range(1, task.classes) if number not in known]
 
     def check(self, task: Segmentation, model: Any) -> None:
         """See `Strategy.check`."""
         for key, listed in (("unlabelled", self.unlabelled), ("added", self.added)):
+            if listed and task.candidates:
+                raise ConfigError(f"strategy.{key}: scenario.unmarked says it already; take []")
             if len(set(listed)) < len(listed) or any(c >= task.classes for c in listed):
                 raise ConfigError(
                     f"strategy.{key}: must be different classes below {task.classes}, got {listed}"
@@ -83,3 +89,13 @@ def as_background(logits: Tensor, classes: list[int]) -> Tensor:
     merged[:, 0] = torch.logsumexp(logits[:, [0, *classes]], dim=1)
     merged[:, classes] = -1e4  # probability 0, and finite where it is multiplied by 0
     return merged
+
+
+def merged(q: Tensor, classes: list[int]) -> Tensor:
+    """Return probabilities, those of `classes` background's; see `as_background`."""
+    if not classes:
+        return q
+    answers = q.clone()
+    answers[:, 0] += answers[:, classes].sum(dim=1)
+    answers[:, classes] = 0
+    return answers

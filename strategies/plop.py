@@ -12,7 +12,7 @@ from fedcl.errors import ConfigError
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Requirements
 from fedcl.settings import setting
-from strategies.parts.distillation import Distilling
+from strategies.parts.distillation import Distilling, filled
 
 
 @dataclass
@@ -25,7 +25,8 @@ class PLOP(Distilling):
       is scaled to length 1.
     - Pseudo-labels: background pixels take the teacher's class where the entropy of its
       answer is at most `entropy`. They are meant for classes that the new site does not
-      label; where it labels all of them, as in a change of scanner, they have little to do.
+      mark (scenario.unmarked), and then are of these or background; where it marks all of
+      them, as in a change of scanner, they have little to do.
 
     Attributes:
         pod: weight of the feature term.
@@ -65,7 +66,7 @@ class PLOP(Distilling):
         q = step.teacher_answers
         entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
         sure = entropy < self.entropy * math.log(q.shape[1])
-        return torch.where(sure & (step.targets == 0), q.argmax(dim=1, keepdim=True), step.targets)
+        return filled(step.targets, q.argmax(dim=1, keepdim=True), sure, step.task)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return the embedding of a feature map (B, F, ...), shape (B, P)."""

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Column as Shown
 from rich.table import Table
 
-from fedcl.analysis import architectures
-from fedcl.analysis.columns import as_csv
+from fedcl.analysis import architectures, classes
+from fedcl.analysis.columns import Column, as_csv
 from fedcl.analysis.runs import Group, chosen, differences, example, group
 from fedcl.analysis.sources import Collection, collect, is_folder
 from fedcl.analysis.statistics import Line, gap, table
@@ -17,6 +18,7 @@ from fedcl.analysis.tables import COLUMNS, latex, markdown, paper
 from fedcl.errors import ConfigError
 from fedcl.files import write_atomically
 from fedcl.reporting.console import console
+from fedcl.server.metrics import title_of
 
 
 def compare(
@@ -31,7 +33,7 @@ def compare(
     """Compare runs and write table.csv, table.md, table.tex and report.html.
 
     Where runs have several architectures, also models.csv and models.md; see
-    `fedcl.analysis.architectures`.
+    `fedcl.analysis.architectures`. Where there are several classes, also classes.csv.
 
     Args:
         sources: folders, or names of MLflow experiments.
@@ -57,6 +59,8 @@ def compare(
     with console.status("testing"):
         lines = table(groups, against)
         models, alone = architectures.table(groups, against)
+    ranking = {one.name: one for one in groups}
+    single = classes.table([ranking[line.name] for line in lines])
     if models:
         notes.append(f"models are tested against {alone}")
     lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
@@ -75,7 +79,7 @@ def compare(
     if len(seeds) < 2:
         notes.append(f"one seed only ({next(iter(seeds))}): no intervals and no p-values")
     with console.status("drawing"):
-        page = report(lines, groups, against, notes, models, alone)
+        page = report(lines, groups, against, notes, models, alone, single)
     files = {
         "table.csv": as_csv(COLUMNS, lines),
         "table.md": markdown(lines, against),
@@ -85,6 +89,8 @@ def compare(
     if models:
         files["models.csv"] = as_csv(architectures.COLUMNS, models)
         files["models.md"] = architectures.markdown(models)
+    if single:
+        files["classes.csv"] = as_csv(classes.COLUMNS, single)
     try:
         for name, content in files.items():
             write_atomically(out / name, content.encode())
@@ -92,7 +98,12 @@ def compare(
         raise ConfigError(f"compare --out: {out} cannot be written to ({error})") from None
     _print(lines, against, notes)
     if models:
-        _print_models(models)
+        names = "strategy", "model", "avg", "parameters", "milliseconds", "p_holm", "way"
+        title = "every model on the test cases of all sites"
+        _print_rows(title, architectures.COLUMNS, names, models)
+    if single:
+        title = f"{title_of(groups[0].runs[0].results.score)} of each class"
+        _print_rows(title, classes.COLUMNS, ("class", "strategy", "avg", "bwt"), single)
     console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True, markup=False)
     for source in sources:
         if not is_folder(source):
@@ -139,10 +150,12 @@ def _reference(groups: Sequence[Group], asked: str | None) -> str:
     return asked or "ted"
 
 
-def _print_models(rows: Sequence[architectures.Row]) -> None:
-    names = ("strategy", "model", "avg", "parameters", "milliseconds", "p_holm", "way")
-    shown = [column for column in architectures.COLUMNS if column.name in names]
-    view = Table(title="every model on the test cases of all sites", title_justify="left")
+def _print_rows(
+    title: str, columns: Sequence[Column], names: Sequence[str], rows: Sequence[Any]
+) -> None:
+    """Print the columns of some names."""
+    shown = [column for column in columns if column.name in names]
+    view = Table(title=title, title_justify="left")
     for column in shown:
         named = column.name == "strategy"
         view.add_column(escape(column.title), overflow="fold", no_wrap=not named)

@@ -11,13 +11,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from fedcl.analysis import architectures
+from fedcl.analysis import architectures, classes
 from fedcl.analysis.architectures import Row
 from fedcl.analysis.runs import METHOD, Group, Run
 from fedcl.analysis.statistics import Line, cases
 from fedcl.analysis.tables import COLUMNS
 from fedcl.reporting.figures import COLOURS, title_of
 from fedcl.reporting.terminal import released
+from fedcl.tasks.metrics import class_of
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagram")
@@ -30,6 +31,7 @@ def report(
     notes: Sequence[str],
     models: Sequence[Row] = (),
     alone: str = "",
+    single: Sequence[classes.Row] = (),
 ) -> str:
     """Return the page.
 
@@ -40,6 +42,7 @@ def report(
         notes: what a reader should know of the runs.
         models: the table of architectures, where there are several.
         alone: what they are tested against.
+        single: the table of classes, where there are several.
     """
     by_name = {group.name: group for group in groups}
     ranked = [by_name[line.name] for line in lines]
@@ -67,8 +70,16 @@ def report(
         model_columns=architectures.COLUMNS,
         models=models,
         alone=alone,
+        class_columns=classes.COLUMNS,
+        single=single,
         figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
-        matrices=_matrices(ranked),
+        matrices={title_of(first.score): _matrices(ranked)}
+        | {
+            f"{title_of(first.score)} of class {class_of(name)}": _matrices(
+                classes.by(ranked, name)
+            )
+            for name in classes.names(ranked)
+        },
         cases=_cases(ranked),
         symbols=SYMBOLS,
         colours=COLOURS,

@@ -13,7 +13,10 @@ from fedcl.registry import STRATEGY, describe
 from fedcl.server.results import Results
 from fedcl.settings import flat
 
-METHOD = ("strategy", "aggregation", "privacy", "timeline.centralised", "engine.norm_bound")
+METHOD = (
+    "strategy", "aggregation", "privacy", "timeline.centralised", "engine.norm_bound",
+    "scenario.unmarked_as",
+)  # fmt: skip
 """What a method is made of; runs that differ in it are compared."""
 FREE = (
     "seed", "timeline.stages", "timeline.sites", "timeline.order", "scenario.seed",
@@ -23,7 +26,7 @@ FREE = (
 IGNORED = (
     "engine", "tracking", "run", "learner.threads", "learner.device", "learner.compile",
     "learner.loaders", "scenario.cache", "scenario.cache_gb", "scenario.scores",
-    "scenario.table", "scenario.splits",
+    "scenario.table", "scenario.splits", "scenario.unmarked_sets",
 )  # fmt: skip
 """What does not change what is learned, and where files lie: digests tell data apart."""
 
@@ -240,6 +243,7 @@ def _default(strategy: str, key: str) -> Any:
         "aggregation.name": "fedavg",
         "privacy.name": "none",
         "timeline.centralised": False,
+        "scenario.unmarked_as": "unknown",
     }
     if key.startswith("strategy.") and strategy in STRATEGY.available():
         defaults = describe(STRATEGY.make({"name": strategy}))
@@ -251,7 +255,7 @@ def _word(key: str, value: Any) -> str:
     """Return a setting as a part of a name."""
     if key == "timeline.centralised":
         return "centralised"
-    short = key.removeprefix("strategy.").removesuffix(".name")
+    short = key.removeprefix("strategy.").removeprefix("scenario.").removesuffix(".name")
     return f"{short}={value}"
 
 

@@ -131,6 +131,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     values["timeline"] = {
         "centralised": False, "dropout": 0.0, "stragglers": 0.0,
     } | values["timeline"]  # fmt: skip
+    if "site_labels" in values["scenario"]:  # of image files
+        marks = {"unmarked_as": "unknown", "full_tests": False}
+        values["scenario"] = marks | values["scenario"]
     values["faults"] = asdict(Faults()) | values.get("faults", {})
     if "normalise" in values["scenario"]:  # of image files
         values["scenario"] = {"loss": "dice_ce"} | values["scenario"]

@@ -25,11 +25,14 @@ class Case:
         scans: the images. Scores are taken one by one and averaged: single pictures of a patient
             are no volume.
         part: "train", "val" or "test", where the data say so; empty, and it is drawn.
+        unmarked: classes that its masks do not mark: what is background in them may be one of
+            these.
     """
 
     name: str
     scans: tuple[Scan, ...]
     part: str = ""
+    unmarked: tuple[int, ...] = ()
 
     @classmethod
     def of(

@@ -13,10 +13,17 @@ from fedcl.data.scans import Box, Scan
 
 @dataclass(frozen=True)
 class Item:
-    """A sample's source: a scan, or one slice of it."""
+    """A sample's source.
+
+    Attributes:
+        scan: the image.
+        slice: one of its slices; None for all of it.
+        background: what is to be learned where its labels are 0.
+    """
 
     scan: Scan
     slice: int | None = None
+    background: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,11 @@ class Crops(Samples):
         if item.slice is not None:
             image, labels = image[:, 0], labels[:, 0]
         before = [max(-start, 0) for start in starts]
+        wanted = labels.long()
+        if item.background:
+            wanted = wanted.where(wanted != 0, item.background)
         return padded(image, before, self.size, item.scan.lowest), padded(
-            labels.long(), before, self.size, (0,)
+            wanted, before, self.size, (0,)
         )
 
     def _starts(self, item: Item, there: Sequence[int], rng: np.random.Generator) -> list[int]:

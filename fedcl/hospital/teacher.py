@@ -40,6 +40,7 @@ def teacher(hospital: Hospital, call: TrainRequest, samples: Samples) -> dict[st
         return {
             "teacher": network,
             "teacher_model": kind,
+            "taught": taught(hospital, call),
             "answers": kept(partial(task.answers, network), samples),
             "views": kept(partial(view, network, kind, task), samples),
             "past": rehearsal(hospital, call, network, samples),
@@ -47,6 +48,14 @@ def teacher(hospital: Hospital, call: TrainRequest, samples: Samples) -> dict[st
 
     mark = call.digests.get("teacher"), str(call.shares), str(call.rehearsing), str(call.arrivals)
     return hospital.cache.get(f"teacher of {hospital.site}", (hospital.text, *mark), make, most=1)
+
+
+def taught(hospital: Hospital, call: TrainRequest) -> list[str]:
+    """Return the sites that a teacher has learned from in the run; see `Teaching.refresh`."""
+    teaching = hospital.job.strategy.teaching
+    follows = teaching is not None and teaching.refresh != "stage" and call.done > 0
+    stages = call.arrivals if follows else call.arrivals[:-1]
+    return [site for stage in stages for site in stage if site not in call.lost]
 
 
 def start(

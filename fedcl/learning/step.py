@@ -92,6 +92,7 @@ class Lesson:
         model: what it was built by.
         teacher: the frozen teacher, or None where there is none yet.
         teacher_model: what that was built by.
+        taught: the sites that the teacher has learned from, as far as that is known.
         answers: gives the teacher's answers to the training samples of some indices.
         views: gives likewise what the teacher's layers make of them.
         past: inputs of earlier sites with a teacher's answers, where such inputs are known
@@ -111,6 +112,7 @@ class Lesson:
     model: Model = field(default_factory=Model)
     teacher: nn.Module | None = None
     teacher_model: Model = field(default_factory=Model)
+    taught: Sequence[str] = ()
     answers: Callable[[Tensor], Tensor] | None = None
     views: Callable[[Tensor], Activations] | None = None
     past: Rehearsal | None = None

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from fedcl.reporting.figures import title_of
 from fedcl.server.results import Results
+from fedcl.tasks.metrics import class_of
 
 FEW = 5
 """Validation cases below which a test of a loss has little power."""
@@ -51,7 +52,8 @@ def report(results: Results) -> Group:
             f"privacy {guarantee['name']}: epsilon at most {worst:.3g} at delta "
             f"{guarantee['delta']:g} ({guarantee['neighbours']})"
         )
-    return Group(escape(title), table, *map(escape, lines))
+    single = [_classes(results)] if results.metrics_by_class and results.matrix else []
+    return Group(escape(title), table, *single, *map(escape, lines))
 
 
 def released(results: Results) -> list[str]:
@@ -111,6 +113,19 @@ def _matrix(results: Results) -> Table:
                 for site, cell in zip(sites, cells, strict=True)
             ),
         )
+    return table
+
+
+def _classes(results: Results) -> Table:
+    """Return the score of each class at the end, at the sites that have one, and its figures."""
+    few = results.sites if len(results.sites) <= MOST else []
+    table = Table("class", title="of each class, at the end", title_justify="left")
+    for name in (*few, "AVG", "BWT"):
+        table.add_column(escape(name), justify="right")
+    for score, figures in results.metrics_by_class.items():
+        last = results.secondary[score].matrix[-1][: len(few)]
+        cells = [*map(number_, last), number_(figures["avg"]), number_(figures["bwt"], "+")]
+        table.add_row(str(class_of(score)), *cells)
     return table
 
 

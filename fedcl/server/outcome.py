@@ -15,6 +15,7 @@ from fedcl.registry import name_of
 from fedcl.server.metrics import summary
 from fedcl.server.results import ArchitectureResults, Results, ScoreResults, read_verdict
 from fedcl.server.state import Scores, State
+from fedcl.tasks.metrics import class_of
 
 
 def outcome(
@@ -47,7 +48,12 @@ def outcome(
         case=task.case,
         matrix=matrices[first],
         cases=cases(state.rows, sites, first),
-        metrics=figures(config, state),
+        metrics=figures(config, state, first),
+        metrics_by_class={
+            score: figures(config, state, score)
+            for score in scores
+            if class_of(score) and score.startswith(f"{first}_")
+        },
         rounds=state.round,
         weights_sha256=_digest(state, sites),
         seconds={name: round(value, 3) for name, value in state.ledger.seconds.items()},
@@ -66,7 +72,7 @@ def outcome(
             for site, one in state.ledger.shares.items()
         },
         versions=versions(),
-        initial=_initial(config, state),
+        initial=_initial(config, state, first),
         secondary={
             score: ScoreResults(matrices[score], cases(state.rows, sites, score))
             for score in scores[1:]
@@ -90,21 +96,28 @@ def outcome(
     )
 
 
-def figures(config: Config, state: State) -> dict[str, float | None]:
-    """Return the figures of the stages that are finished; nothing before there is one."""
+def figures(config: Config, state: State, score: str) -> dict[str, float | None]:
+    """Return the figures of the stages that are finished; nothing before there is one.
+
+    Args:
+        config: of the run.
+        state: its state.
+        score: by which they are; of the sites that can have it.
+    """
     if not state.rows:
         return {}
     sites, task = config.timeline.sites, config.job.task
-    first, trained = task.scores[0], state.trained[: state.stage]
-    seen = [s for s in config.timeline.seen(state.stage - 1) if first in task.scored(s)]
-    grid = matrix(state.rows, sites, first)
-    return summary(grid, trained, sites, _initial(config, state), seen)
+    trained = [
+        [s for s in cohort if score in task.learned(s)] for cohort in state.trained[: state.stage]
+    ]
+    seen = [s for s in config.timeline.seen(state.stage - 1) if score in task.scored(s)]
+    grid = matrix(state.rows, sites, score)
+    return summary(grid, trained, sites, _initial(config, state, score), seen)
 
 
-def _initial(config: Config, state: State) -> list[float | None]:
+def _initial(config: Config, state: State, score: str) -> list[float | None]:
     """Return the scores of the untrained model."""
-    first = config.job.task.scores[0]
-    return matrix([state.initial or {}], config.timeline.sites, first)[0]
+    return matrix([state.initial or {}], config.timeline.sites, score)[0]
 
 
 def _source(numbers: Sequence[float]) -> dict[str, Any]:

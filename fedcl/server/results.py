@@ -123,6 +123,7 @@ class Results:
     matrix: Matrix
     cases: Cases
     metrics: Figures
+    metrics_by_class: dict[str, Figures] = field(default_factory=dict)
     rounds: int = 0
     weights_sha256: str = ""
     seconds: dict[str, Number]

@@ -28,7 +28,9 @@ class Log(Watcher):
 
     def stage_done(self, config: Config, state: State) -> None:
         """Write the figures of the run so far."""
-        log.info("stage %d done: %s", state.stage, _in_words(figures(config, state)))
+        log.info(
+            "stage %d done: %s", state.stage, _in_words(figures(config, state, self.task.scores[0]))
+        )
 
 
 def tell_notes(config: Config, state: State, sites: Iterable[str]) -> None:

@@ -246,6 +246,10 @@ class Task(ABC):
         """Return which of `scores` the cases of `site` have; the first validates it."""
         return self.scores
 
+    def learned(self, site: str) -> tuple[str, ...]:
+        """Return which of `scores` are of something that the training cases of `site` show."""
+        return self.scored(site)
+
     def local(self, network: nn.Module) -> set[str]:
         """Return the weight arrays that are about a site's own data and stay there."""
         return set()

@@ -1,8 +1,9 @@
 """What segmentation minimises: Dice plus cross-entropy, in two forms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,6 +72,48 @@ def one_ratio_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     both, sizes = found * wanted * counts, (found + wanted) * counts
     overlap = 1 - (2 * both.sum() + 1) / (sizes.sum() + 1)
     return overlap + (apart * counts).sum() / voxels
+
+
+def marginal_loss(outputs: Tensor, targets: Tensor, sets: Sequence[Sequence[int]]) -> Tensor:
+    """Return Dice plus cross-entropy where only candidates are known of some voxels' classes.
+
+    The probability of such a voxel's truth is the sum of its candidates' (Fang and Yan, TMI 2020;
+    Shi et al., MedIA 2021): no candidate is pushed away in another's favour. In the Dice of a
+    sample its candidates are one class; a voxel that has one of them for its class counts as that,
+    too.
+
+    Args:
+        outputs: logits, shape (N, K, ...).
+        targets: classes, `IGNORED`, or -1, -2, ... for the first, second, ... of `sets`, shape
+            (N, 1, ...).
+        sets: of candidates, class 0 among them.
+    """
+    from monai.losses import MaskedDiceLoss  # takes seconds
+    from monai.networks import one_hot
+
+    outputs, classes = outputs.float(), outputs.shape[1]
+    counts = targets != IGNORED
+    known = targets.where(counts & (targets >= 0), 0)
+    apart = F.cross_entropy(outputs, known[:, 0], reduction="none")[:, None]
+    every = outputs.logsumexp(1, keepdim=True)
+    merged = torch.zeros(len(outputs), classes, dtype=torch.bool, device=outputs.device)
+    for number, members in enumerate(sets, start=1):
+        here = targets == -number
+        apart = apart.where(~here, every - outputs[:, list(members)].logsumexp(1, keepdim=True))
+        merged[:, list(members)] |= here.flatten(1).any(1, keepdim=True)
+    merged[:, 0] = False  # the others join it
+    wanted, found = (_joined(one, merged) for one in (one_hot(known, classes), outputs.softmax(1)))
+    dice = MaskedDiceLoss(smooth_nr=1.0, smooth_dr=1.0, reduction="none")
+    overlap = dice(found, wanted, counts).flatten(1)  # 0 for classes that have joined another
+    left = classes - merged.sum(1)
+    return (overlap.sum(1) / left).mean() + (apart * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _joined(shares: Tensor, merged: Tensor) -> Tensor:
+    """Return shares of classes, (N, K, ...), those of some, (N, K), added to class 0's."""
+    gone = merged.view(*merged.shape, *[1] * (shares.ndim - 2))
+    first = shares[:, :1] + (shares * gone).sum(1, keepdim=True)
+    return torch.cat([first, (shares * ~gone)[:, 1:]], dim=1)
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]

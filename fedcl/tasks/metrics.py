@@ -224,6 +224,12 @@ def by_class(names: Sequence[str], classes: int) -> dict[str, Range]:
     return every | {f"{name}_{c}": RANGES[name] for name in names for c in range(1, classes)}
 
 
+def class_of(name: str) -> int:
+    """Return of which class a score is; 0 where it is the mean over several."""
+    found = re.fullmatch(r".+?_(\d+)", name)
+    return int(found[1]) if found else 0
+
+
 def case_scores(
     prediction: Tensor,
     label: Tensor,
@@ -231,6 +237,7 @@ def case_scores(
     spacing: Spacing,
     names: Sequence[str] = SEGMENTATION,
     answers: Tensor | None = None,
+    unmarked: Sequence[int] = (),
 ) -> dict[str, float]:
     """Return the scores `names` of one case.
 
@@ -242,6 +249,7 @@ def case_scores(
         names: some of `SCORES` and `RANKINGS`, the mean over classes, or of one class; see
             `by_class`.
         answers: the probabilities of the classes, shape (K, D, H, W); needed for `RANKINGS`.
+        unmarked: classes that have no part in the mean.
     """
     counts = label != IGNORED
     known = label[counts]
@@ -262,5 +270,7 @@ def case_scores(
             if score in BY_VOXEL:  # of what is ignored not even that nothing was found there
                 one, other = (x.flatten(2)[:, :, shown][:, :, None, None] for x in (p, l))
             values[score] = SCORES[score](one, other, spacing)
-        found[name] = values[score][int(number) - 1] if number else fmean(values[score])
+        by_number = dict(enumerate(values[score], start=1))
+        taken = [int(number)] if number else [c for c in by_number if c not in unmarked]
+        found[name] = fmean(by_number[c] for c in taken)
     return found

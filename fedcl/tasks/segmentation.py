@@ -5,7 +5,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import ClassVar
 
@@ -23,8 +23,8 @@ from fedcl.data.scans import InMemory, Scan
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
 from fedcl.tasks.base import Drawing, Look, Picture, Range, Task
-from fedcl.tasks.losses import LOSSES
-from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores
+from fedcl.tasks.losses import LOSSES, marginal_loss
+from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores, class_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Segmentation(Task):
         further: scores besides those that every case has.
         multiples: of what the sizes of a sample are multiples; empty for any.
         form: of the loss, one of `LOSSES`.
+        unmarked: by site, classes that its masks do not mark.
+        candidates: what a voxel of unknown class may be: of targets -1 the first, of -2 the second.
+        naive: whether the loss takes such a voxel for background.
+        full_tests: whether test masks mark all classes.
     """
 
     words: ClassVar[str] = "images with label maps"
@@ -70,6 +74,10 @@ class Segmentation(Task):
     multiples: tuple[int, ...] = ()
     least: tuple[int, ...] = ()
     form: str = "dice_ce"
+    unmarked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    candidates: tuple[tuple[int, ...], ...] = ()
+    naive: bool = False
+    full_tests: bool = False
 
     @property
     def ranges(self) -> Mapping[str, Range]:
@@ -96,14 +104,20 @@ class Segmentation(Task):
     def samples(self, cases: Sequence[Case], device: torch.device) -> Samples:
         """Return the slices or volumes of `cases` in order, or parts of them."""
         scans = [scan for case in cases for scan in case.scans]
-        if self.dims == 3:
-            items = [Item(scan) for scan in scans]
-        else:
-            items = [Item(scan, n) for scan in scans for n in range(scan.shape[1])]
+        items = [
+            Item(scan, number, self._background(case))
+            for case in cases
+            for scan in case.scans
+            for number in ([None] if self.dims == 3 else range(scan.shape[1]))
+        ]
         crops = Crops(items, self._sample(scans), device, bool(self.patch), self.foreground)
         if crops.fixed and all(isinstance(scan.content, InMemory) for scan in scans):
             return crops[torch.arange(len(crops))]
         return crops
+
+    def _background(self, case: Case) -> int:
+        """Return what is to be learned where the masks of a case mark nothing."""
+        return -1 - self.candidates.index((0, *case.unmarked)) if case.unmarked else 0
 
     def _sample(self, scans: Sequence[Scan]) -> tuple[int, ...]:
         """Return the size of a sample of some scans."""
@@ -140,14 +154,20 @@ class Segmentation(Task):
         scans = [scan for case in cases for scan in case.scans]
         known = sum(scan.counts.known for scan in scans)
         ignored = sum(scan.counts.ignored for scan in scans)
-        counts = [sum(scan.counts[c] for scan in scans) for c in range(1, self.classes)]
+        unmarked = {number for case in data.train for number in case.unmarked}
+        labelled = [
+            "not marked"
+            if c in unmarked
+            else _share(sum(scan.counts[c] for scan in scans) / max(known, 1))
+            for c in range(1, self.classes)
+        ]
         planes = Counter(scan.plane for scan in scans if scan.plane)
         told = {
             "slices": str(sum(scan.own[0] for scan in scans)),
             "size": _several({"x".join(map(str, scan.own[-self.dims :])) for scan in scans}),
             "voxel": _several({_size(scan) for scan in scans}),
             "trained on": self._trained_on([scan for case in data.train for scan in case.scans]),
-            "labelled": ", ".join(_share(count / max(known, 1)) for count in counts),
+            "labelled": ", ".join(labelled),
         }
         if self.ignores or ignored:
             told["ignored"] = _share(ignored / max(known + ignored, 1))
@@ -200,6 +220,10 @@ class Segmentation(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return Dice plus cross-entropy."""
+        if self.naive:
+            targets = targets.clamp(min=0)
+        elif self.candidates:
+            return marginal_loss(outputs, targets, self.candidates)
         plain, ignoring = LOSSES[self.form]
         loss = ignoring if self.ignores else plain
         return loss(outputs, targets)
@@ -256,6 +280,20 @@ class Segmentation(Task):
         """In which sizes images are shown that are answered whole."""
         return Framing(self.window, self.least, self.multiples, self.overlap)
 
+    def scored(self, site: str) -> tuple[str, ...]:
+        """See `Task.scored`; of classes that its test masks do not mark there are no scores."""
+        return self.scores if self.full_tests else self.learned(site)
+
+    def learned(self, site: str) -> tuple[str, ...]:
+        """See `Task.learned`: the scores of the classes that its masks mark."""
+        unmarked = self.unmarked.get(site, ())
+        return tuple(name for name in self.scores if class_of(name) not in unmarked)
+
+    def marked(self, sites: Sequence[str]) -> list[int]:
+        """Return the classes that the masks of at least one of some sites mark."""
+        foreground = range(1, self.classes)
+        return [c for c in foreground if any(c not in self.unmarked.get(s, ()) for s in sites)]
+
     @property
     def drawing(self) -> Drawing:
         """See `Drawing`: the first test case of every site."""
@@ -286,7 +324,10 @@ class Segmentation(Task):
         for answer, scan in zip(prediction, case.scans, strict=True):
             own = restored(answer, scan.own)
             segmented, truth = own.max(0).indices, scan.content.truth()
-            found.append(case_scores(segmented, truth, self.classes, scan.spacing, names, own))
+            scores = case_scores(
+                segmented, truth, self.classes, scan.spacing, names, own, case.unmarked
+            )
+            found.append(scores)
         return {name: fmean(one[name] for one in found) for name in names}
 
 

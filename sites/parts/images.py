@@ -3,15 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from fedcl.data.cached import Kept, Made, folder
+from fedcl.data.cached import Kept, folder
 from fedcl.data.cases import Case, Cases, split
 from fedcl.data.channels import Channels
 from fedcl.data.files import bad
@@ -28,8 +28,9 @@ from fedcl.settings import closest, setting
 from fedcl.tasks.losses import LOSSES
 from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
-from sites.parts.parted import PartedScenario
-from sites.parts.shift import Scanning, Shift
+from sites.parts.making import Making
+from sites.parts.shift import Shift
+from sites.parts.unmarked import UnmarkedScenario
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Patient:
 
 
 @dataclass
-class ImageScenario(PartedScenario):
+class ImageScenario(UnmarkedScenario):
     """Sites read from image and mask files.
 
     Attributes:
@@ -164,7 +165,7 @@ class ImageScenario(PartedScenario):
     def task(self) -> Segmentation:
         """Segmentation of these images."""
         dims = self.spatial_dims
-        return Segmentation(
+        task = Segmentation(
             Channels.of(self.channels).count,
             self.classes,
             bool(self.ignore),
@@ -176,6 +177,7 @@ class ImageScenario(PartedScenario):
             further=tuple(self.scores),
             form=self.loss,
         )
+        return self.partly_marked(task)
 
     def preparation(self, modalities: Sequence[str]) -> Preparation:
         """Return what is made of the images.
@@ -228,8 +230,8 @@ class ImageScenario(PartedScenario):
 
     def check_sites(self, there: Sequence[str]) -> None:
         """Raise a ConfigError where settings name a site that is not there."""
-        named = [("site_labels", self.site_labels), ("shift.scanners", self.shift.scanners)]
-        for key, site in ((key, site) for key, sites in named for site in sites):
+        names = ("site_labels", "unmarked", "shift.scanners")
+        for key, site in ((name, site) for name in names for site in attrgetter(name)(self)):
             if site not in there:
                 raise ConfigError(
                     f"scenario.{key}.{site}: no such site{closest(site, list(there))}; "
@@ -342,7 +344,7 @@ class ImageScenario(PartedScenario):
         scanning = self.shift.scanning(site, patient.name)
         scans: list[Scan] = []
         for files in patient.files:
-            make = partial(self._made, files, reader, prepare, scanning)
+            make = Making(files, reader, prepare, scanning)
             settings: list[Any] = [
                 *map(repr, (reader.labels, reader.channels, prepare, files.frame))
             ]
@@ -369,34 +371,6 @@ class ImageScenario(PartedScenario):
             site, self.labels_of(site), Channels.of(self.channels), self.spatial_dims,
             self.same_origin,
         )  # fmt: skip
-
-    def _made(
-        self, files: Files, reader: Reader, prepare: Preparation, scanning: Scanning | None
-    ) -> Made:
-        """Read an image and prepare it, and say what was noted; none where no voxel counts."""
-        try:
-            return self._prepared(files, reader, prepare, scanning)
-        except MemoryError:
-            raise bad(reader.site, files.images[0], "too large for the memory there is") from None
-
-    def _prepared(
-        self, files: Files, reader: Reader, prepare: Preparation, scanning: Scanning | None
-    ) -> Made:
-        notes, name = Notes(), files.images[0].name
-        pair = read_pair(files, reader, notes)
-        if (pair.labels == IGNORED).all():
-            notes.add("left out, since all of the mask is ignored", name)
-            return [], list(notes.all())
-        if scanning is not None:
-            pair = scanning(pair, files, prepare.nonzero)
-        try:
-            scans = prepare(pair)
-        except ValueError as error:
-            raise bad(reader.site, files.images[0], str(error)) from None
-        left = len(pair.labels) - sum(scan.own[0] for scan in scans)
-        if left:
-            notes.add("slices beyond scenario.margin left out, in tests too", f"{name} {left}")
-        return scans, list(notes.all())
 
     def called(self, site: str, number: int) -> str:
         """Return how the users at a site call a class: by the mask's value."""

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.errors import RunError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.claims import Claims
@@ -19,17 +21,18 @@ from fedcl.tasks.metrics import FURTHER
 from fedcl.tasks.segmentation import Segmentation
 from fedcl.wire.answers import Report, Scored, Update
 from fedcl.wire.requests import EvaluateRequest, ReportRequest, TrainRequest
+from tests.images import site
 from tests.server.test_roster import Lines, deployed, lost, run
 from tests.servers import config
 
 SETTINGS = config("strategy=ted")
 
 
-def claims(state: State | None = None) -> Claims:
+def claims(state: State | None = None, settings: Config = SETTINGS) -> Claims:
     """Return what is known of a site A with two validation and three test cases."""
-    roster = Roster(Lines(Path()), SETTINGS.job, 1.0, 0.0, lambda site, hello: None)
+    roster = Roster(Lines(Path()), settings.job, 1.0, 0.0, lambda site, hello: None)
     roster.samples["A"], roster.cases["A"] = 12, {"val": 2, "test": 3}
-    return Claims(SETTINGS, state or State({}), roster)
+    return Claims(settings, state or State({}), roster)
 
 
 SENT: dict[str, Any] = {"job": "{}", "model": "unet", "arrays": None}
@@ -78,6 +81,19 @@ LIES = {
 def test_what_is_at_odds_is_not_believed(request_: Any, answer: Any, said: str):
     problem = claims().problem("A", request_, answer)
     assert problem is not None and said in problem and "\n" not in problem
+
+
+def test_a_class_that_a_site_does_not_mark_has_no_scores(tmp_path: Path):
+    site(tmp_path / "A")
+    folder = f"scenario.root={tmp_path}", "scenario.patient='^(.+)$'", "scenario.labels=[0,1,2]"
+    known = claims(
+        settings=Config.parse(compose(["scenario=folder", *folder, "+scenario.unmarked.A=[2]"]))
+    )
+    own = GOOD | {f"{name}_1": values for name, values in GOOD.items()}
+    wrong = own | {f"{name}_2": values for name, values in GOOD.items()}
+    assert known.problem("A", TEST, scored(NAMES, own)) is None
+    problem = known.problem("A", TEST, scored(NAMES, wrong))
+    assert problem is not None and "other scores than dice, iou, hd95, dice_1" in problem
 
 
 @pytest.mark.parametrize("names", [["p", "q", "s"], ["q", "p", "r"]])

@@ -1,6 +1,7 @@
 """Baselines and regularisers on tensors small enough to reckon by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from torch import nn
 
 from fedcl.data.samples import Stacked
 from fedcl.errors import ConfigError, RunError
-from fedcl.tasks.losses import segmentation_loss
+from fedcl.learning.step import Step
+from fedcl.tasks.losses import marginal_loss, segmentation_loss
 from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import Timeline
-from strategies.mib import as_background
+from strategies.mib import as_background, merged
 from tests.small import Fixed, Whole, logits, make, step
 from tests.summaries import Line, past
 
@@ -150,7 +152,7 @@ def test_mib_is_unbiased_in_both_terms():
     terms = make("mib", kd=2.0, unlabelled=[1], added=[2]).objective(here)
     kd = -(0.6 * math.log(0.7) + 0.4 * math.log(0.3))
     assert terms["kd"].item() == pytest.approx(2 * kd, rel=1e-4)
-    knows = make("mib", added=[2]).answers(torch.tensor([0.5, 0.3, 0.2]).reshape(1, 3, 1, 1))
+    knows = merged(torch.tensor([0.5, 0.3, 0.2]).reshape(1, 3, 1, 1), [2])
     assert knows.flatten().tolist() == pytest.approx([0.7, 0.3, 0.0])
     seg = segmentation_loss(
         torch.log(torch.tensor([0.8, 1e-9, 0.2])).reshape(1, 3, 1, 1), here.targets
@@ -160,6 +162,37 @@ def test_mib_is_unbiased_in_both_terms():
         here.student.zero_grad()
         term.backward(retain_graph=True)
         assert torch.isfinite(here.student.logits.grad).all()
+
+
+def partly(teacher: torch.Tensor | None, *targets: int, **more: object) -> Step:
+    """Return a step at a site of which class 1 is marked and class 2 is not, or the reverse."""
+    task = Segmentation(1, 3, unmarked={"A": (2,), "B": (1,)}, candidates=((0, 1), (0, 2)), **more)
+    labels = torch.tensor(targets).reshape(1, 1, 1, -1)
+    return step(THREE.expand(-1, -1, -1, len(targets)), teacher, task=task, targets=labels)
+
+
+@pytest.mark.parametrize("naive", [False, True])
+def test_mib_takes_from_the_scenario_what_is_not_marked(naive: bool):
+    q = torch.log(torch.tensor([0.6, 0.3, 0.1])).reshape(1, 3, 1, 1).expand(-1, -1, -1, 2)
+    here = replace(partly(q, -1, 2, naive=naive), taught=["A"])  # B trains, A has taught
+    terms = make("mib", kd=2.0).objective(here)
+    kd = -(0.7 * math.log(0.7) + 0.3 * math.log(0.3))  # of class 2 the teacher knows nothing
+    assert terms["kd"].item() == pytest.approx(2 * kd, rel=1e-4)
+    seg = marginal_loss(here.outputs, here.targets, here.task.candidates)
+    assert terms["seg"].item() == seg.item(), "whatever the other methods take background for"
+    both = make("mib", kd=2.0).objective(replace(here, taught=["A", "B"]))
+    kd = -(0.6 * math.log(0.5) + 0.3 * math.log(0.3) + 0.1 * math.log(0.2))
+    assert both["kd"].item() == pytest.approx(2 * kd, rel=1e-4)
+    with pytest.raises(ConfigError, match=r"scenario\.unmarked says it already"):
+        make("mib", added=[2]).check(here.task, None)
+
+
+def test_plop_fills_in_what_a_site_does_not_mark():
+    of = {0: [1.0, 1e-9, 1e-9], 1: [1e-9, 1.0, 1e-9], 2: [1e-9, 1e-9, 1.0]}
+    q = torch.tensor([of[1], of[2], of[0], [0.5, 0.3, 0.2], of[1], of[1]]).T[None, :, None].log()
+    here = partly(q, -1, -1, -1, -1, -2, 2)  # -1: background or class 1; -2: or class 2
+    found = make("plop", entropy=0.1).pseudo_labels(here)
+    assert found.flatten().tolist() == [1, -1, 0, -1, -2, 2]
 
 
 def test_mib_refuses_what_its_settings_contradict():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fedcl.data.samples import Stacked
-from fedcl.tasks.segmentation import segmentation_loss
+from fedcl.tasks.losses import segmentation_loss
 from strategies.parts.anatomy import SECTORS, levels, places, quantiles, regions, reshape
 from strategies.souvenir import repaint
 from tests.small import ce, make, step
