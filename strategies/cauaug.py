@@ -47,8 +47,8 @@ class CauAug(Archiving):
     losses = ("kd", "dom")
     leaves = "of its images, per channel, mean Fourier magnitude, mean and deviation"
 
-    kd: float = setting(0.1, low=0)
-    dom: float = setting(0.1, low=0)
+    kd: float = setting(0.3, low=0)
+    dom: float = setting(0.3, low=0)
     ana: bool = True
     test_networks: int = setting(1, low=0, high=64)
     deviation: str = setting("images", choices=("images", "pooled"))
