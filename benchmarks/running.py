@@ -68,13 +68,17 @@ def processes(count: int) -> ProcessPoolExecutor:
 
 
 def run_all(runs: Iterable[Planned], lanes: int, what: str) -> None:
-    """Run those that are not complete, `lanes` at a time; go on with those begun."""
+    """Run those that are not complete, `lanes` at a time; go on with those begun.
+
+    One lane is this process, several are others.
+    """
     todo = [(folder, overrides) for folder, overrides in runs if completed(folder) is None]
     if not todo:
         return
     with Progress() as progress, processes(lanes) as pool:
+        done = map(simulate, todo) if lanes == 1 else pool.map(simulate, todo)
         bar = progress.add_task(what, total=len(todo))
-        for _ in pool.map(simulate, todo):
+        for _ in done:
             progress.advance(bar)
 
 

@@ -81,7 +81,17 @@ def method(name: str) -> list[str]:
     return [*base(name), f"strategy={name}", *NEEDS.get(name, [])]
 
 
-@pytest.mark.parametrize("name", STRATEGY.available())
+FEW = ("contrastive", "ewc", "fedbn", "field_distillation", "individual", "replay", "ted", "tkrl")
+"""Methods that between them keep all that is kept between rounds: at sites and at the server."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in FEW else pytest.mark.exhaustive)
+        for name in STRATEGY.available()
+    ],
+)
 def test_an_interrupted_run_goes_on_to_the_same_bits(name: str, tmp_path: Path, grids: Any):
     config, expected = reference(method(name), tmp_path / "whole", grids)
     grid = grids(config, tmp_path / "run", "inprocess")
@@ -130,7 +140,14 @@ def test_fields_that_grow_go_on_to_the_same_bits(overrides: list[str], tmp_path:
     assert (got["weights_sha256"], got["cases"]) == (expected["weights_sha256"], expected["cases"])
 
 
-@pytest.mark.parametrize("name", ["joint", "ewc", "replay", "tkrl", "souvenir"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "joint",
+        "replay",
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("ewc", "tkrl", "souvenir")),
+    ],
+)
 def test_a_centralised_run_can_be_interrupted_too(name: str, tmp_path: Path, grids: Any):
     overrides = [*TINY, f"strategy={name}", "timeline.centralised=true"]
     config, expected = reference(overrides, tmp_path / "whole", grids)

@@ -62,7 +62,7 @@ def arrays_of(content: RecordDict) -> Iterator[np.ndarray]:
         yield from from_record(record).values()
 
 
-QUICK = ("ted optimiser.keep=true", "replay", "ewc", "souvenir")
+QUICK = ("ted optimiser.keep=true", "replay", "souvenir")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ WEIGHTS = ArrayRecord({"w": Array(np.arange(12, dtype=np.float32).reshape(3, 4))
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"workers": 1000}, "engine.workers: 1000 workers"),
+        pytest.param(
+            {"workers": 1000}, "engine.workers: 1000 workers", marks=pytest.mark.exhaustive
+        ),
         ({"workers": 1, "num_gpus": 64.0}, "engine.workers: 1 workers with num_cpus=1"),
         ({"address": "127.0.0.1:1"}, "engine.address: no Ray cluster at 127.0.0.1:1"),
     ],
