@@ -91,7 +91,11 @@ def test_ray_dies_with_its_run_and_another_engine_goes_on(cli, tmp_path: Path, u
 
 
 @pytest.mark.parametrize(
-    "engine", ["inprocess", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+    "engine",
+    [
+        pytest.param("inprocess", marks=pytest.mark.slow),
+        pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.exhaustive]),
+    ],
 )
 def test_ctrl_c_ends_everything_at_once_and_can_be_resumed(
     cli, tmp_path: Path, uninterrupted: Path, engine: str

@@ -161,6 +161,7 @@ def test_an_average_that_keeps_nothing_teaches_as_the_last_round_does(tiny):
     assert ema["weights_sha256"] == last["weights_sha256"]
 
 
+@pytest.mark.exhaustive
 def test_ray_with_one_worker_gives_the_bits_of_one_process(tiny):
     """With two: see test_invariance, for every method."""
     one, other = (tiny("strategy=individual", *engine) for engine in ((), ONE_WORKER))
@@ -269,6 +270,7 @@ class Own(Plain):
 }
 
 
+@pytest.mark.slow
 def test_models_aggregations_and_privacy_from_outside(tmp_path: Path):
     for name, content in OUTSIDE.items():
         path = tmp_path / name
@@ -285,6 +287,7 @@ def test_models_aggregations_and_privacy_from_outside(tmp_path: Path):
     assert (results["model"], results["aggregation"], results["privacy"]["name"]) == ("own",) * 3
 
 
+@pytest.mark.slow
 def test_the_method_in_the_documentation_runs_as_it_stands(tmp_path: Path):
     text = (ROOT / "docs" / "howto" / "own_method.md").read_text()
     for name, language in (("strategies/mine.py", "python"), ("conf/strategy/mine.yaml", "yaml")):

@@ -139,6 +139,7 @@ sys.exit(simulate.main(["run.resume={folder}"]))
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     cli: Callable[..., int], tmp_path: Path
 ):

@@ -185,7 +185,7 @@ BACKBONES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("strategy", ["plop", "tkrl"])
+@pytest.mark.parametrize("strategy", ["plop", pytest.param("tkrl", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("model", BACKBONES)
 def test_methods_take_features_from_any_backbone(cli, tmp_path, model: str, strategy: str):
     overrides = [

@@ -159,6 +159,7 @@ def real(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(folder.glob("**/images*/*"))[::40])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not HIPPOCAMPUS.exists(), reason=DATA)
 def test_of_hippocampi_in_three_dimensions(tmp_path: Path):
     cohorts = [f"scenario.cohorts.{site}.share=0.05" for site in "ABCD"]

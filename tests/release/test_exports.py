@@ -135,7 +135,7 @@ def test_of_one_size_is_what_is_always_shown_in_that_size(root: Path, tmp_path: 
     assert session(tmp_path / "m.onnx").get_inputs()[0].shape == ["batch", 1, 16, 16]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_transformer_is_written_for_the_size_of_its_windows(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

@@ -31,7 +31,11 @@ OWN = {"large": ["A", "C", "E"], "small": ["B", "D", "F"]}
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ted", "ewc", "replay", pytest.param("tkrl", marks=pytest.mark.slow)]
+    "strategy",
+    [
+        "ted",
+        *(pytest.param(one, marks=pytest.mark.exhaustive) for one in ("ewc", "replay", "tkrl")),
+    ],
 )
 def test_an_architecture_becomes_what_it_would_without_the_others(
     cli: Callable[..., int], tmp_path: Path, strategy: str
@@ -233,6 +237,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "runs", folder / "out"
 
 
+@pytest.mark.slow
 def test_models_are_compared_over_the_cases_of_all_sites(compared: tuple[Path, Path]):
     runs, out = compared
     with (out / "models.csv").open(newline="") as file:
@@ -262,6 +267,7 @@ def test_models_are_compared_over_the_cases_of_all_sites(compared: tuple[Path, P
     assert '<table id="models">' in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_p_of_a_model_is_the_paired_test_over_cases(compared: tuple[Path, Path]):
     runs, out = compared
     with (out / "models.csv").open(newline="") as file:
@@ -282,6 +288,7 @@ def test_the_p_of_a_model_is_the_paired_test_over_cases(compared: tuple[Path, Pa
         assert float(rows[key]["p_holm"]) == pytest.approx(worst, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [
