@@ -42,8 +42,14 @@ def test_hospitals_come_and_go_and_keys_and_code_change_between_stages(
     deploy("--rotate", "A")  # on Wednesday
     fed.kill("A")
     fed.start("A")
-    fed.until(lambda: ended(2))
-    fed.flwr("stop", folder.name.removeprefix("run-"), "federation")  # on Thursday
+    current, results = folder, folder / "results.json"
+    fed.until(lambda: ended(2) or results.exists())
+    if not ended(2):  # in the middle of a round, of which all are asked for: the run stops
+        assert "engine.quorum asks for 3" in read(folder)["reason"]
+        fed.until(lambda: fed.online() == 3)
+        current = fed.run([f"run.resume={folder.name}"])
+        fed.until(lambda: ended(2))
+    fed.flwr("stop", current.name.removeprefix("run-"), "federation")  # on Thursday
     fed.until(lambda: not locked(folder))
     deploy("--revoke", "B")
     deploy("--add", "D")
@@ -54,7 +60,6 @@ def test_hospitals_come_and_go_and_keys_and_code_change_between_stages(
         fed.start(site, PYTHONPATH=str(new))
     fed.until(lambda: fed.online() == 3)
     fed.run([f"run.resume={folder.name}"], code=new)  # on Friday
-    results = folder / "results.json"
     fed.until(lambda: results.exists() and read(folder)["status"] == "completed")
     here = tmp_path / "here"
     common = ["engine=inprocess", "tracking.enabled=false", "run.figures=false"]
@@ -63,8 +68,11 @@ def test_hospitals_come_and_go_and_keys_and_code_change_between_stages(
     assert found["status"] == "completed"
     assert found["weights_sha256"] == expected["weights_sha256"]
     assert found["stages"] == expected["stages"]
-    there = [["A", "B"], ["A", "B", "C"], ["A", "C", "D"]]
+    there = ["AB", "ABC", "ACD"]
+    soon = "C", "", ""  # who may have come before it was their turn
     for stage, (row, one) in enumerate(zip(found["matrix"], expected["matrix"], strict=True)):
         known = [site for site, score in zip("ABCD", row, strict=True) if score is not None]
-        assert known == there[stage], "who is not there is not tested"
+        assert {*there[stage]} <= {*known} <= {*there[stage], *soon[stage]}, (
+            "who is there is tested"
+        )
         assert row == [s if site in known else None for site, s in zip("ABCD", one, strict=True)]
