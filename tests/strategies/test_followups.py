@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fedcl.data.crops import Crops, Item
 from fedcl.data.samples import Stacked
 from fedcl.data.scans import Scan
-from fedcl.learning.step import Activations
+from fedcl.learning.step import Activations, Step
 from fedcl.seeding import torch_rng
 from strategies.cauaug import restyle
 from strategies.parts.decoder import Decoder
@@ -149,27 +149,29 @@ def test_cauaug_parts_are_switches():
     assert here.student.shown[0].equal(here.inputs)
 
 
-def test_cauaug_leaves_running_statistics_to_the_images():
+@pytest.fixture
+def normalised() -> tuple[nn.BatchNorm2d, Step]:
+    """Return a layer whose running statistics are those of the last batch, and a step with it."""
     layer = nn.BatchNorm2d(1, momentum=1.0)
     student = nn.Sequential(layer, nn.Conv2d(1, 2, 1)).train()
     images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 + 5
     labels = torch.zeros(8, 1, 4, 4, dtype=torch.int64)
-    here = step(logits(0.5), None, student=student, inputs=images, targets=labels)
+    return layer, step(logits(0.5), None, student=student, inputs=images, targets=labels)
+
+
+def test_cauaug_leaves_running_statistics_to_the_images(normalised: tuple[nn.BatchNorm2d, Step]):
+    layer, here = normalised
     make("cauaug", test_networks=0).objective(here)
-    torch.testing.assert_close(layer.running_mean, images.mean((0, 2, 3)))
+    torch.testing.assert_close(layer.running_mean, here.inputs.mean((0, 2, 3)))
 
 
-def test_cauaug_running_statistics_are_of_what_tests_show():
-    layer = nn.BatchNorm2d(1, momentum=1.0)
-    student = nn.Sequential(layer, nn.Conv2d(1, 2, 1)).train()
-    images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 + 5
-    labels = torch.zeros(8, 1, 4, 4, dtype=torch.int64)
-    here = step(logits(0.5), None, student=student, inputs=images, targets=labels)
+def test_cauaug_running_statistics_are_of_what_tests_show(normalised: tuple[nn.BatchNorm2d, Step]):
+    layer, here = normalised
     layers = drawn_layers(1, 2, torch.Generator().manual_seed(0))
     make("cauaug").objective(here)
-    seen = seen_through(layers, images)
+    seen = seen_through(layers, here.inputs)
     torch.testing.assert_close(layer.running_var, seen.var((0, 2, 3)))
-    assert not torch.allclose(seen, images, atol=0.1)
+    assert not torch.allclose(seen, here.inputs, atol=0.1)
 
 
 def test_cauaug_draws_a_hospital_per_batch_or_per_image(monkeypatch: pytest.MonkeyPatch):
