@@ -213,6 +213,11 @@ def test_where_it_cannot_be_had_it_is_refused_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_updates_are_guarded_as_without_it():
+    config = Config.parse(compose([*RUN, "engine.norm_bound=3"]))
+    assert config.engine.norm_bound == 3 and not config.privacy.accounts
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [
