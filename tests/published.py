@@ -101,3 +101,20 @@ def prostate(root: Path, sites: tuple[str, ...] = ("RUNMC", "BMC", "HK"), cases:
             zones = labels.clip(max=2)
             nifti(root / site / f"Case{n:02d}_segmentation.nii.gz", zones, AFFINE)
     return root
+
+
+def spleen(root: Path, cases: int = 10) -> Path:
+    """Write the Decathlon's Task09_Spleen: CT whose spleen is brighter than what is around it."""
+    listed = []
+    for n in range(cases):
+        image, labels = volume(n)
+        for folder, array in (("imagesTr", image), ("labelsTr", labels.clip(max=1))):
+            nifti(root / folder / f"spleen_{n}.nii.gz", array, AFFINE)
+        names = {"image": f"./imagesTr/spleen_{n}.nii.gz", "label": f"./labelsTr/spleen_{n}.nii.gz"}
+        listed.append(names)
+    told = {
+        "modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}, "training": listed,
+        "test": [], "numTraining": cases,
+    }  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(told))
+    return root

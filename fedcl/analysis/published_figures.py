@@ -1,12 +1,14 @@
 """Figures of a published table: its numbers in panels, and test cases as the methods see them."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedcl.analysis.published import DISTANCE, FIGURES, Entry, Measure, measures
+from fedcl.analysis.published import FIGURES, Entry, Measure, known
 from fedcl.reporting.figures import COLOURS, STYLES, draw_case
 from fedcl.tasks.base import Picture
 
@@ -19,24 +21,21 @@ def panels(found: Sequence[Entry], title: str) -> Figure:
 
     A diamond is what is published.
     """
-    every = measures(found)
+    every = known(found)
     bars = [one for one in every if one.name in FIGURES]
     at_sites = [one for one in every if "_" in one.name]
     scores = dict.fromkeys(one.name.partition("_")[0] for one in at_sites)
     lines = [[one for one in at_sites if one.name.startswith(f"{s}_")] for s in scores]
+    drawn = [*(partial(_bars, one) for one in bars), *(partial(_by_site, one) for one in lines)]
     figure = Figure(figsize=(15, 2.6 + 0.5 * len(found)), dpi=110, layout="constrained")
-    grid = figure.subplots(2, 3, squeeze=False)
-    for axes, measure in zip(grid[:, :2].flat, bars, strict=True):
-        _bars(axes, measure, found)
-    for axes, group in zip(grid[:, 2], lines, strict=False):
-        _by_site(axes, group, found)
-    for axes in grid[len(lines) :, 2]:
-        axes.set_axis_off()
+    grid = figure.subplots(2, -(-len(drawn) // 2), squeeze=False)
+    for axes, draw in zip_longest(grid.T.flat, drawn):
+        draw(axes, found) if draw else axes.set_axis_off()
     figure.suptitle(title)
     return figure
 
 
-def _bars(axes: Axes, measure: Measure, found: Sequence[Entry]) -> None:
+def _bars(measure: Measure, axes: Axes, found: Sequence[Entry]) -> None:
     places = np.arange(len(found))[::-1]
     for place, entry in zip(places, found, strict=True):
         mean, std = measure.spread(entry)
@@ -50,7 +49,7 @@ def _bars(axes: Axes, measure: Measure, found: Sequence[Entry]) -> None:
     axes.set_title(measure.title, fontsize=9)
 
 
-def _by_site(axes: Axes, group: Sequence[Measure], found: Sequence[Entry]) -> None:
+def _by_site(group: Sequence[Measure], axes: Axes, found: Sequence[Entry]) -> None:
     for number, entry in enumerate(found):
         means = [measure.spread(entry)[0] for measure in group]
         axes.plot(
@@ -58,7 +57,7 @@ def _by_site(axes: Axes, group: Sequence[Measure], found: Sequence[Entry]) -> No
             markersize=3, linewidth=1.2, color=COLOURS[number % len(COLOURS)],
             linestyle=STYLES[number // len(COLOURS) % len(STYLES)], label=entry.row.title,
         )  # fmt: skip
-    kind = "HD95" if group[0].name.startswith(DISTANCE) else group[0].title.split()[0]
+    kind = group[0].title.split()[0]
     axes.set_xticks(range(len(group)), [one.name.partition("_")[2] for one in group], fontsize=7)
     axes.set_title(f"{kind} of every site after the last stage", fontsize=9)
     axes.legend(fontsize=6)

@@ -37,7 +37,8 @@ def reproduce(
         root: where the data of all sites lie.
         out: gets `runs/ROW/seedN`, the tables, `figure.png`, `cases.png` and `segmentations/`.
         seeds: empty for those of the table.
-        only: rows to run; empty for all. The table shows all that are complete.
+        only: rows to run, and those that teach them; empty for all. The table shows all that are
+            complete.
         overrides: of every run, after those of its row.
 
     Returns:
@@ -53,21 +54,23 @@ def reproduce(
             f"reproduce --only: {name} has no row {unknown[0]!r}; there are: "
             f"{', '.join(paper.rows)}"
         )
+    asked = {*only, *(paper.rows[row].teacher for row in only)}
     chosen = seeds or paper.seeds
     planned = list(product(chosen, paper.rows))
     for number, (seed, row) in enumerate(planned, start=1):
+        folder, teacher = _folder(out, row, seed), paper.rows[row].teacher
         command = [
             f"protocol={paper.protocol}",
             f"scenario.root={_quoted(root)}",
             f"seed={seed}",
             *paper.rows[row].overrides,
+            *(_taught_by(teacher, _folder(out, teacher, seed)) if teacher else []),
             *overrides,
         ]
-        folder = _folder(out, row, seed)
         if _complete(folder):
             changes(command)(stored(folder))  # which the table shows, whether asked for or not
             console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
-        elif not only or row in only:
+        elif not only or row in asked:
             console.rule(f"{row}, seed {seed} ({number} of {len(planned)})")
             key = "run.resume" if holds_run(folder) else "run.dir"
             code = run([*command, f"{key}={_quoted(folder)}"])
@@ -79,6 +82,12 @@ def reproduce(
 
 def _folder(out: Path, row: str, seed: int) -> Path:
     return out / "runs" / row / f"seed{seed}"
+
+
+def _taught_by(row: str, folder: Path) -> list[str]:
+    """Return what has the model of a row's run teach, by the row's name, an architecture's."""
+    file = folder / "checkpoint" / "stage-1.safetensors"
+    return [f"strategy.teacher.model={row}", f"strategy.teacher.file={_quoted(file)}"]
 
 
 def _quoted(path: Path) -> str:
