@@ -52,7 +52,7 @@ def test_students_beside_the_teacher_that_is_trained_before_them(tmp_path: Path,
     ]
     values = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
     tested = {title for title, line in values.items() if line["p (alone+)"]}
-    assert tested == {"S1 T1 all"}, "over cases, against the same student alone"
+    assert tested == {"S1 by T1: all"}, "over cases, against the same student alone"
     assert (out / "cases.png").stat().st_size > 5000
     capsys.readouterr()
     assert main([*asked, "--only", "s1-t1-all"]) == 0
