@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from fedcl.app.cli import main
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
+from fedcl.errors import ConfigError
 from tests import published
 from tests.conftest import read
 
@@ -16,6 +19,13 @@ QUICK = [
     "learner.batch_size=8",
 ]  # fmt: skip
 ROWS = ["s1-alone+", "s1-t1-all"]
+
+
+def test_a_student_without_a_teacher_is_refused(tmp_path: Path):
+    root = published.spleen(tmp_path)
+    values = compose(["protocol=mtms_spleen", f"scenario.root={root}", "models.t1.channels=[4,8]"])
+    with pytest.raises(ConfigError, match=r"no site trains t1.*strategy\.teacher\.file"):
+        Config.parse(values)
 
 
 @pytest.mark.slow
