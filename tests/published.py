@@ -101,3 +101,41 @@ def prostate(root: Path, sites: tuple[str, ...] = ("RUNMC", "BMC", "HK"), cases:
             zones = labels.clip(max=2)
             nifti(root / site / f"Case{n:02d}_segmentation.nii.gz", zones, AFFINE)
     return root
+
+
+def spleen(root: Path, cases: int = 10) -> Path:
+    """Write the Decathlon's Task09_Spleen: CT whose spleen is brighter than what is around it."""
+    listed = []
+    for n in range(cases):
+        image, labels = volume(n)
+        for folder, array in (("imagesTr", image), ("labelsTr", labels.clip(max=1))):
+            nifti(root / folder / f"spleen_{n}.nii.gz", array, AFFINE)
+        names = {"image": f"./imagesTr/spleen_{n}.nii.gz", "label": f"./labelsTr/spleen_{n}.nii.gz"}
+        listed.append(names)
+    told = {
+        "modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}, "training": listed,
+        "test": [], "numTraining": cases,
+    }  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(told))
+    return root
+
+
+def cine(root: Path, name: str = "patient001", frames: int = 6) -> Path:
+    """Write a patient of ACDC as a cine: a heart that beats, with masks at ED and ES alone."""
+    place = root / name
+    rows, columns = np.mgrid[-1:1:20j, -1:1:16j]
+    signal = np.full((20, 16, 2, frames), 20.0, np.float32)
+    marks = np.zeros(signal.shape, np.uint8)
+    for t in range(frames):
+        radius = 0.75 - 0.25 * np.sin(np.pi * t / (frames - 1))
+        away = np.hypot(rows, columns)
+        marks[away < radius, :, t], marks[away < 0.6 * radius, :, t] = 2, 3
+        marks[(away >= radius) & (columns < -0.3) & (np.abs(rows) < 0.5), :, t] = 1
+        signal[..., t] += 60 * marks[..., t]
+    nifti(place / f"{name}_4d.nii.gz", signal, AFFINE)
+    marked = (1, frames // 2 + 1)
+    for frame in marked:
+        nifti(place / f"{name}_frame{frame:02d}.nii.gz", signal[..., frame - 1], AFFINE)
+        nifti(place / f"{name}_frame{frame:02d}_gt.nii.gz", marks[..., frame - 1], AFFINE)
+    (place / "Info.cfg").write_text(f"ED: {marked[0]}\nES: {marked[1]}\nGroup: DCM\n")
+    return root

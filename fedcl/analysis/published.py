@@ -26,6 +26,8 @@ OTHERWISE = (
     "of TED, it is another number"
 )
 """What is said below a table with distances."""
+FURTHER = {DISTANCE: "HD95", "ssim": "SSIM", "dice": "Dice"}
+"""Scores that are shown beside the one that runs are judged by, where they are known."""
 
 
 @dataclass
@@ -36,11 +38,16 @@ class Row:
         title: the paper's name for it.
         overrides: what makes it, on top of the protocol.
         published: by figure, what the paper reports.
+        teacher: the row whose model teaches it, which is run before; of one stage, and named like
+            its architecture.
+        variant: of which one it is a row; see `Paper`.
     """
 
     title: str
     overrides: list[str] = setting(factory=list)
     published: dict[str, float] = setting(factory=dict)
+    teacher: str = ""
+    variant: str = ""
 
 
 @dataclass
@@ -56,6 +63,9 @@ class Paper:
         holds_for: settings that the published numbers are of, where there are others.
         notes: what a reader must know to compare.
         rows: by their names; RAVG refers to `joint`.
+        variants: such as networks that are compared; each has the rows of `each` and is a table of
+            its own: reference and `joint` are its own.
+        each: the rows of every variant; NAME of VARIANT is the row VARIANT-NAME.
     """
 
     title: str
@@ -66,6 +76,20 @@ class Paper:
     holds_for: list[str] = setting(factory=list)
     notes: list[str] = setting(factory=list)
     rows: dict[str, Row] = setting(factory=dict)
+    variants: dict[str, Row] = setting(factory=dict)
+    each: dict[str, Row] = setting(factory=dict)
+
+    def whole(self) -> "Paper":
+        """Return the table with the rows of its variants among its rows."""
+        rows = {name: row for name, row in self.rows.items() if not row.variant}
+        for variant, shared in self.variants.items():
+            for name, row in self.each.items():
+                title, overrides = f"{shared.title} {row.title}", shared.overrides + row.overrides
+                rows[f"{variant}-{name}"] = replace(
+                    row, title=title, overrides=overrides, variant=variant
+                )
+            rows |= {name: row for name, row in self.rows.items() if row.variant == variant}
+        return replace(self, rows=rows, variants={}, each={})
 
     def run_with(self, overrides: Sequence[str]) -> "Paper":
         """Return the table as it is when its runs have further settings, which it then tells.
@@ -102,7 +126,7 @@ def paper(name: str) -> Paper:
             f"{', '.join(names())}"
         )
     values = yaml.safe_load((TABLES / f"{name}.yaml").read_text(encoding="utf-8"))
-    return parse(Paper, values, f"tables.{name}")
+    return parse(Paper, values, f"tables.{name}").whole()
 
 
 @dataclass(frozen=True)
@@ -122,9 +146,26 @@ def entries(one: Paper, groups: Sequence[Group]) -> list[Entry]:
         groups: the runs of its rows, by their names.
     """
     runs = {group.name: group.runs for group in groups}
-    reference = one.reference if one.reference in runs else groups[0].name
-    lines = {line.name: line for line in table(groups, reference)}
+    lines = {
+        name: line
+        for variant in dict.fromkeys(row.variant for row in one.rows.values())
+        for name, line in _lines(one, variant, groups)
+    }
     return [Entry(row, lines[name], runs[name]) for name, row in one.rows.items() if name in runs]
+
+
+def _lines(one: Paper, variant: str, groups: Sequence[Group]) -> list[tuple[str, Line]]:
+    """Return the lines of a variant's rows, compared with one another, by the rows' names."""
+    own = [group for group in groups if one.rows[group.name].variant == variant]
+    names = {group.name.removeprefix(f"{variant}-"): group.name for group in own}
+    if not own:
+        return []
+    known = one.reference in names
+    short = [replace(group, name=name) for name, group in zip(names, own, strict=True)]
+    lines = table(short, one.reference if known else short[0].name)
+    for line in () if known else lines:  # nothing to be tested against
+        line.difference = line.p = None
+    return [(names[line.name], replace(line, name=names[line.name])) for line in lines]
 
 
 @dataclass(frozen=True)
@@ -143,15 +184,13 @@ class Measure:
 
 
 def measures(found: Sequence[Entry]) -> list[Measure]:
-    """Return the figures, then score and distance at every site after the last stage."""
+    """Return the figures, then the scores at every site after the last stage."""
     results = found[-1].runs[0].results
     shown = [Measure(name, HELP[name][0], partial(_figure, name)) for name in FIGURES]
-    scores = {results.score: title_of(results.score)}
-    if DISTANCE in results.secondary:
-        scores[DISTANCE] = "HD95"
-        shown.append(Measure(DISTANCE, "HD95", partial(_at_end, DISTANCE, "")))
-    for score, title in scores.items():
-        for site in results.sites:
+    further = {name: title for name, title in FURTHER.items() if name in results.secondary}
+    shown += [Measure(name, title, partial(_at_end, name, "")) for name, title in further.items()]
+    for score, title in {results.score: title_of(results.score), **further}.items():
+        for site in results.sites if len(results.sites) > 1 else ():
             at_site = partial(_at_end, score, site)
             shown.append(Measure(f"{score}_{site}", f"{title} {site}", at_site))
     return shown
@@ -162,15 +201,31 @@ def _figure(name: str, entry: Entry) -> tuple[float | None, float | None]:
 
 
 def _at_end(score: str, site: str, entry: Entry) -> tuple[float | None, float | None]:
-    """Return a score after the last stage: at a site, or the mean over all if it is empty."""
+    """Return a score after the last stage: at a site, or the mean over all if it is empty.
+
+    Sites that never have it, such as those of a mask for PSNR, are left out of the mean.
+    """
     values = []
     for run in entry.runs:
         own = run.results
         matrix = own.matrix if score == own.score else own.secondary[score].matrix
-        last = [v for s, v in zip(own.sites, matrix[-1], strict=True) if site in ("", s)]
-        if None not in last:
+        last = [
+            column[-1]
+            for name, column in zip(own.sites, zip(*matrix, strict=True), strict=True)
+            if site in ("", name) and any(value is not None for value in column)
+        ]
+        if last and None not in last:
             values.append(fmean(value for value in last if value is not None))
     return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
+
+
+def known(found: Sequence[Entry]) -> list[Measure]:
+    """Return the measures that a row has or the paper reports."""
+    return [
+        measure
+        for measure in measures(found)
+        if _published(measure, found) or any(measure.spread(e)[0] is not None for e in found)
+    ]
 
 
 def files(one: Paper, found: Sequence[Entry], notes: Sequence[str]) -> dict[str, str]:
@@ -197,7 +252,9 @@ def files(one: Paper, found: Sequence[Entry], notes: Sequence[str]) -> dict[str,
 def _columns(one: Paper, found: Sequence[Entry], dash: str) -> list[Column]:
     """Return the columns for readers: published before measured, mean ± standard deviation."""
     columns = [Column("method", "method", lambda entry: entry.row.title, "")]
-    for measure in measures(found):
+    if len({_parameters(entry) for entry in found}) > 1:
+        columns.append(Column("", "parameters", lambda entry: f"{_parameters(entry):,}", ""))
+    for measure in known(found):
         if _published(measure, found):
             text = partial(_reported, measure.name, dash)
             columns.append(Column("", f"{measure.title} published", text, ""))
@@ -223,7 +280,13 @@ def _numbers(found: Sequence[Entry]) -> list[Column]:
             columns.append(Column(f"{measure.name}_published", "", text, ""))
         for index, name in enumerate((measure.name, f"{measure.name}_std")):
             columns.append(Column(name, "", partial(_number, measure, index), ""))
-    return columns
+    return [*columns, Column("parameters", "", lambda entry: str(_parameters(entry)), "")]
+
+
+def _parameters(entry: Entry) -> int:
+    """Return those of the networks that the sites train, a teacher's left out."""
+    every = entry.runs[0].results.architectures.values()
+    return sum(one.parameters for one in every if one.sites)
 
 
 def _published(measure: Measure, found: Sequence[Entry]) -> bool:

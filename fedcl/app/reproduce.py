@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from fedcl.analysis import published, published_figures
+from fedcl.analysis import published, published_figures, published_frames
 from fedcl.analysis.runs import Group, Run
 from fedcl.analysis.sources import LeftOutError, read
 from fedcl.app.entry import run
+from fedcl.app.reconstructed import reconstructed
 from fedcl.app.resuming import changes
 from fedcl.app.run_folder import holds_run
 from fedcl.app.segmented import segmented
@@ -17,6 +18,8 @@ from fedcl.files import write_atomically
 from fedcl.reporting.console import console
 from fedcl.reporting.figures import save
 from fedcl.server.results import Results
+from fedcl.tasks.field import Field
+from fedcl.tasks.segmentation import Segmentation
 
 
 def reproduce(
@@ -37,7 +40,8 @@ def reproduce(
         root: where the data of all sites lie.
         out: gets `runs/ROW/seedN`, the tables, `figure.png`, `cases.png` and `segmentations/`.
         seeds: empty for those of the table.
-        only: rows to run; empty for all. The table shows all that are complete.
+        only: rows to run, and those that teach them; empty for all. The table shows all that are
+            complete.
         overrides: of every run, after those of its row.
 
     Returns:
@@ -53,21 +57,23 @@ def reproduce(
             f"reproduce --only: {name} has no row {unknown[0]!r}; there are: "
             f"{', '.join(paper.rows)}"
         )
+    asked = {*only, *(paper.rows[row].teacher for row in only)}
     chosen = seeds or paper.seeds
     planned = list(product(chosen, paper.rows))
     for number, (seed, row) in enumerate(planned, start=1):
+        folder, teacher = _folder(out, row, seed), paper.rows[row].teacher
         command = [
             f"protocol={paper.protocol}",
             f"scenario.root={_quoted(root)}",
             f"seed={seed}",
             *paper.rows[row].overrides,
+            *(_taught_by(teacher, _folder(out, teacher, seed)) if teacher else []),
             *overrides,
         ]
-        folder = _folder(out, row, seed)
         if _complete(folder):
             changes(command)(stored(folder))  # which the table shows, whether asked for or not
             console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
-        elif not only or row in only:
+        elif not only or row in asked:
             console.rule(f"{row}, seed {seed} ({number} of {len(planned)})")
             key = "run.resume" if holds_run(folder) else "run.dir"
             code = run([*command, f"{key}={_quoted(folder)}"])
@@ -79,6 +85,12 @@ def reproduce(
 
 def _folder(out: Path, row: str, seed: int) -> Path:
     return out / "runs" / row / f"seed{seed}"
+
+
+def _taught_by(row: str, folder: Path) -> list[str]:
+    """Return what has the model of a row's run teach, by the row's name, an architecture's."""
+    file = folder / "checkpoint" / "stage-1.safetensors"
+    return [f"strategy.teacher.model={row}", f"strategy.teacher.file={_quoted(file)}"]
 
 
 def _quoted(path: Path) -> str:
@@ -99,7 +111,7 @@ def _read(folder: Path) -> Run:
 
 
 def _write(paper: published.Paper, out: Path, seeds: Sequence[int]) -> None:
-    """Write tables, figures and segmentations of the rows of which all runs are complete."""
+    """Write tables and figures of the rows of which all runs are complete."""
     groups, lacking = [], []
     for row in paper.rows:
         folders = [_folder(out, row, seed) for seed in seeds]
@@ -109,13 +121,34 @@ def _write(paper: published.Paper, out: Path, seeds: Sequence[int]) -> None:
             lacking.append(row)
     notes = [f"not run, or not complete: {', '.join(lacking)}"] if lacking else []
     found = published.entries(paper, groups)
-    first = {entry.row.title: Path(entry.runs[0].place) for entry in found}
-    with console.status("segmenting test cases"):
-        pictures, told = segmented(first, out / "segmentations")
+    draw = _fields if found[0].runs[0].results.case == "frame" else _images
+    with console.status("asking the models about test cases"):
+        told = draw(paper.title, found, out)
     for name, text in published.files(paper, found, [*notes, *told]).items():
         write_atomically(out / name, text.encode())
     save(published_figures.panels(found, paper.title), out / "figure.png")
-    if pictures:
-        save(published_figures.cases(pictures), out / "cases.png")
     console.print((out / "table.md").read_text(encoding="utf-8"), markup=False, soft_wrap=True)
     console.print(f"written to {out}", markup=False, soft_wrap=True)
+
+
+def _images(title: str, found: Sequence[published.Entry], out: Path) -> list[str]:
+    """Write how the rows segment test cases; return which do not, and why."""
+    pictures, told = segmented(_first(found), out / "segmentations")
+    if pictures:
+        save(published_figures.cases(pictures, Segmentation.legend), out / "cases.png")
+    return told
+
+
+def _fields(title: str, found: Sequence[published.Entry], out: Path) -> list[str]:
+    """Write the frames of the rows' fields, and what lambda does to them; nothing is left out."""
+    pictures = reconstructed(_first(found))
+    save(published_figures.cases(pictures, Field.legend), out / "cases.png")
+    write_atomically(out / "frames.csv", published_frames.frames(found).encode())
+    save(published_frames.curves(found, title), out / "frames.png")
+    save(published_frames.sweep(found, title), out / "lambda.png")
+    return []
+
+
+def _first(found: Sequence[published.Entry]) -> dict[str, Path]:
+    """Return the folder of every row's first run, by the row's title."""
+    return {entry.row.title: Path(entry.runs[0].place) for entry in found}

@@ -63,8 +63,9 @@ def changes(arguments: Sequence[str]) -> Change:
             sorted(staying | {*FREE[2:]})
         )
         overrides = _parsed(others)
-        single = [one for one in overrides if one.key_or_group.partition("/")[0] not in ELSEWHERE]
-        if len(single) < len(overrides):  # what it says, other settings apart, shows in the whole
+        last = {one.key_or_group: one for one in overrides}  # as Hydra takes what is said twice
+        single = [one for key, one in last.items() if key.partition("/")[0] not in ELSEWHERE]
+        if len(single) < len(last):  # what it says, other settings apart, shows in the whole
             known = dict(flat(stored))
             for key, value in flat(_begun(others)):
                 if known.get(key, value) != value and not _may_change(key, staying):

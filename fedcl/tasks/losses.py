@@ -1,4 +1,4 @@
-"""What segmentation minimises: Dice plus cross-entropy, in two forms."""
+"""What segmentation minimises: Dice, in several forms, mostly plus cross-entropy."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -49,7 +49,7 @@ def ignoring_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 SURE = 1e-8
-"""How far from 0 and 1 probabilities stay in `one_ratio_loss`."""
+"""How far from 0 and 1 probabilities stay in the losses below."""
 
 
 def one_ratio_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -62,16 +62,51 @@ def one_ratio_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         outputs: logits, shape (N, K, ...).
         targets: classes or `IGNORED`, shape (N, 1, ...).
     """
+    found, wanted, counts = _compared(outputs, targets)
+    return _one_ratio(found, wanted, counts) + _binary(found, wanted, counts)
+
+
+def foreground_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return Dice as one ratio over the batch and all classes but the background.
+
+    That of the students in the published code of MTMS (Biswas, arXiv 2406.03173).
+
+    Args:
+        outputs: logits, shape (N, K, ...).
+        targets: classes or `IGNORED`, shape (N, 1, ...).
+    """
+    found, wanted, counts = _compared(outputs, targets)
+    return _one_ratio(found[:, 1:], wanted[:, 1:], counts)
+
+
+def foreground_entropy_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return `foreground_loss` plus binary cross-entropy of every class, that of MTMS's teachers.
+
+    Args:
+        outputs: logits, shape (N, K, ...).
+        targets: classes or `IGNORED`, shape (N, 1, ...).
+    """
+    found, wanted, counts = _compared(outputs, targets)
+    return _one_ratio(found[:, 1:], wanted[:, 1:], counts) + _binary(found, wanted, counts)
+
+
+def _compared(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return probabilities and truth, (N, K, ...), and which voxels count, (N, 1, ...)."""
     from monai.networks import one_hot  # takes seconds
 
     counts = targets != IGNORED
     wanted = one_hot(targets.where(counts, 0), outputs.shape[1])
-    found = outputs.float().softmax(1).clamp(SURE, 1 - SURE)
-    apart = F.binary_cross_entropy(found, wanted, reduction="none")
-    voxels = (counts.sum() * outputs.shape[1]).clamp(min=1)
+    return outputs.float().softmax(1).clamp(SURE, 1 - SURE), wanted, counts
+
+
+def _one_ratio(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     both, sizes = found * wanted * counts, (found + wanted) * counts
-    overlap = 1 - (2 * both.sum() + 1) / (sizes.sum() + 1)
-    return overlap + (apart * counts).sum() / voxels
+    return 1 - (2 * both.sum() + 1) / (sizes.sum() + 1)
+
+
+def _binary(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
+    apart = F.binary_cross_entropy(found, wanted, reduction="none")
+    return (apart * counts).sum() / (counts.sum() * found.shape[1]).clamp(min=1)
 
 
 def marginal_loss(outputs: Tensor, targets: Tensor, sets: Sequence[Sequence[int]]) -> Tensor:
@@ -121,5 +156,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 LOSSES: dict[str, tuple[Loss, Loss]] = {
     "dice_ce": (segmentation_loss, ignoring_loss),
     "dice_bce": (one_ratio_loss, one_ratio_loss),
+    "foreground_dice": (foreground_loss, foreground_loss),
+    "foreground_dice_bce": (foreground_entropy_loss, foreground_entropy_loss),
 }
 """By its name, each loss where all voxels count, and where some may not."""

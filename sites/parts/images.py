@@ -81,8 +81,10 @@ class ImageScenario(UnmarkedScenario):
         ignore: mask values that count nowhere, neither in training nor in scores.
         same_origin: whether a mask is refused that its header places over a voxel away from its
             image; otherwise it is taken voxel by voxel.
-        loss: "dice_ce", Dice as a mean over samples and classes plus cross-entropy, or "dice_bce",
-            Dice as one ratio over batch and classes plus binary cross-entropy of every class.
+        loss: "dice_ce", Dice as a mean over samples and classes plus cross-entropy; "dice_bce",
+            Dice as one ratio over batch and classes plus binary cross-entropy of every class;
+            "foreground_dice_bce", the same with a ratio over all classes but the background, or
+            "foreground_dice", that ratio alone.
         scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
             pictures), sensitivity, specificity, cldice (of centrelines) and auc.
         shift: imaginary scanners that images are passed through, site by site.

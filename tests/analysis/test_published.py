@@ -103,11 +103,12 @@ def test_published_numbers_of_another_setting_are_left_out(target: str, shown: i
     assert any("are left out" in note for note in one.notes) == (shown == 0)
 
 
-def test_every_figure_has_a_panel_and_published_numbers_a_mark():
+def test_every_figure_that_a_row_has_has_a_panel_and_published_numbers_a_mark():
     found = entries(PAPER, groups())
-    drawn = {axes.get_title(): axes for axes in panels(found, "A table").axes}
+    drawn = {axes.get_title(): axes for axes in panels(found, "A table").axes if axes.axison}
     sites = {f"{score} of every site after the last stage" for score in ("Dice", "HD95")}
-    assert set(drawn) == {"AVG", "RAVG", "BWT", "RBWT", *sites}
+    assert found[0].line.mean["rbwt"] is None
+    assert set(drawn) == {"AVG", "RAVG", "BWT", *sites}
     (mark,) = drawn["AVG"].get_lines()[:-1]
     assert mark.get_xdata()[0] == 0.709
     assert [m.name for m in measures(found)][:4] == ["avg", "ravg", "bwt", "rbwt"]
@@ -115,14 +116,49 @@ def test_every_figure_has_a_panel_and_published_numbers_a_mark():
 
 @pytest.mark.parametrize("name", names())
 def test_every_table_can_be_run(name: str):
+    """Of every variant, and of every kind of row, one is composed."""
     one = paper(name)
-    assert one.reference in one.rows and "joint" in one.rows and one.seeds and one.source
+    variants = {row.variant for row in one.rows.values()} - {""}
+    assert one.seeds and one.source
+    references = {f"{variant}-{one.reference}" for variant in variants} or {one.reference}
+    assert references <= set(one.rows)
+    composed: dict[str, list[str]] = {}
     for row in one.rows.values():
-        assert row.overrides[0].removeprefix("strategy=") in STRATEGY.available()
-        if len(row.overrides) > 1:
-            values = compose([f"protocol={one.protocol}", *row.overrides])
-            STRATEGY.make(values["strategy"])
         assert set(row.published) <= {"avg", "ravg", "bwt", "rbwt", "hd95"}
+        assert not row.teacher or row.teacher in one.rows
+        strategy = next((o for o in row.overrides if o.startswith("strategy=")), "")
+        assert not strategy or strategy.removeprefix("strategy=") in STRATEGY.available()
+        if len(row.overrides) > 1:
+            keys = [override.partition("=")[0] for override in row.overrides]
+            composed.setdefault(f"{strategy} {keys}", row.overrides)
+        composed |= {row.variant: row.overrides} if row.variant else {}
+    for overrides in {tuple(one): None for one in composed.values()}:
+        STRATEGY.make(compose([f"protocol={one.protocol}", *overrides])["strategy"])
+
+
+def test_a_table_of_variants_is_one_table_for_each():
+    """Two networks, each with its own joint and reference; in the order of the paper."""
+    shared = {"joint": Row("joint"), "kd": Row("distilled", ["strategy=lwf"])}
+    one = Paper(
+        title="", source="", protocol="none", reference="kd",
+        rows={"t": Row("T"), "b-x": Row("B x", variant="b")},
+        variants={"a": Row("A", ["model=a"]), "b": Row("B", ["model=b"])}, each=shared,
+    ).whole()  # fmt: skip
+    assert list(one.rows) == ["t", "a-joint", "a-kd", "b-joint", "b-kd", "b-x"]
+    assert one.rows["b-kd"] == Row("B distilled", ["model=b", "strategy=lwf"], variant="b")
+    scores = {"t": 0.9, "a-joint": 0.8, "a-kd": 0.4, "b-joint": 0.5, "b-kd": 0.3, "b-x": 0.2}
+    found = entries(one, [
+        Group(name, [run(name, seed=seed, last=(last, last)) for seed in (0, 1)])
+        for name, last in scores.items()
+    ])  # fmt: skip
+    lines = {entry.line.name: entry.line for entry in found}
+    assert list(lines) == list(scores)
+    assert lines["a-kd"].mean["ravg"] == pytest.approx(0.4 / 0.8)
+    assert lines["b-kd"].mean["ravg"] == pytest.approx(0.3 / 0.5)
+    assert lines["b-joint"].difference[0] == pytest.approx(0.2)
+    assert lines["a-joint"].difference[0] == pytest.approx(0.4)
+    for alone in ("t", "a-kd", "b-kd"):
+        assert lines[alone].difference is None
 
 
 def test_the_ladder_of_ted_has_the_published_numbers():

@@ -118,6 +118,12 @@ def test_what_changes_the_results_is_refused(argument: str):
         change(stored(), argument)
 
 
+def test_of_a_setting_given_twice_the_last_counts():
+    assert change(stored(), "strategy.kd=1", "strategy.kd=2") == stored()
+    with pytest.raises(ConfigError, match=r"^strategy\.kd: a resumed run keeps"):
+        change(stored(), "strategy.kd=2", "strategy.kd=1")
+
+
 PUBLISHED = ["protocol=ted_mnms", "scenario.root=/data/mnms", "strategy=lwf"]
 
 

@@ -17,7 +17,7 @@ PROTOCOLS = sorted(file.stem for file in (CONF / "protocol").glob("*.yaml"))
 def test_every_protocol_is_a_configuration(name: str):
     frame = ["scenario=folder"] if "_" not in name and name != "none" else []
     values = compose([f"protocol={name}", "strategy=finetune", *frame])
-    assert "protocol" not in values and "target" not in values
+    assert not {"protocol", "target", "part", "shared"} & set(values)
     Groups.parse(values)
     for kind in (SCENARIO, MODEL, OPTIMISER, SCHEDULE, STRATEGY):
         kind.make(values[kind.key])
@@ -55,6 +55,43 @@ def test_methods_have_what_is_published_of_them(name: str):
     joint = compose([f"protocol={name}", "strategy=joint"])
     assert joint["timeline"]["centralised"] and joint["learner"]["epochs"] == 100
     assert joint["schedule"]["steps"] == 100
+
+
+def test_mtms_is_as_in_its_published_code():
+    """Optimiser, rate, batch, epochs, loss and share of the data of all that are trained."""
+    asked = ["protocol=mtms_spleen"]
+    trained = {
+        "taught": compose(asked),
+        "alone": compose([*asked, "strategy=finetune", "protocol/part=alone"]),
+        "teacher": compose([*asked, "strategy=finetune", "protocol/part=teacher"]),
+    }
+    found = {
+        part: (
+            values["optimiser"]["name"],
+            *(values["learner"][key] for key in ("lr", "batch_size", "epochs")),
+            values["scenario"]["loss"],
+            values["sites"]["spleen"]["data_fraction"],
+        )
+        for part, values in trained.items()
+    }
+    assert found == {
+        "taught": ("rmsprop", 0.01, 20, 120, "foreground_dice", 0.5),
+        "alone": ("adamw", 0.00015, 16, 120, "foreground_dice", 0.5),
+        "teacher": ("adamw", 0.0001, 8, 200, "foreground_dice_bce", 1.0),
+    }
+    for part in ("alone", "teacher"):
+        optimiser = trained[part]["optimiser"]
+        assert (optimiser["betas"], optimiser["weight_decay"]) == ([0.9, 0.95], 0.05)
+    weight = trained["taught"]["strategy"]["weight"]
+    assert weight == {"seg": 0.4, "bottleneck": 0.2, "encoder": 0.1, "decoder": 0.1, "maps": 0.2}
+    teacher = MODEL.make(trained["teacher"]["models"]["t1"])
+    assert (teacher.channels, teacher.reconstruction) == ([64, 128, 256, 512, 1024], 0.2)
+
+
+def test_the_published_loss_of_fields_has_one_lambda():
+    values = compose(["protocol=fields_signal", "strategy.weight=3"])
+    assert (values["strategy"]["weight"], values["strategy"]["here"]) == (3, 0)
+    assert compose(["protocol=fields_signal", "strategy.here=2"])["strategy"]["here"] == 2
 
 
 @pytest.mark.parametrize(("target", "label"), [("i", 1), ("o", 2), ("r", 3)])

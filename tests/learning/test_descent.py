@@ -18,7 +18,7 @@ from fedcl.registry import OPTIMISER, STRATEGY
 from fedcl.seeding import seeded, torch_rng
 from tests.small import TASK
 
-NAMES = ("adam", "adamw", "sgd")
+NAMES = ("adam", "adamw", "sgd", "rmsprop")
 
 
 class Paced(Model):

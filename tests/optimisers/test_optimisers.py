@@ -29,6 +29,8 @@ def test_first_steps_by_hand():
     assert moved == pytest.approx(1 - 0.1 * ahead, abs=1e-6)
     plain = one_step("sgd", 5.0, momentum=0.0, nesterov=False, weight_decay=0.0)
     assert plain == pytest.approx(0.5)
+    over_root = 5.0 / math.sqrt((1 - 0.75) * 5.0**2)
+    assert one_step("rmsprop", 5.0, alpha=0.75) == pytest.approx(1 - 0.1 * over_root, abs=1e-6)
 
 
 @pytest.mark.parametrize(

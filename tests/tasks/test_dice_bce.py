@@ -4,6 +4,7 @@
 and what the code of the paper gives on them, with its gradients.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from fedcl.data.labels import IGNORED
-from fedcl.tasks.losses import one_ratio_loss
+from fedcl.tasks.losses import LOSSES, one_ratio_loss
 from fedcl.tasks.segmentation import Segmentation
 from tests.images import folder
 
@@ -50,6 +51,18 @@ def test_certain_answers_have_a_finite_loss():
     loss = one_ratio_loss(logits, torch.ones(1, 1, 1, 1, dtype=torch.int64))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+
+
+def test_the_ratio_without_background_by_hand():
+    """Two images of two voxels; of class 1 they say 0.8 and 0.4, 0.5 and 0.1, and have one each."""
+    p = torch.tensor([[0.8, 0.4], [0.5, 0.1]])
+    logits = torch.stack([(1 - p).log(), p.log()], dim=1)
+    targets = torch.tensor([[[1, 0]], [[0, 1]]])
+    dice = 1 - (2 * (0.8 + 0.1) + 1) / (1.8 + 2 + 1)
+    assert LOSSES["foreground_dice"][0](logits, targets).item() == pytest.approx(dice)
+    entropy = -(math.log(0.8) + math.log(0.6) + math.log(0.5) + math.log(0.1)) / 4
+    both = LOSSES["foreground_dice_bce"][0](logits, targets)
+    assert both.item() == pytest.approx(dice + entropy)
 
 
 @pytest.mark.parametrize("ignore", [[], [9]])
