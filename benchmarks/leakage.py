@@ -113,7 +113,7 @@ class Attacked:
     def told(self, network: nn.Module, cases: Sequence[Case]) -> np.ndarray:
         """Return A's report if these were its patients, as one vector."""
         samples = self.job.task.samples(cases, CPU)
-        reporting = self.job.strategy.reporting(network, samples.shape)
+        reporting = self.job.strategy.reporting(network, self.job.task, samples.shape)
         assert reporting is not None
         record = sorted(reporting.tell(network, samples).items())
         return np.concatenate([value.ravel() for _, value in record])
