@@ -24,6 +24,8 @@ from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.data.cases import Case
 from fedcl.learning.hooks import StageSummary
+from fedcl.privacy.base import Privacy
+from fedcl.privacy.report_dp import ReportDP
 from fedcl.registry import SCENARIO
 from fedcl.seeding import numpy_rng, torch_rng
 
@@ -44,7 +46,8 @@ TEXT = f"""## leakage
   prefers it to {FRESH} patterns that nobody carries (Carlini et al., 2019): 1.4 is chance, 8 the
   most.
 - **By report**: how well A's report tells the patients that it averages from others, by Homer's
-  test (2008) with seven other patients as the population.
+  test (2008) with seven other patients as the population. **With noise**: by the same report under
+  `privacy=report_dp`, whose clipping the attacker does as well.
 - **By probes**: likewise the largest correlation of a patient's slices with a probe image.
 
 Regenerate with `python -m benchmarks.leakage`.
@@ -110,21 +113,32 @@ class Attacked:
         fresh = numpy_rng("fresh", scenario.canary).integers(1000, 2**31, FRESH).tolist()
         return exposure(loss(scenario.canary), [loss(number) for number in fresh])
 
-    def told(self, network: nn.Module, cases: Sequence[Case]) -> np.ndarray:
+    def told(
+        self, network: nn.Module, cases: Sequence[Case], rule: Privacy | None = None
+    ) -> np.ndarray:
         """Return A's report if these were its patients, as one vector."""
-        samples = self.job.task.samples(cases, CPU)
-        reporting = self.job.strategy.reporting(network, self.job.task, samples.shape)
+        task, strategy = self.job.task, self.job.strategy
+        reporting = strategy.reporting(network, task, task.samples(cases, CPU).shape)
         assert reporting is not None
-        record = sorted(reporting.tell(network, samples).items())
-        return np.concatenate([value.ravel() for _, value in record])
+        if rule is None:
+            record = reporting.tell(network, task.samples(cases, CPU))
+        else:
+            parts = [reporting.tell(network, task.samples([case], CPU)) for case in cases]
+            record = rule.told(parts, reporting.forms, (cases[0].name, len(cases)))
+        return np.concatenate([value.ravel() for _, value in sorted(record.items())])
 
-    def by_report(self) -> float:
-        """Return the area under the curve of Homer's test."""
+    def by_report(self, rule: Privacy | None = None, exact: Privacy | None = None) -> float:
+        """Return the area under the curve of Homer's test.
+
+        Args:
+            rule: of the report.
+            exact: the same with next to no noise, for what the attacker computes.
+        """
         network = self.network(1)
-        report = self.told(network, self.members)
-        known = np.stack([self.told(network, [case]) for case in self.known])
+        report = self.told(network, self.members, rule)
+        known = np.stack([self.told(network, [case], exact) for case in self.known])
         scores = [
-            [homer(self.told(network, [case]), report, known) for case in cases]
+            [homer(self.told(network, [case], exact), report, known) for case in cases]
             for cases in (self.members, self.others)
         ]
         return auc(*scores)
@@ -183,6 +197,8 @@ def attack(folders: Iterable[Path]) -> dict[str, list[float]]:
         found["canary"].append(run.canary())
         if run.job.strategy.leaves:
             found["report"].append(run.by_report())
+            exact = ReportDP(noise=1e-3)
+            found["noisy report"].append(run.by_report(ReportDP(), exact))
         elif "probes" in vars(run.job.strategy):
             found["probes"].append(run.by_probes())
     return found
@@ -199,9 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not given.report and completed(folder) is None:
                 simulate(compose(overrides(method, seed)), folder)
         found = attack(folder for folder in folders if completed(folder) is not None)
-        named = ("weights", "canary", "report", "probes")
+        named = ("weights", "canary", "report", "noisy report", "probes")
         rows.append([method, *(found[name] or "-" for name in named)])
-    heads = ["", "by weights", "canary, bits", "by report", "by probes"]
+    heads = ["", "by weights", "canary, bits", "by report", "with noise", "by probes"]
     spectra = [
         [f"{count}", *map(list, zip(*(rebuilt(count, seed) for seed in SEEDS), strict=True))]
         for count in AVERAGED

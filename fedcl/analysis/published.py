@@ -20,6 +20,12 @@ TABLES = CONF / "tables"
 FIGURES = ("avg", "ravg", "bwt", "rbwt")
 """The figures of a table, beside distances and the scores of single sites."""
 DISTANCE = "hd95"
+OTHERWISE = (
+    "HD95 is the larger directed 95th percentile, of whole volumes, in mm where the files say how "
+    "large a voxel is; pooled over both directions, slice by slice and in pixels, as in the code "
+    "of TED, it is another number"
+)
+"""What is said below a table with distances."""
 
 
 @dataclass
@@ -175,7 +181,8 @@ def files(one: Paper, found: Sequence[Entry], notes: Sequence[str]) -> dict[str,
         found: its rows; see `entries`.
         notes: what a reader must know besides those of the table.
     """
-    told = [*one.notes, *notes]
+    measured = [OTHERWISE] * any(measure.name == DISTANCE for measure in measures(found))
+    told = [*measured, *one.notes, *notes]
     shown = _columns(one, found, "-")
     header = [column.title for column in shown]
     rows = [[column.text(entry) for column in shown] for entry in found]

@@ -264,7 +264,7 @@ def plan(site: str, state: State | None, config: Config, why: str) -> str:
 
 def accounted(config: Config) -> list[str]:
     """Return what to say of a run whose noise and whose costs in privacy are its own."""
-    if not config.privacy.accounts:
+    if not (config.privacy.accounts or config.privacy.at_hospitals):
         return []
     return [
         f"privacy {name_of(config.privacy)} draws noise of its own (unless privacy.seed is given): "

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +17,12 @@ from fedcl.learning.scenario import Scenario
 from fedcl.learning.strategy import Strategy, declared
 from fedcl.models.base import Model
 from fedcl.optimisers.base import Optimiser
+from fedcl.privacy.base import Privacy
 from fedcl.registry import (
     AUGMENT,
     MODEL,
     OPTIMISER,
+    PRIVACY,
     SCENARIO,
     SCHEDULE,
     STRATEGY,
@@ -54,7 +56,7 @@ class Role:
         return list(dict.fromkeys([self.model] + ([self.teacher] if self.teacher else [])))
 
 
-PARTS = ("scenario", "strategy", "learner", "augment", "optimiser", "schedule", "seed")
+PARTS = ("scenario", "strategy", "learner", "augment", "optimiser", "schedule", "seed", "privacy")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Job:
         augment: how training images are varied.
         optimiser, schedule: how gradients are followed.
         seed: of everything random.
+        privacy: the rule for updates or reports; hospitals are told of it where they are to keep
+            it themselves.
     """
 
     scenario: Scenario
@@ -80,6 +84,7 @@ class Job:
     optimiser: Optimiser
     schedule: Schedule
     seed: int
+    privacy: Privacy = field(default_factory=Privacy)
 
     def __post_init__(self) -> None:
         """Check that the parts fit one another.
@@ -176,6 +181,7 @@ class Job:
                 "optimiser": describe(self.optimiser),
                 "schedule": describe(self.schedule),
                 "seed": self.seed,
+                "privacy": describe(self.privacy) if self.privacy.at_hospitals else None,
             }
         )
 
@@ -202,6 +208,7 @@ class Job:
             optimiser=OPTIMISER.make(parts["optimiser"]),
             schedule=SCHEDULE.make(parts["schedule"]),
             seed=checked_seed(parts["seed"]),
+            privacy=PRIVACY.make(parts["privacy"] or {"name": "none"}),
         )
 
 

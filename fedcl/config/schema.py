@@ -41,7 +41,6 @@ class Config:
     job: Job
     timeline: Timeline
     aggregation: Aggregation
-    privacy: Privacy
     engine: Engine
     faults: Faults
     stragglers: float
@@ -88,10 +87,10 @@ class Config:
                 optimiser=OPTIMISER.make(values.get("optimiser") or {"name": "adam"}),
                 schedule=SCHEDULE.make(values.get("schedule") or {"name": "exponential"}),
                 seed=groups.seed,
+                privacy=PRIVACY.make(values.get("privacy") or {"name": "none"}),
             ),
             timeline=timeline,
             aggregation=AGGREGATION.make(values.get("aggregation") or {"name": "fedavg"}),
-            privacy=PRIVACY.make(values.get("privacy") or {"name": "none"}),
             engine=groups.engine,
             faults=groups.faults,
             stragglers=groups.timeline.stragglers,
@@ -104,6 +103,11 @@ class Config:
         for check in CHECKS:
             check(config)
         return config
+
+    @property
+    def privacy(self) -> Privacy:
+        """The rule for updates or reports."""
+        return self.job.privacy
 
     @property
     def deployed(self) -> bool:
@@ -199,7 +203,8 @@ def _somebody_is_scored(config: Config) -> None:
 
 def _privacy_holds(config: Config) -> None:
     config.privacy.check(config.job.strategy, config.aggregation, config.timeline)
-    if config.engine.norm_bound is not None and name_of(config.privacy) != "none":
+    plain = name_of(config.privacy) == "none" or config.privacy.at_hospitals
+    if config.engine.norm_bound is not None and not plain:
         raise ConfigError(
             f"engine.norm_bound: {name_of(config.privacy)} bounds every update by itself, and one "
             "site's update must not decide over another's; take null"

@@ -6,7 +6,7 @@ from fedcl.data.samples import Samples
 from fedcl.errors import DataError
 from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
-from fedcl.registry import name_of
+from fedcl.registry import describe, name_of
 
 LEAST = 4
 """Training samples below which a hospital tells nothing about them but weights."""
@@ -18,6 +18,7 @@ def check(hospital: Hospital) -> None:
     Raises:
         DataError: it cannot; names the site.
     """
+    _keeps_privacy(hospital)
     device, task = loop.device_of(hospital.job.learner), hospital.task
     every = sum(len(hospital.samples({name: 1.0})) for name in hospital.places)
     size = hospital.job.learner.batch_size
@@ -42,6 +43,19 @@ def check(hospital: Hospital) -> None:
     if problem is not None:
         raise DataError(problem)
     hospital.auxiliary({})
+
+
+def _keeps_privacy(hospital: Hospital) -> None:
+    """Raise `DataError` or `RunError` where it cannot keep the rule that is for its reports."""
+    rule = hospital.job.privacy
+    if not rule.at_hospitals:
+        return
+    hospital.state()  # has what it has told once
+    if hospital.holding and describe(rule).get("seed") is not None:
+        raise DataError(
+            f"site {hospital.site}: privacy.seed: the server knows it and could take the noise "
+            "away; take null"
+        )
 
 
 def too_few(hospital: Hospital, network: nn.Module, samples: Samples, count: int) -> str | None:

@@ -24,6 +24,7 @@ from fedcl.errors import FedclError, RunError
 from fedcl.hospital.cache import Cache
 from fedcl.hospital.checks import check, too_few
 from fedcl.hospital.forgetting import forget
+from fedcl.hospital.reports import protected
 from fedcl.hospital.site import Hospital, MissingError
 from fedcl.hospital.teacher import start, teacher
 from fedcl.learning import loop
@@ -237,7 +238,10 @@ def report(cache: Cache, message: Message, context: Context) -> Message:
     reporting = hospital.job.strategy.reporting(network, hospital.task, samples.shape)
     if reporting is None:
         raise RunError(f"site {hospital.site}: this strategy has nothing to report")
-    told = reporting.tell(network.eval(), samples)
+    if hospital.job.privacy.at_hospitals:
+        told = protected(hospital, call, reporting, network.eval())
+    else:
+        told = reporting.tell(network.eval(), samples)
     answer = Report(told, len(samples), **clock.effort())
     return Message(answer.pack(), reply_to=message)
 

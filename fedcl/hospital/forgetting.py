@@ -35,7 +35,9 @@ def forget(message: Message, context: Context) -> Message:
     gone = 0
     if call.delete:
         received = Path(str(node.get("received-path", folder / "received")))
-        files = [*old.folder.glob("round-*.safetensors*"), *received.glob("*.safetensors")]
+        own = ("round-*.safetensors*", "report-*.safetensors*")
+        files = [file for name in own for file in old.folder.glob(name)]
+        files += received.glob("*.safetensors")
         for file in files:
             file.unlink(missing_ok=True)
         gone = len(files)

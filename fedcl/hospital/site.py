@@ -159,6 +159,10 @@ class Hospital:
         """What is learned, in samples as large as the training cases of its places need."""
         return self.job.task.sized([c for name in self.places for c in self.data(name).train])
 
+    def cases(self, shares: Mapping[str, float]) -> list[Any]:
+        """Return shares of the training cases of some of its places."""
+        return [c for name, share in shares.items() for c in self._limited(name, share).train]
+
     def samples(self, shares: Mapping[str, float]) -> Samples:
         """Return the training samples of some of its places, stacked once per process.
 
@@ -178,8 +182,7 @@ class Hospital:
         )
 
         def stack() -> Samples:
-            cases = [c for name, share in shares.items() for c in self._limited(name, share).train]
-            return self.task.samples(cases, device)
+            return self.task.samples(self.cases(shares), device)
 
         key = self._scenario, places, self.job.seed, device
         return self.cache.get("samples", key, stack)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +118,13 @@ class SiteState:
         old = [p for p in sorted(self.folder.glob("round-*.safetensors")) if p < self.file(base)]
         for path in {*old[: -self.OLDER]} - {*map(self.file, needed)}:
             path.unlink(missing_ok=True)
+
+    def once(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """Return arrays that are made when first asked for, and the same ever after."""
+        file = self.folder / f"{name}.safetensors"
+        if not file.exists():
+            save_file(file, make())
+        return load_file(file)
 
     def file(self, version: int) -> Path:
         """Return where a version lies."""

@@ -1,4 +1,4 @@
-"""What is done to updates before the server uses them, one file each."""
+"""What is done to updates before the server uses them, or to reports, one file each."""
 
 from pkgutil import extend_path
 

@@ -116,25 +116,26 @@ class CentralDP(Privacy):
             for key, value in joined.items()
         }
 
-    def spent(self, rounds: Mapping[str, int]) -> dict[str, Any]:
+    def spent(self, times: Mapping[str, int]) -> dict[str, Any]:
         """Return delta and, of every site, epsilon after its rounds."""
-        spent = {r: epsilon(self.noise, r, self.delta) for r in {*rounds.values()}}
+        spent = {r: epsilon(self.noise, r, self.delta) for r in {*times.values()}}
         return {
+            "covers": "updates",
             "neighbours": "one site's update against none",
             "delta": self.delta,
-            "epsilon": {site: spent[r] for site, r in rounds.items()},
+            "epsilon": {site: spent[r] for site, r in times.items()},
         }
 
 
-def epsilon(noise: float, rounds: int, delta: float) -> float:
+def epsilon(noise: float, times: int, delta: float) -> float:
     """Return the least epsilon of so many Gaussian mechanisms, without sampling.
 
-    delta(e) = Phi(mu/2 - e/mu) - exp(e) Phi(-mu/2 - e/mu) with mu = sqrt(rounds) / noise
+    delta(e) = Phi(mu/2 - e/mu) - exp(e) Phi(-mu/2 - e/mu) with mu = sqrt(times) / noise
     (Balle & Wang, ICML 2018; Dong et al., JRSS B 2022, for their composition).
     """
-    if rounds == 0:
+    if times == 0:
         return 0.0
-    mu = math.sqrt(rounds) / noise
+    mu = math.sqrt(times) / noise
 
     def excess(e: float) -> float:
         lost = math.exp(e + log_ndtr(-mu / 2 - e / mu))

@@ -127,6 +127,17 @@ def failures(results: Results, number: int, names: Names) -> str:
     return listed(lines or ["Nothing: every answer that was asked for came."])
 
 
+GUARANTEES = {
+    "updates": ("a hospital took part", "the model", "It protects hospitals as wholes"),
+    "reports": (
+        "a patient is among those of a report",
+        "what hospitals report besides weights",
+        "From weights and scores, which bear no noise, something may be learned of patients",
+    ),
+}
+"""By what a rule covers: what neighbours differ in, of what little is seen, and what that means."""
+
+
 def privacy(results: Results, number: int, names: Names) -> str:
     """What is guaranteed, if anything."""
     rule = results.privacy
@@ -137,11 +148,12 @@ def privacy(results: Results, number: int, names: Names) -> str:
             "learned of the patients that they were trained on"
         )
         return listed(lines)
+    who, seen, protected = GUARANTEES[rule.get("covers", "updates")]
     lines.append(
-        f"Guarantee ({text(rule['name'])}, {text(rule['neighbours'])}): whether or not a hospital "
-        "took part changes the probability of whatever is seen of the model by a factor of at "
-        f"most e to the power of epsilon, but for a probability of {rule['delta']:g}. It protects "
-        "hospitals as wholes; an epsilon of more than about 10 promises little"
+        f"Guarantee ({text(rule['name'])}, {text(rule['neighbours'])}): whether or not {who} "
+        f"changes the probability of whatever is seen of {seen} by a factor of at "
+        f"most e to the power of epsilon, but for a probability of {rule['delta']:g}. {protected}; "
+        "an epsilon of more than about 10 promises little"
     )
     whole = " (after the whole run; after this stage it was no more)"
     later = whole * (number < len(results.arrivals or results.matrix))

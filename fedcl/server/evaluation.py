@@ -1,21 +1,25 @@
 """The end of a stage: every site is tested, and the strategy remembers."""
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fedcl import arrays
 from fedcl.config.schema import Config
-from fedcl.errors import RunError
+from fedcl.errors import RunError, some_of
 from fedcl.learning import bank
 from fedcl.learning.strategy import Form, StageSummary
 from fedcl.seeding import torch_rng
 from fedcl.server.architecture import Architecture
 from fedcl.server.exchange import Exchange, Failure
+from fedcl.server.outcome import spent
 from fedcl.server.rounds import Stage
 from fedcl.server.state import Scores, State
 from fedcl.wire import records
 from fedcl.wire.answers import Report, Scored
 from fedcl.wire.requests import EvaluateRequest, ReportRequest
+
+log = logging.getLogger("fedcl")
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,16 @@ class Closing:
                 f"engine.quorum asks for {self.config.engine.quorum} and one at least of every "
                 "model; log.txt says why"
             )
+        if self.config.privacy.at_hospitals:
+            self._tell_spent(there)
         return reports
+
+    def _tell_spent(self, asked: Collection[str]) -> None:
+        """Say what the reports that were asked for have cost by now."""
+        told = spent(self.config, self.state)
+        costs = (f"{site} {told['epsilon'][site]:.3g}" for site in asked)
+        words = self.state.stage + 1, told["delta"], some_of(costs), told["neighbours"]
+        log.info("reports of stage %d: epsilon by now, at delta %g: %s (%s)", *words)
 
 
 def _problem(report: Report, forms: Mapping[str, Form]) -> str | None:

@@ -90,7 +90,7 @@ def outcome(
         privacy={
             "name": name_of(config.privacy),
             "leaves": "; ".join(filter(None, (task.leaves, config.job.strategy.leaves))),
-            **config.privacy.spent(_rounds(config, state)),
+            **spent(config, state),
         },
         forgot=state.forgot,
     )
@@ -171,6 +171,21 @@ def _by_stage(state: State) -> list[dict[str, int]]:
     before = [dict.fromkeys(state.ledger.bytes, 0), *state.sent]
     pairs = zip(before, state.sent, strict=False)
     return [{kind: new[kind] - old[kind] for kind in new} for old, new in pairs]
+
+
+def spent(config: Config, state: State) -> dict[str, Any]:
+    """Return what the privacy rule guarantees by now."""
+    times = _reports if config.privacy.at_hospitals else _rounds
+    return config.privacy.spent(times(config, state))
+
+
+def _reports(config: Config, state: State) -> dict[str, int]:
+    """Return how many reports each site was asked for; one counts as soon as its stage has begun.
+
+    Those who train in a stage report at its end, but for the last, which nobody remembers.
+    """
+    reported = state.trained[: len(config.timeline.stages) - 1]
+    return {site: sum(site in sites for sites in reported) for site in config.timeline.sites}
 
 
 def _rounds(config: Config, state: State) -> dict[str, int]:

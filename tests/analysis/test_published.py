@@ -91,6 +91,7 @@ def test_a_reader_sees_means_deviations_and_what_must_be_known():
     assert row["AVG published"] == "0.709" and row["AVG"] == "0.600 ± 0.071"
     assert row["HD95"] == "5.00 ± 1.41" and row["Dice B"] == "0.400 ± 0.141"
     assert lines[-2:] == ["- what is known", "- run with learner.epochs=1"]
+    assert lines[-3].startswith("- HD95 is the larger directed 95th percentile, of whole volumes")
     assert r"KD & 0.709 & 0.600 $\pm$ 0.071" in written["table.tex"]
     assert "% run with learner.epochs=1" in written["table.tex"]
 

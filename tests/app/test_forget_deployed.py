@@ -133,9 +133,10 @@ def test_what_cannot_be_meant_is_refused(call: ForgetRequest):
 def test_only_files_of_its_own_are_deleted(tmp_path: Path):
     (tmp_path / "run-1").mkdir()
     (tmp_path / "received").mkdir()
-    for name in ("run-1/round-000001.safetensors", "run-1/mine.txt", "received/x.safetensors"):
+    own = ("run-1/round-000001.safetensors", "run-1/report-000000.safetensors")
+    for name in (*own, "run-1/mine.txt", "received/x.safetensors"):
         (tmp_path / name).touch()
-    assert told(tmp_path, ForgetRequest("run-1", delete=True)) == Kept("A", {}, 2)
+    assert told(tmp_path, ForgetRequest("run-1", delete=True)) == Kept("A", {}, 3)
     assert files(tmp_path) == ["run-1/mine.txt"]
     assert told(tmp_path, ForgetRequest("run-2", delete=True)) == Kept("A", {}, 0)
     assert files(tmp_path) == ["run-1/mine.txt"]

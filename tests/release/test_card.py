@@ -10,6 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from fedcl.errors import ConfigError
+from fedcl.privacy.report_dp import ReportDP
 from fedcl.release.card import card
 from fedcl.release.known import interval, known
 from fedcl.release.names import Names
@@ -180,6 +181,14 @@ def test_a_guarantee_is_told_in_plain_words():
     early = section(card(replace(RUN, privacy=RUN.privacy | rule), VALUES, stage=1), "Privacy")
     assert "RUNMC: epsilon 3.14 (after the whole run; after this stage it was no more)" in early
     assert "BMC" not in early
+
+
+def test_a_guarantee_of_reports_alone_does_not_pass_for_one_of_the_model():
+    rule = ReportDP().spent({"RUNMC": 1}) | {"name": "report_dp"}
+    body = section(card(replace(RUN, privacy=RUN.privacy | rule), VALUES), "Privacy")
+    assert "RUNMC: epsilon 4.38\n" in body and "is seen of what hospitals report" in body
+    assert "From weights and scores, which bear no noise, something may be learned" in body
+    assert "hospitals as wholes" not in body and "seen of the model" not in body
 
 
 def test_hospitals_are_numbered_where_their_names_are_hidden():

@@ -62,7 +62,7 @@ def arrays_of(content: RecordDict) -> Iterator[np.ndarray]:
         yield from from_record(record).values()
 
 
-QUICK = ("ted optimiser.keep=true", "replay", "souvenir")
+QUICK = ("ted optimiser.keep=true", "replay", "souvenir", "souvenir privacy=report_dp")
 
 
 @pytest.mark.parametrize(
