@@ -41,7 +41,7 @@ class Harmony(Archiving):
     losses = ("kd", "harmonised")
     leaves = "mean intensity in each cell of a coarse grid and of each class, and where that lies"
 
-    kd: float = setting(1.5, low=0)
+    kd: float = setting(2.0, low=0)
     seg: float = setting(0.5, low=0)
     look: bool = True
     shape: bool = True
