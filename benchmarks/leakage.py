@@ -118,7 +118,7 @@ class Attacked:
     ) -> np.ndarray:
         """Return A's report if these were its patients, as one vector."""
         task, strategy = self.job.task, self.job.strategy
-        reporting = strategy.reporting(network, task.samples(cases, CPU).shape)
+        reporting = strategy.reporting(network, task, task.samples(cases, CPU).shape)
         assert reporting is not None
         if rule is None:
             record = reporting.tell(network, task.samples(cases, CPU))

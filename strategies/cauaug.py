@@ -83,7 +83,7 @@ class CauAug(Archiving):
         rngs = (torch_rng("cauaug", number) for number in range(self.test_networks))
         return Through(network, [drawn_layers(task.channels, task.dims, rng) for rng in rngs])
 
-    def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
+    def reporting(self, network: nn.Module, task: Segmentation, shape: Sequence[int]) -> Reporting:
         """See `Strategy.reporting`."""
         channels, *lengths, width = shape
         forms = {

@@ -57,7 +57,7 @@ class EWC(Strategy):
         ]
         return {"penalty": self.weight / 2 * torch.stack(parts).sum()}
 
-    def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
+    def reporting(self, network: nn.Module, task: Segmentation, shape: Sequence[int]) -> Reporting:
         """See `Strategy.reporting`."""
         named = network.named_parameters()
         return Reporting({name: Form(one.shape, low=0.0) for name, one in named}, self.importance)

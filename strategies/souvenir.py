@@ -66,7 +66,7 @@ class Souvenir(Archiving):
             "kd": self.kd * soft_cross_entropy(logits, step.ask_teacher(images)),
         }
 
-    def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting:
+    def reporting(self, network: nn.Module, task: Segmentation, shape: Sequence[int]) -> Reporting:
         """See `Strategy.reporting`."""
         whole = {"quantiles": (shape[0], REGIONS, QUANTILES), "between": (shape[0], REGIONS)}
         whole |= {"seen": (REGIONS,), "organ": (1,), "place": (2, 2 * (len(shape) - 1))}

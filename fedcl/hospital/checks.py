@@ -60,7 +60,7 @@ def _keeps_privacy(hospital: Hospital) -> None:
 
 def too_few(hospital: Hospital, network: nn.Module, samples: Samples, count: int) -> str | None:
     """Return why the strategy's report of `count` such samples must not be sent, or None."""
-    reporting = hospital.job.strategy.reporting(network, samples.shape)
+    reporting = hospital.job.strategy.reporting(network, hospital.task, samples.shape)
     if reporting is None or count >= LEAST:
         return None
     return (

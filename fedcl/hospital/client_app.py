@@ -205,7 +205,7 @@ def _lesson(
         student=student,
         model=job.models[call.model],
         auxiliary=auxiliary,
-        memory=hospital.on_device(call.memory),
+        memory=hospital.recalled(call, samples),
         round=call.round,
         start={name: value.detach().clone() for name, value in student.named_parameters()},
         **teacher(hospital, call, samples),
@@ -235,7 +235,7 @@ def report(cache: Cache, message: Message, context: Context) -> Message:
     problem = too_few(hospital, network, samples, len(samples))
     if problem is not None:
         raise RunError(problem)
-    reporting = hospital.job.strategy.reporting(network, samples.shape)
+    reporting = hospital.job.strategy.reporting(network, hospital.task, samples.shape)
     if reporting is None:
         raise RunError(f"site {hospital.site}: this strategy has nothing to report")
     if hospital.job.privacy.at_hospitals:

@@ -281,6 +281,14 @@ def _remembered(result: Any, summary: StageSummary) -> str | None:
     return None
 
 
+def _recalled(result: Any, *arguments: Any) -> str | None:
+    """Check that what a site makes of a memory can be given to steps."""
+    if not isinstance(result, Mapping):
+        return of_kind(Mapping)(result)
+    wrong = [name for name, value in result.items() if not isinstance(value, torch.Tensor)]
+    return f"must return tensors by name; {wrong[0]!r:.40} is none" if wrong else None
+
+
 def _terms(result: Any, step: Any) -> str | None:
     """Check that a loss has its terms by name; what they are is checked where they are summed."""
     if isinstance(result, Mapping):
@@ -299,6 +307,7 @@ CHECKS: dict[str, Check] = {
     "reporting": of_kind(Reporting, optional=True),
     "refine": _refined,
     "remember": _remembered,
+    "recall": _recalled,
     "check": of_kind(type(None)),
     "objective": _terms,
     "distil": _terms,

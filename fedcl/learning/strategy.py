@@ -4,7 +4,7 @@ A strategy is one dataclass in one file: its fields are the settings of its YAML
 methods say what differs from federated fine-tuning, which is what this base class does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -118,11 +118,26 @@ class Strategy:
         """Return which training samples the hospital keeps to rehearse in later stages."""
         return None
 
-    def reporting(self, network: nn.Module, shape: Sequence[int]) -> Reporting | None:
+    def recall(
+        self, memory: Mapping[str, Tensor], task: Any, samples: Samples
+    ) -> Mapping[str, Tensor]:
+        """Return what a site makes of what the server remembers, given its own samples.
+
+        Asked once per stage, before a site's first training in it; steps have it as `memory`.
+
+        Args:
+            memory: as the server sent it (see `remember`), not empty.
+            task: one that the method requires.
+            samples: those that the site trains on.
+        """
+        return memory
+
+    def reporting(self, network: nn.Module, task: Any, shape: Sequence[int]) -> Reporting | None:
         """Return what hospitals tell of a stage besides weights; None, and none is asked.
 
         Args:
             network: the model.
+            task: one that the method requires.
             shape: of a sample, (C, H, W) or (C, D, H, W) for an image.
         """
         return None

@@ -146,7 +146,7 @@ class Closing:
         sent = {}
         for name in trained:
             one = self.architectures[name]
-            reporting = job.strategy.reporting(one.network, self.shape)
+            reporting = job.strategy.reporting(one.network, job.task, self.shape)
             if reporting is not None:
                 forms[name] = reporting.forms
             sent[name] = records.to_record(one.shared(state.weights))

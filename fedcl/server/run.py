@@ -168,8 +168,8 @@ class Server:
         if not self.cases:
             self._first_met(site, hello)
         one = self.architectures[config.job.roles[site].model]
-        ours = strategy.reporting(one.network, hello.shape)
-        if ours != strategy.reporting(one.network, self.shape):
+        ours = strategy.reporting(one.network, config.job.task, hello.shape)
+        if ours != strategy.reporting(one.network, config.job.task, self.shape):
             raise DataError(
                 f"site {site}: its images are {hello.shape} (channels, rows, columns), those "
                 f"of {next(iter(self.cases))} {self.shape}; {name_of(strategy)} needs one "
@@ -196,7 +196,7 @@ class Server:
             self.state.costs[name] = {"parameters": parameters, "macs": operations}
             if one.sites:
                 shared = one.shared(self.state.weights).keys()
-                reports = strategy.reporting(one.network, self.shape) is not None
+                reports = strategy.reporting(one.network, config.job.task, self.shape) is not None
                 config.privacy.check_sent(strategy, shared, reports)
 
     def run(self, about: dict[str, Hello], started: float) -> None:

@@ -59,12 +59,12 @@ def test_cauaug_style_is_numpys_of_slices_and_volumes(shape: tuple[int, ...]):
         "mean": images.mean((0, *space)),
         "std": images.std((0, *space)),
     }
-    for name, form in make("cauaug").reporting(nn.Identity(), shape).forms.items():
+    for name, form in make("cauaug").reporting(nn.Identity(), TASK, shape).forms.items():
         np.testing.assert_allclose(told[name], expected[name], rtol=1e-4, err_msg=name)
         assert form.problem(told[name]) is None and told[name].dtype == np.float32
 
 
-@pytest.mark.parametrize("name", ["cauaug", "ewc", "mas", "souvenir"])
+@pytest.mark.parametrize("name", ["cauaug", "ewc", "harmony", "mas", "souvenir"])
 def test_reports_do_not_depend_on_how_many_samples_are_loaded_at_a_time(name: str):
     rng = torch.Generator().manual_seed(0)
     image = torch.randn(1, 37, 12, 16, generator=rng)
@@ -72,7 +72,7 @@ def test_reports_do_not_depend_on_how_many_samples_are_loaded_at_a_time(name: st
     loaded = Crops([Item(scan, n) for n in range(37)], (12, 16), torch.device("cpu"))
     ready = loaded[torch.arange(37)]
     assert len(list(loaded.parts(16))) == 3 and len(list(ready.parts(16))) == 1
-    reporting, network = make(name).reporting(Line(), (1, 12, 16)), Line()
+    reporting, network = make(name).reporting(Line(), TASK, (1, 12, 16)), Line()
     one, other = (reporting.tell(network, samples) for samples in (loaded, ready))
     assert one.keys() == other.keys() == reporting.forms.keys()
     for key, value in one.items():

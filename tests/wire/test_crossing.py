@@ -151,7 +151,7 @@ def check_reply(
     else:
         assert set(content) == {"arrays", "numbers"}
         call = ReportRequest.unpack(sent)
-        reporting = job.strategy.reporting(job.network(call.model, call.arrived), shape)
+        reporting = job.strategy.reporting(job.network(call.model, call.arrived), job.task, shape)
         forms = reporting.forms
         told = from_record(content["arrays"])
         assert told.keys() == forms.keys()

@@ -1,0 +1,109 @@
+"""Harmony: one's own images as the scanners of earlier hospitals would have shown them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fedcl.arrays import Arrays
+from fedcl.data.samples import Samples
+from fedcl.learning.step import Step
+from fedcl.learning.strategy import Form, Reporting
+from fedcl.settings import setting
+from fedcl.tasks.segmentation import Segmentation
+from strategies.parts import appearance
+from strategies.parts.anatomy import places, reshape
+from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
+
+
+@dataclass
+class Harmony(Archiving):
+    """Rehearse earlier hospitals on one's own images, harmonised to theirs. Ours.
+
+    L = L_seg(p(x), y) + kd * CE(q(H(x)), p(H(x))) + seg * L_seg(p(H(x)), H(y))
+
+    A hospital leaves the mean intensity of every cell of a coarse grid, of two bands around what
+    is labelled and of every class. H draws an earlier hospital for every image and maps
+    intensities so that, over all of one's images, each of these regions has the mean it has there:
+    one smooth curve, inversions included, that may change slowly with position, as coils have it
+    (`strategies.parts.appearance.curves`). It knows no labels and is nothing where hospitals are
+    alike. Image and label are moved and scaled as organs lie there. q is the teacher.
+
+    Attributes:
+        kd: weight of the teacher's answers on harmonised images.
+        seg: weight of their segmentation.
+        look: whether intensities are mapped.
+        shape: whether the organ is moved and scaled.
+    """
+
+    losses = ("kd", "harmonised")
+    leaves = "mean intensity in each cell of a coarse grid and of each class, and where that lies"
+
+    kd: float = setting(2.0, low=0)
+    seg: float = setting(0.5, low=0)
+    look: bool = True
+    shape: bool = True
+
+    def distil(self, step: Step) -> dict[str, Tensor]:
+        """Return both terms on harmonised images."""
+        images, labels = step.inputs, step.targets
+        old = drawn(step.memory, len(images), step.rng)
+        if self.look:
+            span = old["ends"].view(len(images), 2, -1, *(1,) * (images.ndim - 2))
+            images = appearance.mapped(images, old["theta"], old["own"][0])
+            images = images.clamp(*span.unbind(dim=1))
+        if self.shape:
+            images, labels = reshape(images, labels, old["place"], old["organ"][:, 0] > 0, step.rng)
+        logits = step.probe(images)
+        terms = {"kd": self.kd * soft_cross_entropy(logits, step.ask_teacher(images))}
+        if self.seg:
+            terms["harmonised"] = self.seg * step.task.loss(logits, labels)
+        return terms
+
+    def reporting(self, network: nn.Module, task: Segmentation, shape: Sequence[int]) -> Reporting:
+        """See `Strategy.reporting`."""
+        channels, axes = shape[0], len(shape) - 1
+        size = appearance.count(axes, task.classes)
+        whole = {"level": (channels, size), "share": (size,), "ends": (2, channels)}
+        whole |= {"organ": (1,), "place": (2, 2 * axes)}
+        forms = {name: Form(shape) for name, shape in whole.items()}
+        return Reporting(forms, partial(self.describe, classes=task.classes))
+
+    def describe(self, network: nn.Module, samples: Samples, classes: int) -> Arrays:
+        """Return what is left behind.
+
+        "level" (C, R), mean intensity of every region; "share" (R,), of all voxels; "ends" (2, C),
+        between what intensities lie; "organ" (1,), the share of images that show one; "place"
+        (2, 2 * axes), deviation and mean of `places`.
+        """
+        ends = appearance.ends(samples)
+        shares, share = appearance.distributions(samples, classes, ends)
+        knots = torch.linspace(0, 1, appearance.KNOTS, dtype=torch.float64)
+        knots = ends[0, :, None] + knots * (ends[1] - ends[0])[:, None]
+        found = [(places(y), (y > 0).flatten(1).any(dim=1)) for _, y in appearance.parts(samples)]
+        spots, organ = (torch.cat(one) for one in zip(*found, strict=True))
+        record = {
+            "level": torch.einsum("crk,ck->cr", shares[..., 0], knots),
+            "share": share,
+            "ends": ends,
+            "organ": organ.float().mean(dim=0, keepdim=True),
+            "place": torch.stack(torch.std_mean(spots[organ | ~organ.any()], dim=0, correction=0)),
+        }
+        return {name: value.float().numpy() for name, value in record.items()}
+
+    def recall(
+        self, memory: Mapping[str, Tensor], task: Segmentation, samples: Samples
+    ) -> Mapping[str, Tensor]:
+        """Return the archive with the map to every hospital in it, (C, K, M), and its ends."""
+        ends = appearance.ends(samples)
+        own, share = appearance.distributions(samples, task.classes, ends)
+        found = dict(memory)
+        for place in sorted({key.rpartition("/")[0] for key in memory}):
+            level, there = (memory[f"{place}/{name}"].cpu() for name in ("level", "share"))
+            weight = 2 * share * there / (share + there).clamp_min(1e-12)
+            maps = map(partial(appearance.curves, weight=weight), own, ends.t(), level)
+            found[f"{place}/theta"] = torch.stack([*maps]).to(samples.device)
+            found[f"{place}/own"] = ends.to(samples.device)
+        return found

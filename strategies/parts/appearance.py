@@ -1,0 +1,154 @@
+"""How bright images are, cell by cell and class by class, and the maps between two hospitals'."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedcl.data.samples import Samples
+from strategies.parts.anatomy import NEAR, RIM, grid, grown
+
+CELLS = 6  # of background, along each axis
+KNOTS = 11  # of a curve
+ENDS = 0.2, 99.8  # percentiles of an image's intensities between which curves bend
+BEND, FIELD, PULL = 1e-5, 1e-4, 1e-4  # weights: smooth curves, the same everywhere, no change
+AT_ONCE = 16  # images at a time
+
+
+def count(axes: int, classes: int) -> int:
+    """Return how many regions an image of so many axes and classes has."""
+    return CELLS**axes + classes + 1
+
+
+def regions(labels: Tensor, classes: int) -> Tensor:
+    """Return the region of every voxel, int64, shape (B, ...); `count` where nobody knows.
+
+    Background lies in a cell of a regular grid or, near what is labelled, in one of two bands
+    around that, wherever it lies. Every other class is a region.
+
+    Args:
+        labels: shape (B, 1, ...); below 0 where a voxel may have several classes.
+        classes: how many there are, with background.
+    """
+    lengths = labels.shape[2:]
+    cell = torch.zeros(lengths, dtype=torch.int64, device=labels.device)
+    for axis, length in enumerate(lengths):
+        along = torch.arange(length, device=labels.device) * CELLS // length
+        cell = cell * CELLS + along.view(-1, *(1,) * (len(lengths) - 1 - axis))
+    organ, cells = (labels > 0).float(), CELLS ** len(lengths)
+    rim, near = ([max(1, round(share * n)) for n in lengths] for share in (RIM, NEAR))
+    found = torch.where(grown(organ, near) > 0, cells, cell)
+    found = torch.where(grown(organ, rim) > 0, cells + 1, found)
+    found = torch.where(labels > 0, cells + 1 + labels, found)
+    return torch.where(labels < 0, count(len(lengths), classes), found)[:, 0]
+
+
+def fields(images: Tensor) -> Tensor:
+    """Return the polynomials of position up to degree 2, shape (M, ...); the first is 1."""
+    axes = grid(images)
+    squares = [a * b for number, a in enumerate(axes) for b in axes[number:]]
+    return torch.stack([torch.ones_like(axes[0]), *axes, *squares])
+
+
+def between(images: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the knot below every value, and how far that is on the way to the next.
+
+    Args:
+        images: shape (B, C, ...).
+        ends: where curves begin and end, shape (2, C); what lies beyond counts as there.
+    """
+    low, high = (end.view(-1, *(1,) * (images.ndim - 2)) for end in ends)
+    place = ((images - low) / (high - low).clamp_min(1e-6)).clamp(0, 1) * (KNOTS - 1)
+    below = place.long().clamp(max=KNOTS - 2)
+    return below, place - below
+
+
+def parts(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and labels, some at a time, on the CPU: sums there have one order."""
+    for index in torch.arange(len(samples)).split(AT_ONCE):
+        part = samples[index]
+        yield part.inputs.float().cpu(), part.targets.cpu()
+
+
+def ends(samples: Samples) -> Tensor:
+    """Return the mean over images of two percentiles, `ENDS`, per channel, shape (2, C)."""
+    found = [
+        np.percentile(images.flatten(2).numpy(), ENDS, axis=2).sum(axis=1)
+        for images, _ in parts(samples)
+    ]
+    return torch.from_numpy(np.sum(found, axis=0) / len(samples)).float()
+
+
+def distributions(samples: Samples, classes: int, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how intensities are distributed in every region, by position, and its size.
+
+    Returns:
+        per channel, region, knot and polynomial the mean of the knot's hat function times the
+        polynomial, shape (C, R, K, M), and the regions' shares of all voxels, shape (R,).
+    """
+    channels, *lengths = samples.shape
+    size = count(len(lengths), classes)
+    powers = fields(torch.empty(1, 1, *lengths)).flatten(1).t().double()
+    sums = torch.zeros(channels, (size + 1) * KNOTS, powers.shape[1], dtype=torch.float64)
+    voxels = torch.zeros(size + 1, dtype=torch.float64)
+    for images, labels in parts(samples):
+        where = regions(labels, classes).flatten()
+        voxels += torch.bincount(where, minlength=size + 1)
+        below, beyond = between(images, ends)
+        power = powers.repeat(len(images), 1)
+        for channel, own in enumerate(sums):
+            place = where * KNOTS + below[:, channel].flatten()
+            share = beyond[:, channel].reshape(-1, 1)
+            own.index_add_(0, place, power * (1 - share))
+            own.index_add_(0, place + 1, power * share)
+    means = sums.view(channels, size + 1, KNOTS, -1) / voxels.clamp_min(1)[:, None, None]
+    return means[:, :size], voxels[:size] / voxels[:size].sum().clamp_min(1)
+
+
+def curves(own: Tensor, ends: Tensor, level: Tensor, weight: Tensor) -> Tensor:
+    """Return the map of intensities under which every region has another hospital's mean.
+
+    The value of a voxel becomes sum_km theta_km h_k(value) p_m(position), h being hat functions
+    and p polynomials. theta is the least-squares solution over regions, in closed form: as smooth
+    in the value, as constant in space and as near to no change as goes.
+
+    Args:
+        own: the means of h_k p_m in every region, one channel of `distributions`, (R, K, M).
+        ends: of the curves, shape (2,).
+        level: the means that are wanted, shape (R,).
+        weight: how much every region counts, shape (R,).
+
+    Returns:
+        theta, float32, shape (K, M).
+    """
+    knots, powers = own.shape[1:]
+    start = torch.zeros(knots, powers, dtype=torch.float64)
+    start[:, 0] = torch.linspace(float(ends[0]), float(ends[1]), knots)
+    bend = torch.diff(torch.eye(knots, dtype=torch.float64), n=2, dim=0)
+    varies = torch.ones(powers, dtype=torch.float64)
+    varies[0] = 0
+    penalty = BEND * torch.kron(bend.t() @ bend, torch.eye(powers, dtype=torch.float64))
+    penalty += FIELD * torch.diag(varies.repeat(knots))
+    penalty += PULL * torch.eye(knots * powers, dtype=torch.float64)
+    design = own.flatten(1)
+    moments = design.t() @ (weight[:, None] * design)
+    wanted = design.t() @ (weight * level.double()) + PULL * start.flatten()
+    return torch.linalg.solve(moments + penalty, wanted).view(knots, powers).float()
+
+
+def mapped(images: Tensor, theta: Tensor, ends: Tensor) -> Tensor:
+    """Return images with their intensities mapped; see `curves`.
+
+    Args:
+        images: shape (B, C, ...).
+        theta: of every image, shape (B, C, K, M).
+        ends: of the curves, shape (2, C).
+    """
+    below, beyond = between(images, ends)
+    place = below.flatten(2)
+    found = torch.zeros_like(images)
+    for number, power in enumerate(fields(images)):
+        left, right = (theta[..., number].gather(2, place + step) for step in (0, 1))
+        found += power * torch.lerp(left, right, beyond.flatten(2)).view_as(images)
+    return found

@@ -1,0 +1,177 @@
+"""Harmony, on pictures whose scanners are known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from fedcl.data.samples import Stacked
+from fedcl.tasks.losses import segmentation_loss
+from strategies.parts.appearance import (
+    CELLS,
+    KNOTS,
+    count,
+    curves,
+    distributions,
+    ends,
+    fields,
+    mapped,
+    regions,
+)
+from tests.small import TASK, ce, logits, make, step
+
+SIZE = 48
+
+
+def patients(seed: int, many: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pictures of a body in air, with an organ in it, and labels of the organ."""
+    rng = torch.Generator().manual_seed(seed)
+    axis = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    move = 0.1 * torch.randn(many, 2, 1, 1, generator=rng)
+    away = (x - move[:, 0]).square() + (y - move[:, 1]).square()
+    images = torch.where(away < 0.7, 0.2 + 0.3 * (y + 1), -1.0)
+    images = torch.where(away < 0.08, 1.5, images)
+    images = images + 0.05 * torch.randn(images.shape, generator=rng)
+    return images[:, None], (away < 0.08).long()[:, None]
+
+
+def scanner(images: torch.Tensor) -> torch.Tensor:
+    """Return what another scanner shows: inverted, bent, and brighter to the right."""
+    _, x, *_ = fields(images)
+    return (1.2 - images) * (1 + 0.3 * x) + 0.2 * images.square()
+
+
+def harmonised(images, labels, old_images, old_labels):
+    """Return images as the old hospital's, with all that leaves that hospital."""
+    strategy = make("harmony")
+    left = strategy.describe(nn.Identity(), Stacked(old_images, old_labels), TASK.classes)
+    memory = {f"0/A/{name}": torch.tensor(value) for name, value in left.items()}
+    known = strategy.recall(memory, TASK, Stacked(images, labels))
+    theta = known["0/A/theta"].expand(len(images), -1, -1, -1)
+    return mapped(images, theta, known["0/A/own"])
+
+
+def test_regions_are_cells_bands_and_classes():
+    labels = torch.zeros(1, 1, 48, 48, dtype=torch.int64)
+    labels[..., 20:30, 20:30] = 1
+    labels[..., 24:26, 24:26] = 2
+    labels[..., 0, 0] = -1
+    found, cells = regions(labels, 3)[0], CELLS**2
+    assert count(2, 3) == cells + 4
+    assert found[0, 0] == count(2, 3), "nobody knows its class"
+    assert [found[47, 47], found[0, 47], found[9, 1]] == [cells - 1, CELLS - 1, CELLS]
+    # 3/64 and 8/64 of 48 pixels: two and six from the square.
+    assert [found[25, at].item() - cells for at in (31, 32, 35)] == [1, 0, 0]
+    assert found[25, 36] < cells
+    assert [found[21, 21], found[24, 24]] == [cells + 2, cells + 3]
+
+
+def test_distributions_are_numpys_means_of_hats_times_positions():
+    images, labels = patients(0, 3)
+    span = torch.tensor([[-1.0], [1.0]])
+    found, share = distributions(Stacked(images, labels), 2, span)
+    where = regions(labels, 2).numpy()
+    powers = fields(images).numpy()
+    knots = np.linspace(-1, 1, KNOTS)
+    hats = [np.interp(images[:, 0].clamp(-1, 1), knots, np.eye(KNOTS)[k]) for k in range(KNOTS)]
+    for region in (0, 3, CELLS**2 + 1, CELLS**2 + 2):
+        here = where == region
+        assert share[region] == pytest.approx(here.mean())
+        for knot, power in ((0, 0), (5, 1), (7, 4), (10, 5)):
+            expected = (hats[knot] * powers[power])[here].mean()
+            assert found[0, region, knot, power] == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_inverted_scanner_with_a_coil_is_found_from_means_alone():
+    old, labels = patients(1)
+    images, own = patients(2)
+    wanted = scanner(images)
+    found = harmonised(images, own, scanner(old), labels)
+    before = (images - wanted).square().mean().sqrt()
+    after = (found - wanted).square().mean().sqrt()
+    assert before > 1.0 and after < 0.1 * before
+    organ = own > 0
+    assert found[organ].mean() == pytest.approx(float(wanted[organ].mean()), abs=0.05)
+
+
+def test_the_same_images_stay_as_they_are_and_the_same_scanner_changes_little():
+    images, own = patients(2)
+    span = ends(Stacked(images, own))
+    inside = (images > span[0]) & (images < span[1])
+    same = harmonised(images, own, images, own)
+    assert (same - images)[inside].abs().max() < 1e-4
+    alike = harmonised(images, own, *patients(3))
+    assert (alike - images)[inside].abs().mean() < 0.2 * images.std()
+
+
+def test_the_map_solves_the_penalised_least_squares_of_scipy():
+    rng = np.random.default_rng(0)
+    own = torch.from_numpy(rng.random((7, 4, 2)))
+    level, weight = torch.from_numpy(rng.random(7)), torch.from_numpy(rng.random(7))
+    theta = curves(own, torch.tensor([0.0, 3.0]), level, weight).double().numpy()
+
+    def loss(flat: np.ndarray) -> float:
+        one = flat.reshape(4, 2)
+        fit = weight.numpy() * (np.tensordot(own.numpy(), one, 2) - level.numpy()) ** 2
+        bend = 1e-5 * (np.diff(one, n=2, axis=0) ** 2).sum()
+        start = np.stack([np.arange(4.0), np.zeros(4)], axis=1)
+        return fit.sum() + bend + 1e-4 * (one[:, 1] ** 2).sum() + 1e-4 * ((one - start) ** 2).sum()
+
+    best = minimize(loss, np.zeros(8), method="BFGS", options={"gtol": 1e-9})
+    np.testing.assert_allclose(theta.ravel(), best.x, atol=1e-4)
+
+
+def recalled(strategy, old: Stacked, own: Stacked) -> dict[str, torch.Tensor]:
+    """Return what a step has of an earlier hospital."""
+    left = strategy.describe(nn.Identity(), old, TASK.classes)
+    assert all(np.isfinite(value).all() for value in left.values())
+    memory = {f"0/A/{name}": torch.tensor(value) for name, value in left.items()}
+    return dict(strategy.recall(memory, TASK, own))
+
+
+def test_terms_and_switches():
+    images, labels = patients(4, 2)
+    strategy = make("harmony", kd=3.0, seg=2.0, shape=False)
+    memory = recalled(strategy, Stacked(scanner(images), labels), Stacked(images, labels))
+    p, q = torch.full((SIZE * SIZE,), 0.8), torch.full((SIZE * SIZE,), 0.9)
+    answers = [logits(*one.tolist()).reshape(1, 2, SIZE, SIZE) for one in (p, q)]
+    given = dict(inputs=images, targets=labels, memory=memory)
+    here = step(*answers, **given)
+    terms = strategy.objective(here)
+    assert set(terms) == {"seg", "kd", "harmonised"}
+    assert terms["kd"].item() == pytest.approx(3 * ce(0.9, 0.8), rel=1e-4)
+    expected = 2 * segmentation_loss(answers[0].expand(2, -1, -1, -1), labels).item()
+    assert terms["harmonised"].item() == pytest.approx(expected, rel=1e-4)
+    assert here.student.shown[-1].equal(here.teacher.shown[-1])
+    assert (here.student.shown[-1] - images).abs().mean() > 0.5
+    plain = step(*answers, **given)
+    assert set(make("harmony", seg=0.0, look=False, shape=False).objective(plain)) == {"seg", "kd"}
+    assert plain.student.shown[-1].equal(images)
+
+
+@pytest.mark.parametrize("labels", [0, 1, -1])
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 2, 4, 6, 8)])
+def test_what_tells_nothing_is_borne(shape: tuple[int, ...], labels: int):
+    images, marks = torch.zeros(shape), torch.full((2, 1, *shape[2:]), labels)
+    strategy, own = make("harmony"), Stacked(images, marks)
+    memory = recalled(strategy, own, own)
+    theta = memory["0/A/theta"]
+    found = mapped(images, theta.expand(2, *theta.shape), memory["0/A/own"])
+    assert torch.isfinite(found).all()
+
+
+def test_what_leaves_is_a_few_means_and_no_sum_depends_on_unknown_classes():
+    images, labels = patients(5, 8)
+    strategy = make("harmony")
+    forms = strategy.reporting(nn.Identity(), TASK, (1, SIZE, SIZE)).forms
+    assert sum(int(np.prod(form.shape)) for form in forms.values()) < 100
+    unknown = labels.clone()
+    unknown[:, :, :10] = -1
+    left = strategy.describe(nn.Identity(), Stacked(images, unknown), TASK.classes)
+    images[:, :, :10] = 1e3
+    again = strategy.describe(nn.Identity(), Stacked(images, unknown), TASK.classes)
+    known = left["share"] > 0
+    assert not left["share"][:CELLS].any() and known.sum() > 20
+    np.testing.assert_allclose(left["share"], again["share"])
