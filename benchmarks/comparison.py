@@ -49,9 +49,9 @@ def tried(keys: str, *values: float) -> tuple[Values, ...]:
     return tuple(tuple(f"strategy.{key}={value}" for key in keys.split()) for value in values)
 
 
-def weights(*tried: tuple[float, float, float]) -> tuple[Values, ...]:
-    """Return a grid of TED's weights of KD, SKA and AKT."""
-    names = [f"strategy.weight.{name}" for name in ("kd", "ska", "akt")]
+def weights(keys: str, *tried: tuple[float, ...]) -> tuple[Values, ...]:
+    """Return a grid of several weights."""
+    names = [f"strategy.{key}" for key in keys.split()]
     return tuple(
         tuple(f"{key}={value}" for key, value in zip(names, one, strict=True)) for one in tried
     )
@@ -71,11 +71,15 @@ METHODS: dict[str, Method] = {
     "fedprox": Method(("strategy=fedprox",), tried("mu", 0.001, 0.01, 0.1, 1)),
     "ted": Method(
         ("strategy=ted",),
-        weights((0.25, 0.25, 0.1), (1, 1, 0.1), (0.25, 0.25, 0.4), (3, 3, 0.1)),
+        weights(
+            "weight.kd weight.ska weight.akt",
+            *((0.25, 0.25, 0.1), (1, 1, 0.1), (0.25, 0.25, 0.4), (3, 3, 0.1)),
+        ),
     ),
     "cauaug": Method(("strategy=cauaug",), tried("kd dom", 0.1, 0.3, 1, 3)),
     "tkrl": Method(("strategy=tkrl",), tried("pcd vma", 0.01, 0.03, 0.1, 0.3)),
     "souvenir": Method(("strategy=souvenir",), tried("seg", 0.3, 0.5, 1, 2)),
+    "harmony": Method(("strategy=harmony",), weights("kd seg", (2, 0), (1, 0.5), (2, 0.5), (2, 1))),
     **{
         f"ted: {terms}": Method(
             ("strategy=ted", f"strategy.terms={terms}"), like="ted", part="parts"
@@ -98,6 +102,18 @@ METHODS: dict[str, Method] = {
     ),
     "souvenir: shapes alone": Method(
         ("strategy=souvenir", "strategy.look=false"), like="souvenir", part="parts"
+    ),
+    "harmony: teacher alone": Method(
+        ("strategy=harmony", "strategy.seg=0"), like="harmony", part="parts"
+    ),
+    "harmony: labels alone": Method(
+        ("strategy=harmony", "strategy.kd=0"), like="harmony", part="parts"
+    ),
+    "harmony: shapes alone": Method(
+        ("strategy=harmony", "strategy.look=false"), like="harmony", part="parts"
+    ),
+    "harmony: looks alone": Method(
+        ("strategy=harmony", "strategy.shape=false"), like="harmony", part="parts"
     ),
     "ted, both teachers": Method(
         ("strategy=ted", "strategy.teacher.refresh=both"), like="ted", part="parts"
@@ -189,13 +205,16 @@ def average(folder: Path) -> float | None:
 
 def planned(work: Work, only: Sequence[str]) -> Iterator[tuple[str, list[Planned]]]:
     """Yield what is to be run next, once what was yielded before has been."""
-    for name in (name for name in work.methods() if not only or name in only):
-        source = METHODS[name].like or name
-        yield f"tuning {source}", [*work.tuning(source).values()]
+    names = [name for name in work.methods() if not only or name in only]
+    sources = dict.fromkeys(METHODS[name].like or name for name in names)
+    yield "tuning", [run for name in sources for run in work.tuning(name).values()]
+    runs: list[Planned] = []
+    for name in names:
         values = work.tuned(name)
         assert values is not None, "tuned above"
         for augment in work.augments(name):
-            yield f"{name}, {augment}", work.reported(name, augment, values)
+            runs += work.reported(name, augment, values)
+    yield "methods", runs
 
 
 def report(works: Sequence[Work]) -> str:

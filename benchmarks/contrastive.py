@@ -6,6 +6,7 @@ time, `--report` only writes.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
 from statistics import fmean
@@ -22,15 +23,54 @@ from benchmarks.running import (
     slug,
     write_section,
 )  # fmt: skip
+from benchmarks.streams import REAL
 from fedcl.analysis.architectures import scored, view
 from fedcl.analysis.runs import Group
 from fedcl.analysis.sources import read
 from fedcl.analysis.statistics import Line, average, cases, table
 
 SEEDS = (0, 1, 2)
-COMMON = ("scenario=ct_phantom", "sites=ct_phantom-contrastive")
-BUDGETS = {"short": 2, "long": 16}
-"""Epochs per round of the students, 3 steps each; there are 8 rounds."""
+Values = tuple[str, ...]
+TITLES = {
+    "short": "CT phantom: 48 steps",
+    "long": "CT phantom: 384 steps",
+    "real": "Hippocampus: 400 steps",
+    "real-varied": "Hippocampus: 400 steps, images varied",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a large model teaches small ones.
+
+    Attributes:
+        common: overrides of every run.
+        name: of the teacher's run, and its further overrides.
+        budgets: the students' further overrides.
+    """
+
+    common: Values
+    name: str
+    teacher: Values
+    budgets: dict[str, Values]
+
+
+FEW = ("sites.C.data_fraction=0.1", "sites.D.data_fraction=0.1", "learner.steps=50")
+SETTINGS = (
+    Setting(
+        ("scenario=ct_phantom", "sites=ct_phantom-contrastive"),
+        "teacher",
+        ("learner.epochs=2",),
+        {"short": ("learner.epochs=2",), "long": ("learner.epochs=16",)},
+    ),
+    Setting(
+        (*REAL, "timeline.rounds=8", "sites=ct_phantom-contrastive", "run.figures=false"),
+        "real-teacher",
+        ("learner.steps=50", "augment=light"),
+        {"real": FEW, "real-varied": (*FEW, "augment=light")},
+    ),
+)
+LARGE = "strategy.teacher.model=large"
 TUNED = ("strategy.weight.decoder=0.4", "strategy.weight.maps=1.0")
 ALONE, TEACHER = "student alone", "teacher"
 SCALES = ("encoder", "bottleneck", "decoder", "maps")
@@ -46,7 +86,7 @@ HEADS = (
 )  # fmt: skip
 TEXT = f"""## contrastive
 
-CT phantom, `{" ".join(COMMON)}`, seeds {", ".join(map(str, SEEDS))}, otherwise
+Seeds {", ".join(map(str, SEEDS))}. CT phantom: `{" ".join(SETTINGS[0].common)}`, otherwise
 the defaults. Strong hospitals A and B have trained the large model, a multi-task U-Net, for 80
 steps each. Weak ones, C and D, train the small one, a U-Net with {{share:.1%}} of its parameters,
 on half of their cases, 5 each; the large model, which has seen neither C nor D, teaches them from a
@@ -71,39 +111,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the section."""
     given = options(__doc__, arguments)
     planned: dict[tuple[str, str], list[Planned]] = {}
-    for budget, epochs in BUDGETS.items():
-        for name, own in METHODS.items():
-            planned[budget, name] = [
-                _planned(given.out, (budget, name, str(seed)), "[[C,D]]", seed, epochs, own)
-                for seed in SEEDS
-            ]
-    teachers = [_planned(given.out, ("teacher", str(s)), "[[A,B]]", s, 2, ()) for s in SEEDS]
+    for setting in SETTINGS:
+        for budget, values in setting.budgets.items():
+            for name, own in METHODS.items():
+                planned[budget, name] = [
+                    student(given.out, setting, (budget, name, str(seed)), seed, (*values, *own))
+                    for seed in SEEDS
+                ]
+    teachers = [teacher(given.out, setting, seed) for setting in SETTINGS for seed in SEEDS]
     if not given.report:
         run_all(teachers, given.lanes, "teachers")
         runs = [one for by_seed in zip(*planned.values(), strict=True) for one in by_seed]
         run_all(runs, given.lanes, "students")
     found = {
         budget: {name: read_group(name, planned[budget, name]) for name in METHODS}
-        for budget in BUDGETS
+        for budget in TITLES
     }
     write_section("contrastive", section(found))
 
 
-def _planned(
-    out: Path, words: Sequence[str], stages: str, seed: int, epochs: int, own: Sequence[str]
+def teacher(out: Path, setting: Setting, seed: int) -> Planned:
+    """Return the run of a large model at the strong hospitals."""
+    common = (*setting.common, "timeline.stages=[[A,B]]", f"seed={seed}", "strategy=finetune")
+    return out / slug("contrastive", setting.name, str(seed)), [*common, *setting.teacher]
+
+
+def student(
+    out: Path, setting: Setting, words: Sequence[str], seed: int, own: Sequence[str]
 ) -> Planned:
-    """Return a run; where it has settings of `contrastive`, the seed's large model teaches."""
-    file = relpath(out / slug("contrastive", "teacher", str(seed)) / "checkpoint", ROOT)
-    taught = [
-        "strategy=contrastive",
-        f"strategy.teacher.file={file}/stage-1.safetensors",
-        "strategy.teacher.model=large",
-    ]
-    common = [*COMMON, f"timeline.stages={stages}", f"seed={seed}", f"learner.epochs={epochs}"]
-    return out / slug("contrastive", *words), [
-        *common,
-        *([*taught, *own] if own else ["strategy=finetune"]),
-    ]
+    """Return the run of small models; where it has settings of `contrastive`, they are taught."""
+    file = relpath(teacher(out, setting, seed)[0] / "checkpoint" / "stage-1.safetensors", ROOT)
+    taught = ("strategy=contrastive", f"strategy.teacher.file={file}", LARGE)
+    alone = not any(one.startswith("strategy.") for one in own)
+    common = (*setting.common, "timeline.stages=[[C,D]]", f"seed={seed}")
+    method = ("strategy=finetune",) if alone else taught
+    return out / slug("contrastive", *words), [*common, *method, *own]
 
 
 def read_group(name: str, runs: Sequence[Planned]) -> Group:
@@ -151,7 +193,7 @@ def section(found: Mapping[str, Mapping[str, Group]]) -> str:
             )
         sizes = [one.parameters for one in taught.runs[0].results.architectures.values()]
         share = min(sizes) / max(sizes)
-        parts += [f"### {budget}: {24 * BUDGETS[budget]} steps", "", *markdown(HEADS, rows)]
+        parts += [f"### {TITLES[budget]}", "", *markdown(HEADS, rows)]
     return "\n".join([TEXT.format(share=share), *parts])
 
 

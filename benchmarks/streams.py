@@ -39,15 +39,17 @@ class Stream:
 
 
 SMALL = ("learner.steps=10", "timeline.rounds=6", "run.figures=false")
+LONGER = ("learner.steps=20", "timeline.rounds=6", "run.figures=false")
 CARDIAC = (
     "scenario=folder", f"scenario.root={relpath(SUNNYBROOK, ROOT)}", "scenario.resize=[64,64]",
-    *SMALL,
+    *LONGER,
 )  # fmt: skip
-VOLUMES = (
+REAL = (
     "scenario=decathlon", f"scenario.root={relpath(HIPPOCAMPUS, ROOT)}",
     "scenario.spatial_dims=3", "scenario.labels=[0,1,2]", "scenario.spacing=2",
-    "scenario.size=[24,32,24]", "model.channels=[16,32,64]", "learner.batch_size=4", *SMALL,
+    "scenario.size=[24,32,24]", "learner.batch_size=4",
 )  # fmt: skip
+VOLUMES = (*REAL, "model.channels=[16,32,64]", *LONGER)
 COHORTS = {"listed": "[[HF-I],[HF-NI],[HYP],[N]]", "reversed": "[[N],[HYP],[HF-NI],[HF-I]]"}
 FOUR = {"ABCD": "[[A],[B],[C],[D]]", "DCBA": "[[D],[C],[B],[A]]"}
 
