@@ -65,7 +65,7 @@ STREAMS = {
         "The same in three dimensions: two zones of the prostate, voxels that differ by hospital.",
     ),
     "sunnybrook, shifted": Stream(
-        (*CARDIAC, "shift=scanners"),
+        (*CARDIAC, "shift=scanners", "scenario.shift.strength=1"),
         COHORTS,
         "Real cardiac MRI, slices of four cohorts, each through another imaginary scanner.",
         needs=relpath(SUNNYBROOK, ROOT),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedcl.arrays import Arrays
 from fedcl.data.samples import Samples
 from fedcl.learning.step import Step
-from fedcl.learning.strategy import Form, Reporting
+from fedcl.learning.strategy import Form, Reporting, SiteSummary
 from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
 from strategies.parts import appearance
@@ -28,12 +28,14 @@ class Harmony(Archiving):
     is labelled and of every class. H draws an earlier hospital for every image and maps
     intensities so that, over all of one's images, each of these regions has the mean it has there:
     one smooth curve, inversions included, that may change slowly with position, as coils have it
-    (`strategies.parts.appearance.curves`). It knows no labels and is nothing where hospitals are
-    alike. Image and label are moved and scaled as organs lie there. q is the teacher.
+    (`strategies.parts.appearance.curves`); some steps of gradient descent then correct it where the
+    teacher q, which stays as it is, is wrong about it. It sees no label, so none shows in H(x).
+    Image and label are moved and scaled as organs lie there.
 
     Attributes:
         kd: weight of the teacher's answers on harmonised images.
         seg: weight of their segmentation.
+        correct: steps of gradient descent on the maps, per stage.
         look: whether intensities are mapped.
         shape: whether the organ is moved and scaled.
     """
@@ -43,6 +45,7 @@ class Harmony(Archiving):
 
     kd: float = setting(2.0, low=0)
     seg: float = setting(0.5, low=0)
+    correct: int = setting(40, low=0)
     look: bool = True
     shape: bool = True
 
@@ -51,9 +54,7 @@ class Harmony(Archiving):
         images, labels = step.inputs, step.targets
         old = drawn(step.memory, len(images), step.rng)
         if self.look:
-            span = old["ends"].view(len(images), 2, -1, *(1,) * (images.ndim - 2))
-            images = appearance.mapped(images, old["theta"], old["own"][0])
-            images = images.clamp(*span.unbind(dim=1))
+            images = appearance.mapped(images, old["theta"], old["own"][0], old["ends"])
         if self.shape:
             images, labels = reshape(images, labels, old["place"], old["organ"][:, 0] > 0, step.rng)
         logits = step.probe(images)
@@ -93,17 +94,20 @@ class Harmony(Archiving):
         }
         return {name: value.float().numpy() for name, value in record.items()}
 
-    def recall(
-        self, memory: Mapping[str, Tensor], task: Segmentation, samples: Samples
-    ) -> Mapping[str, Tensor]:
+    def recall(self, summary: SiteSummary) -> Mapping[str, Tensor]:
         """Return the archive with the map to every hospital in it, (C, K, M), and its ends."""
-        ends = appearance.ends(samples)
-        own, share = appearance.distributions(samples, task.classes, ends)
-        found = dict(memory)
-        for place in sorted({key.rpartition("/")[0] for key in memory}):
+        memory, device = summary.memory, summary.samples.device
+        ends = appearance.ends(summary.samples)
+        own, share = appearance.distributions(summary.samples, summary.task.classes, ends)
+        places = sorted({key.rpartition("/")[0] for key in memory})
+        maps = []
+        for place in places:
             level, there = (memory[f"{place}/{name}"].cpu() for name in ("level", "share"))
             weight = 2 * share * there / (share + there).clamp_min(1e-12)
-            maps = map(partial(appearance.curves, weight=weight), own, ends.t(), level)
-            found[f"{place}/theta"] = torch.stack([*maps]).to(samples.device)
-            found[f"{place}/own"] = ends.to(samples.device)
-        return found
+            towards = partial(appearance.curves, weight=weight)
+            maps.append(torch.stack([*map(towards, own, ends.t(), level)]))
+        theta, ends = torch.stack(maps).to(device), ends.to(device)
+        bounds = torch.stack([memory[f"{place}/ends"] for place in places])
+        theta = appearance.corrected(theta, ends, bounds, self.correct, summary)
+        found = {f"{place}/theta": one for place, one in zip(places, theta, strict=True)}
+        return {**memory, **found, **{f"{place}/own": ends for place in places}}

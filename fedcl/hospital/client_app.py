@@ -26,7 +26,7 @@ from fedcl.hospital.checks import check, too_few
 from fedcl.hospital.forgetting import forget
 from fedcl.hospital.reports import protected
 from fedcl.hospital.site import Hospital, MissingError
-from fedcl.hospital.teacher import start, teacher
+from fedcl.hospital.teacher import recalled, start, teacher
 from fedcl.learning import loop
 from fedcl.learning.descent import descent, moments_of
 from fedcl.learning.step import Lesson
@@ -200,15 +200,16 @@ def _lesson(
     frozen = job.strategy.partition(student, call.stage).frozen
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name not in frozen)
+    taught = teacher(hospital, call, samples)
     return Lesson(
         task=job.task,
         student=student,
         model=job.models[call.model],
         auxiliary=auxiliary,
-        memory=hospital.recalled(call, samples),
+        memory=recalled(hospital, call, samples, taught.get("teacher")),
         round=call.round,
         start={name: value.detach().clone() for name, value in student.named_parameters()},
-        **teacher(hospital, call, samples),
+        **taught,
         **start(hospital, call, student, samples),
     )
 

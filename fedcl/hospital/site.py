@@ -328,19 +328,6 @@ class Hospital:
 
         return self.cache.get("shown", (self.text, model, site, self.places[site]), make)
 
-    def recalled(self, call: TrainRequest, samples: Samples) -> Mapping[str, Tensor]:
-        """Return what the strategy makes of what the server remembers, worked out once."""
-        if call.memory is None:
-            return {}
-        memory = self.on_device(call.memory)
-        places = tuple(sorted(self.places.items()))
-        key = self.text, places, str(call.shares), str(call.rehearsing), call.digests.get("memory")
-
-        def make() -> Mapping[str, Tensor]:
-            return self.job.strategy.recall(memory, self.job.task, samples)
-
-        return self.cache.get("recalled", key, make, most=4) if memory else memory
-
     def on_device(self, record: ArrayRecord | None) -> dict[str, Tensor]:
         """Return the arrays of `record` as tensors."""
         return self.tensors(records.from_record(record) if record is not None else {})

@@ -1,6 +1,6 @@
 """What a hospital's teacher says, computed once per stage and kept between rounds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,8 +11,10 @@ from fedcl import arrays
 from fedcl.data.samples import Samples, Stacked
 from fedcl.hospital.site import Hospital
 from fedcl.learning import bank, loop
+from fedcl.learning.hooks import SiteSummary
 from fedcl.learning.step import Activations, Rehearsal, watch
 from fedcl.models.base import Model
+from fedcl.seeding import torch_rng
 from fedcl.tasks.base import Labeller, Task
 from fedcl.wire.records import from_record
 from fedcl.wire.requests import TrainRequest
@@ -56,6 +58,22 @@ def taught(hospital: Hospital, call: TrainRequest) -> list[str]:
     follows = teaching is not None and teaching.refresh != "stage" and call.done > 0
     stages = call.arrivals if follows else call.arrivals[:-1]
     return [site for stage in stages for site in stage if site not in call.lost]
+
+
+def recalled(
+    hospital: Hospital, call: TrainRequest, samples: Samples, teacher: nn.Module | None
+) -> Mapping[str, Tensor]:
+    """Return what the strategy makes of what the server remembers, worked out once."""
+    memory, job = hospital.on_device(call.memory), hospital.job
+    if not memory:
+        return memory
+    marks = (call.digests.get(name, "") for name in ("memory", "teacher"))
+    places = tuple(sorted(hospital.places.items()))
+    key = hospital.text, places, *marks, str(call.shares), str(call.rehearsing)
+    rng = torch_rng("recall", job.seed, hospital.site, call.stage)
+    summary = SiteSummary(task=job.task, samples=samples, memory=memory, teacher=teacher, rng=rng)
+    cached = hospital.cache.get
+    return cached("recalled", key, lambda: job.strategy.recall(summary), most=4)
 
 
 def start(

@@ -192,6 +192,25 @@ class StageSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SiteSummary:
+    """What a site has before it trains in a stage, to recall what others have left behind.
+
+    Attributes:
+        task: what is learned.
+        samples: those that it trains on.
+        memory: as the server sent it (`Strategy.remember`), on the device; not empty.
+        teacher: the frozen teacher, in evaluation mode; None where nobody teaches.
+        rng: source of randomness.
+    """
+
+    task: Any
+    samples: Samples
+    memory: Mapping[str, torch.Tensor]
+    teacher: nn.Module | None
+    rng: torch.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundSummary:
     """What the server has at the end of a round.
 

@@ -25,6 +25,7 @@ from fedcl.learning.hooks import (
     Reporting,
     Requirements,
     RoundSummary,
+    SiteSummary,
     StageSummary,
     Teaching,
 )
@@ -35,7 +36,7 @@ from fedcl.timeline import Timeline
 
 __all__ = [
     "LARGEST", "OWN", "Form", "Partition", "Plan", "Reporting", "Requirements", "RoundSummary",
-    "StageSummary", "Strategy", "Teaching", "declared",
+    "SiteSummary", "StageSummary", "Strategy", "Teaching", "declared",
 ]  # fmt: skip
 
 
@@ -118,19 +119,13 @@ class Strategy:
         """Return which training samples the hospital keeps to rehearse in later stages."""
         return None
 
-    def recall(
-        self, memory: Mapping[str, Tensor], task: Any, samples: Samples
-    ) -> Mapping[str, Tensor]:
-        """Return what a site makes of what the server remembers, given its own samples.
+    def recall(self, summary: SiteSummary) -> Mapping[str, Tensor]:
+        """Return what a site makes of what the server remembers; steps have it as `memory`.
 
-        Asked once per stage, before a site's first training in it; steps have it as `memory`.
-
-        Args:
-            memory: as the server sent it (see `remember`), not empty.
-            task: one that the method requires.
-            samples: those that the site trains on.
+        Asked once per stage, before the site's first training in it, and again where the teacher
+        is another one.
         """
-        return memory
+        return summary.memory
 
     def reporting(self, network: nn.Module, task: Any, shape: Sequence[int]) -> Reporting | None:
         """Return what hospitals tell of a stage besides weights; None, and none is asked.

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from fedcl.data.samples import Samples
+from fedcl.learning.hooks import SiteSummary
 from strategies.parts.anatomy import NEAR, RIM, grid, grown
 
 CELLS = 6  # of background, along each axis
 KNOTS = 11  # of a curve
 ENDS = 0.2, 99.8  # percentiles of an image's intensities between which curves bend
-BEND, FIELD, PULL = 1e-5, 1e-4, 1e-4  # weights: smooth curves, the same everywhere, no change
+BEND, FIELD, PULL = 2e-4, 3e-5, 1e-4  # weights: smooth curves, the same everywhere, no change
 AT_ONCE = 16  # images at a time
+BATCH, RATE = 4, 0.02  # images in a step that corrects maps, and Adam's rate in units of `ends`
 
 
 def count(axes: int, classes: int) -> int:
@@ -137,18 +139,49 @@ def curves(own: Tensor, ends: Tensor, level: Tensor, weight: Tensor) -> Tensor:
     return torch.linalg.solve(moments + penalty, wanted).view(knots, powers).float()
 
 
-def mapped(images: Tensor, theta: Tensor, ends: Tensor) -> Tensor:
+def mapped(images: Tensor, theta: Tensor, ends: Tensor, bounds: Tensor) -> Tensor:
     """Return images with their intensities mapped; see `curves`.
 
     Args:
         images: shape (B, C, ...).
         theta: of every image, shape (B, C, K, M).
         ends: of the curves, shape (2, C).
+        bounds: what values are clipped to, of every image, shape (B, 2, C).
     """
     below, beyond = between(images, ends)
     place = below.flatten(2)
     found = torch.zeros_like(images)
     for number, power in enumerate(fields(images)):
         left, right = (theta[..., number].gather(2, place + step) for step in (0, 1))
-        found += power * torch.lerp(left, right, beyond.flatten(2)).view_as(images)
-    return found
+        found = found + power * torch.lerp(left, right, beyond.flatten(2)).view_as(images)
+    low, high = bounds.view(*bounds.shape, *(1,) * (images.ndim - 2)).unbind(dim=1)
+    return found.clamp(low, high)
+
+
+def corrected(
+    theta: Tensor, ends: Tensor, bounds: Tensor, steps: int, summary: SiteSummary
+) -> Tensor:
+    """Return maps under which the teacher is as right as it can be on a site's own images.
+
+    Args:
+        theta: of every earlier hospital, shape (S, C, K, M).
+        ends: of the curves, shape (2, C).
+        bounds: of every earlier hospital's values, shape (S, 2, C).
+        steps: of Adam, each with some images of the site, mapped to hospitals that are drawn.
+        summary: has the site's samples, and the teacher, which stays as it is.
+    """
+    if summary.teacher is None or not steps:
+        return theta
+    samples, rng = summary.samples, summary.rng
+    span = (ends[1] - ends[0]).clamp_min(1e-6)[:, None, None]
+    change = torch.zeros_like(theta, requires_grad=True)
+    optimiser = torch.optim.Adam([change], RATE)
+    for _ in range(steps):
+        index = torch.randint(len(samples), (BATCH,), generator=rng)
+        chosen = torch.randint(len(theta), (BATCH,), generator=rng)
+        part = samples[index.to(samples.device) if samples.ready else index]
+        images = mapped(part.inputs, (theta + span * change)[chosen], ends, bounds[chosen])
+        loss = summary.task.loss(summary.teacher(images), part.targets)
+        (change.grad,) = torch.autograd.grad(loss, [change])
+        optimiser.step()
+    return (theta + span * change).detach()
