@@ -115,6 +115,9 @@ METHODS: dict[str, Method] = {
     "harmony: looks alone": Method(
         ("strategy=harmony", "strategy.shape=false"), like="harmony", part="parts"
     ),
+    "harmony: not corrected": Method(
+        ("strategy=harmony", "strategy.correct=0"), like="harmony", part="parts"
+    ),
     "ted, both teachers": Method(
         ("strategy=ted", "strategy.teacher.refresh=both"), like="ted", part="parts"
     ),

@@ -30,7 +30,7 @@ from fedcl.registry import SCENARIO
 from fedcl.seeding import numpy_rng, torch_rng
 
 SEEDS = range(5)
-METHODS = ("finetune", "lwf", "ted", "cauaug", "tkrl", "ewc", "souvenir")
+METHODS = ("finetune", "lwf", "ted", "cauaug", "tkrl", "ewc", "souvenir", "harmony")
 COMMON = ["scenario=canaries", "learner.steps=10"]
 FRESH = 255  # canaries that were never planted
 AVERAGED = (1, 4, 10, 40)  # images whose spectrum is told
