@@ -17,3 +17,5 @@ html_theme = "furo"
 html_title = f"fedcl {__version__}"
 exclude_patterns = ["_build"]
 nitpicky = True
+html_static_path = ["tables.css"]
+html_css_files = ["tables.css"]
