@@ -79,7 +79,7 @@ METHODS: dict[str, Method] = {
     "cauaug": Method(("strategy=cauaug",), tried("kd dom", 0.1, 0.3, 1, 3)),
     "tkrl": Method(("strategy=tkrl",), tried("pcd vma", 0.01, 0.03, 0.1, 0.3)),
     "souvenir": Method(("strategy=souvenir",), tried("seg", 0.3, 0.5, 1, 2)),
-    "harmony": Method(("strategy=harmony",), weights("kd seg", (2, 0), (1, 0.5), (2, 0.5), (2, 1))),
+    "harmony": Method(("strategy=harmony",), weights("kd seg", (2, 0), (4, 0), (2, 0.2), (2, 0.5))),
     **{
         f"ted: {terms}": Method(
             ("strategy=ted", f"strategy.terms={terms}"), like="ted", part="parts"
@@ -107,7 +107,7 @@ METHODS: dict[str, Method] = {
         ("strategy=harmony", "strategy.seg=0"), like="harmony", part="parts"
     ),
     "harmony: labels alone": Method(
-        ("strategy=harmony", "strategy.kd=0"), like="harmony", part="parts"
+        ("strategy=harmony", "strategy.kd=0", "strategy.seg=0.5"), like="harmony", part="parts"
     ),
     "harmony: shapes alone": Method(
         ("strategy=harmony", "strategy.look=false"), like="harmony", part="parts"

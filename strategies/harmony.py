@@ -34,7 +34,7 @@ class Harmony(Archiving):
 
     Attributes:
         kd: weight of the teacher's answers on harmonised images.
-        seg: weight of their segmentation.
+        seg: weight of their segmentation: worth it where patients are few.
         correct: steps of gradient descent on the maps, per stage.
         look: whether intensities are mapped.
         shape: whether the organ is moved and scaled.
@@ -44,7 +44,7 @@ class Harmony(Archiving):
     leaves = "mean intensity in each cell of a coarse grid and of each class, and where that lies"
 
     kd: float = setting(2.0, low=0)
-    seg: float = setting(0.5, low=0)
+    seg: float = setting(0.0, low=0)
     correct: int = setting(40, low=0)
     look: bool = True
     shape: bool = True
