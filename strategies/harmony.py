@@ -67,9 +67,13 @@ class Harmony(Archiving):
         """See `Strategy.reporting`."""
         channels, axes = shape[0], len(shape) - 1
         size = appearance.count(axes, task.classes)
-        whole = {"level": (channels, size), "share": (size,), "ends": (2, channels)}
-        whole |= {"organ": (1,), "place": (2, 2 * axes)}
-        forms = {name: Form(shape) for name, shape in whole.items()}
+        forms = {
+            "level": Form((channels, size)),
+            "share": Form((size,), low=0.0, high=1.0),
+            "ends": Form((2, channels)),
+            "organ": Form((1,), low=0.0, high=1.0),
+            "place": Form((2, 2 * axes), low=-5.0, high=5.0),
+        }
         return Reporting(forms, partial(self.describe, classes=task.classes))
 
     def describe(self, network: nn.Module, samples: Samples, classes: int) -> Arrays:

@@ -146,7 +146,8 @@ def mapped(images: Tensor, theta: Tensor, ends: Tensor, bounds: Tensor) -> Tenso
         images: shape (B, C, ...).
         theta: of every image, shape (B, C, K, M).
         ends: of the curves, shape (2, C).
-        bounds: what values are clipped to, of every image, shape (B, 2, C).
+        bounds: what values are clipped to, of every image, shape (B, 2, C); noise on a report may
+            have exchanged them.
     """
     below, beyond = between(images, ends)
     place = below.flatten(2)
@@ -154,6 +155,7 @@ def mapped(images: Tensor, theta: Tensor, ends: Tensor, bounds: Tensor) -> Tenso
     for number, power in enumerate(fields(images)):
         left, right = (theta[..., number].gather(2, place + step) for step in (0, 1))
         found = found + power * torch.lerp(left, right, beyond.flatten(2)).view_as(images)
+    bounds = bounds.sort(dim=1).values
     low, high = bounds.view(*bounds.shape, *(1,) * (images.ndim - 2)).unbind(dim=1)
     return found.clamp(low, high)
 

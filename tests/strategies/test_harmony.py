@@ -1,11 +1,15 @@
 """Harmony, on pictures whose scanners are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 from torch import nn
 
+from fedcl.app.simulation import simulate
+from fedcl.config.hydra import compose
 from fedcl.data.samples import Stacked
 from fedcl.learning.strategy import SiteSummary
 from fedcl.tasks.losses import segmentation_loss
@@ -21,6 +25,7 @@ from strategies.parts.appearance import (
     mapped,
     regions,
 )
+from tests.conftest import TINY
 from tests.small import TASK, ce, logits, make, step
 
 SIZE = 48
@@ -205,3 +210,29 @@ def test_what_leaves_is_a_few_means_and_no_sum_depends_on_unknown_classes():
     known = left["share"] > 0
     assert not left["share"][:CELLS].any() and known.sum() > 20
     np.testing.assert_allclose(left["share"], again["share"])
+
+
+def test_noise_on_a_report_neither_counts_regions_negatively_nor_turns_images_into_one_value():
+    images, labels = patients(6, 8)
+    samples, strategy = Stacked(images, labels), make("harmony")
+    left = strategy.describe(nn.Identity(), samples, TASK.classes)
+    forms = strategy.reporting(nn.Identity(), TASK, (1, SIZE, SIZE)).forms
+    assert all(form.problem(left[name]) is None for name, form in forms.items())
+    for name, wrong in (("share", -left["share"]), ("organ", left["organ"] * 0 + 1.5)):
+        assert "outside of [0, 1]" in str(forms[name].problem(wrong))
+    known = recalled(strategy, samples, samples)
+    right = shown(images, known)
+    assert shown(images, known | {"0/A/ends": known["0/A/ends"].flip(0)}).equal(right)
+    assert right.std() > 0.5
+
+
+def test_however_many_hospitals_a_process_answers_for_each_recalls_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, recall = [], Harmony.recall
+    monkeypatch.setattr(
+        Harmony, "recall", lambda self, summary: asked.append(summary) or recall(self, summary)
+    )
+    more = ["strategy=harmony", "strategy.correct=0"]
+    simulate(compose([*TINY, *more, "timeline.stages=[[A],[B,C,D,E,F]]"]), tmp_path / "run")
+    assert len(asked) == 5, "of two rounds each"
