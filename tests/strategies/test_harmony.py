@@ -23,6 +23,7 @@ from strategies.parts.appearance import (
     ends,
     fields,
     mapped,
+    parts,
     regions,
 )
 from tests.conftest import TINY
@@ -210,6 +211,14 @@ def test_what_leaves_is_a_few_means_and_no_sum_depends_on_unknown_classes():
     known = left["share"] > 0
     assert not left["share"][:CELLS].any() and known.sum() > 20
     np.testing.assert_allclose(left["share"], again["share"])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((48, 48), [16, 4]), ((64, 64, 64), [1] * 20), ((16, 64, 64), [4] * 5)]
+)
+def test_volumes_are_summed_few_at_a_time(size: tuple[int, ...], expected: list[int]):
+    samples = Stacked(torch.zeros(1, 1, *size).expand(20, 1, *size), torch.zeros(20, 1, 1, 1))
+    assert [len(images) for images, _ in parts(samples)] == expected
 
 
 def test_noise_on_a_report_neither_counts_regions_negatively_nor_turns_images_into_one_value():
