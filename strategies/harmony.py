@@ -14,7 +14,7 @@ from fedcl.learning.strategy import Form, Reporting, SiteSummary
 from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
 from strategies.parts import appearance
-from strategies.parts.anatomy import places, reshape
+from strategies.parts.anatomy import organs, places, reshape
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
 
@@ -87,7 +87,7 @@ class Harmony(Archiving):
         shares, share = appearance.distributions(samples, classes, ends)
         knots = torch.linspace(0, 1, appearance.KNOTS, dtype=torch.float64)
         knots = ends[0, :, None] + knots * (ends[1] - ends[0])[:, None]
-        found = [(places(y), (y > 0).flatten(1).any(dim=1)) for _, y in appearance.parts(samples)]
+        found = [(places(y), organs(y).flatten(1).any(dim=1)) for _, y in appearance.parts(samples)]
         spots, organ = (torch.cat(one) for one in zip(*found, strict=True))
         record = {
             "level": torch.einsum("crk,ck->cr", shares[..., 0], knots),

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from fedcl.data.framing import at_once
+from fedcl.data.labels import IGNORED
 from fedcl.data.samples import Samples
 from fedcl.learning.hooks import SiteSummary
-from strategies.parts.anatomy import NEAR, RIM, grid, grown
+from strategies.parts.anatomy import NEAR, RIM, grid, grown, organs
 
 CELLS = 6  # of background, along each axis
 KNOTS = 11  # of a curve
@@ -31,7 +32,7 @@ def regions(labels: Tensor, classes: int) -> Tensor:
     around that, wherever it lies. Every other class is a region.
 
     Args:
-        labels: shape (B, 1, ...); below 0 where a voxel may have several classes.
+        labels: shape (B, 1, ...); below 0 where a voxel may have several classes, or `IGNORED`.
         classes: how many there are, with background.
     """
     lengths = labels.shape[2:]
@@ -39,12 +40,13 @@ def regions(labels: Tensor, classes: int) -> Tensor:
     for axis, length in enumerate(lengths):
         along = torch.arange(length, device=labels.device) * CELLS // length
         cell = cell * CELLS + along.view(-1, *(1,) * (len(lengths) - 1 - axis))
-    organ, cells = (labels > 0).float(), CELLS ** len(lengths)
+    organ, cells = organs(labels).float(), CELLS ** len(lengths)
     rim, near = ([max(1, round(share * n)) for n in lengths] for share in (RIM, NEAR))
     found = torch.where(grown(organ, near) > 0, cells, cell)
     found = torch.where(grown(organ, rim) > 0, cells + 1, found)
     found = torch.where(labels > 0, cells + 1 + labels, found)
-    return torch.where(labels < 0, count(len(lengths), classes), found)[:, 0]
+    unknown = (labels < 0) | (labels == IGNORED)
+    return torch.where(unknown, count(len(lengths), classes), found)[:, 0]
 
 
 def fields(images: Tensor) -> Tensor:

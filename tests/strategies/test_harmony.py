@@ -10,10 +10,12 @@ from torch import nn
 
 from fedcl.app.simulation import simulate
 from fedcl.config.hydra import compose
+from fedcl.data.labels import IGNORED
 from fedcl.data.samples import Stacked
 from fedcl.learning.strategy import SiteSummary
 from fedcl.tasks.losses import segmentation_loss
 from strategies.harmony import Harmony
+from strategies.parts.anatomy import reshape
 from strategies.parts.appearance import (
     CELLS,
     KNOTS,
@@ -211,6 +213,23 @@ def test_what_leaves_is_a_few_means_and_no_sum_depends_on_unknown_classes():
     known = left["share"] > 0
     assert not left["share"][:CELLS].any() and known.sum() > 20
     np.testing.assert_allclose(left["share"], again["share"])
+
+
+def test_what_counts_nowhere_is_no_organ_and_no_class():
+    images, labels = patients(7, 6)
+    labels[:, :, :6] = IGNORED
+    samples, strategy = Stacked(images, labels), make("harmony")
+    found = regions(labels, TASK.classes)
+    assert (found[:, :6] == count(2, TASK.classes)).all() and (found[:, 6:] < CELLS**2 + 3).all()
+    left = strategy.describe(nn.Identity(), samples, TASK.classes)
+    unknown = Stacked(images, labels.where(labels != IGNORED, -1))
+    same = strategy.describe(nn.Identity(), unknown, TASK.classes)
+    assert all(np.array_equal(value, same[name]) for name, value in left.items())
+    place = torch.tensor(left["place"]).expand(6, 2, 4)
+    known, (rng, other) = torch.ones(6) > 0, [torch.Generator().manual_seed(1) for _ in "ab"]
+    moved, marks = reshape(images, labels, place, known, rng)
+    again, others = reshape(images, unknown.targets, place, known, other)
+    assert moved.equal(again) and marks.where(marks != IGNORED, -1).equal(others)
 
 
 @pytest.mark.parametrize(
