@@ -14,7 +14,7 @@ from fedcl.learning.strategy import Form, Reporting, SiteSummary
 from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
 from strategies.parts import appearance
-from strategies.parts.anatomy import places, reshape
+from strategies.parts.anatomy import organs, places, reshape
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
 
@@ -67,9 +67,13 @@ class Harmony(Archiving):
         """See `Strategy.reporting`."""
         channels, axes = shape[0], len(shape) - 1
         size = appearance.count(axes, task.classes)
-        whole = {"level": (channels, size), "share": (size,), "ends": (2, channels)}
-        whole |= {"organ": (1,), "place": (2, 2 * axes)}
-        forms = {name: Form(shape) for name, shape in whole.items()}
+        forms = {
+            "level": Form((channels, size)),
+            "share": Form((size,), low=0.0, high=1.0),
+            "ends": Form((2, channels)),
+            "organ": Form((1,), low=0.0, high=1.0),
+            "place": Form((2, 2 * axes), low=-5.0, high=5.0),
+        }
         return Reporting(forms, partial(self.describe, classes=task.classes))
 
     def describe(self, network: nn.Module, samples: Samples, classes: int) -> Arrays:
@@ -83,7 +87,7 @@ class Harmony(Archiving):
         shares, share = appearance.distributions(samples, classes, ends)
         knots = torch.linspace(0, 1, appearance.KNOTS, dtype=torch.float64)
         knots = ends[0, :, None] + knots * (ends[1] - ends[0])[:, None]
-        found = [(places(y), (y > 0).flatten(1).any(dim=1)) for _, y in appearance.parts(samples)]
+        found = [(places(y), organs(y).flatten(1).any(dim=1)) for _, y in appearance.parts(samples)]
         spots, organ = (torch.cat(one) for one in zip(*found, strict=True))
         record = {
             "level": torch.einsum("crk,ck->cr", shares[..., 0], knots),

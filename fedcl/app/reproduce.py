@@ -21,6 +21,16 @@ from fedcl.server.results import Results
 from fedcl.tasks.field import Field
 from fedcl.tasks.segmentation import Segmentation
 
+SAID = {
+    "seed": "give --seeds, by which runs lie in folders of their own",
+    "scenario.root": "give ROOT, the second argument",
+    "run.dir": "give --out, in which every run has its folder",
+    "run.resume": "give --out of the command before, which goes on with what was begun",
+    "protocol": "it is the table's own; name another table",
+    "strategy": "it is what rows differ in; choose some of them by --only",
+}
+"""What the command says by itself of every run, and how to say it."""
+
 
 def reproduce(
     name: str,
@@ -48,7 +58,8 @@ def reproduce(
         The exit status: that of the first run that failed, else 0.
 
     Raises:
-        ConfigError: no such table or row, or a run was begun with other settings.
+        ConfigError: no such table or row, an override of what the command itself says, or a run
+            was begun with other settings.
     """
     paper = published.paper(name)
     unknown = [row for row in only if row not in paper.rows]
@@ -57,8 +68,9 @@ def reproduce(
             f"reproduce --only: {name} has no row {unknown[0]!r}; there are: "
             f"{', '.join(paper.rows)}"
         )
+    _settable(overrides)
     asked = {*only, *(paper.rows[row].teacher for row in only)}
-    chosen = seeds or paper.seeds
+    chosen = list(dict.fromkeys(seeds or paper.seeds))
     planned = list(product(chosen, paper.rows))
     for number, (seed, row) in enumerate(planned, start=1):
         folder, teacher = _folder(out, row, seed), paper.rows[row].teacher
@@ -81,6 +93,14 @@ def reproduce(
                 return code
     _write(paper.run_with(overrides), out, chosen)
     return 0
+
+
+def _settable(overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` where an override is of what tells the runs of a table apart."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key in SAID:
+            raise ConfigError(f"reproduce --set {key}: {SAID[key]}")
 
 
 def _folder(out: Path, row: str, seed: int) -> Path:

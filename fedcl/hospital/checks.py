@@ -18,7 +18,7 @@ def check(hospital: Hospital) -> None:
     Raises:
         DataError: it cannot; names the site.
     """
-    _keeps_privacy(hospital)
+    keeps_privacy(hospital)
     device, task = loop.device_of(hospital.job.learner), hospital.task
     every = sum(len(hospital.samples({name: 1.0})) for name in hospital.places)
     size = hospital.job.learner.batch_size
@@ -45,7 +45,7 @@ def check(hospital: Hospital) -> None:
     hospital.auxiliary({})
 
 
-def _keeps_privacy(hospital: Hospital) -> None:
+def keeps_privacy(hospital: Hospital) -> None:
     """Raise `DataError` or `RunError` where it cannot keep the rule that is for its reports."""
     rule = hospital.job.privacy
     if not rule.at_hospitals:

@@ -5,6 +5,7 @@ import secrets
 from torch import nn
 
 from fedcl.arrays import Arrays
+from fedcl.hospital.checks import keeps_privacy
 from fedcl.hospital.site import Hospital
 from fedcl.learning import loop
 from fedcl.learning.strategy import Reporting
@@ -24,7 +25,11 @@ def protected(
         call: says which cases it is made of.
         reporting: of the strategy.
         network: in evaluation mode, with the weights sent.
+
+    Raises:
+        DataError: others know the noise, whether or not the server has asked for a greeting.
     """
+    keeps_privacy(hospital)
     stage, job = len(call.arrivals) - 1, hospital.job
 
     def make() -> Arrays:

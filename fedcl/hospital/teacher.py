@@ -69,11 +69,11 @@ def recalled(
         return memory
     marks = (call.digests.get(name, "") for name in ("memory", "teacher"))
     places = tuple(sorted(hospital.places.items()))
-    key = hospital.text, places, *marks, str(call.shares), str(call.rehearsing)
+    key = hospital.text, places, call.stage, *marks, str(call.shares), str(call.rehearsing)
     rng = torch_rng("recall", job.seed, hospital.site, call.stage)
     summary = SiteSummary(task=job.task, samples=samples, memory=memory, teacher=teacher, rng=rng)
-    cached = hospital.cache.get
-    return cached("recalled", key, lambda: job.strategy.recall(summary), most=4)
+    kind = f"recalled by {hospital.site}"
+    return hospital.cache.get(kind, key, lambda: job.strategy.recall(summary), most=1)
 
 
 def start(

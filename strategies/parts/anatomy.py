@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedcl.data.labels import IGNORED
+
 SECTORS = 4  # below, left, above and right of the organ's centre
 RIM, NEAR = 3 / 64, 8 / 64  # widths of the rings at its rim, as shares of the image
 REGIONS = 5 * SECTORS  # rings: core, inner rim, outer rim, near, far
@@ -19,12 +21,17 @@ def grid(labels: Tensor) -> list[Tensor]:
     return list(torch.meshgrid(*axes, indexing="ij"))[::-1]
 
 
+def organs(labels: Tensor) -> Tensor:
+    """Return where an organ is known to be; what counts nowhere is none."""
+    return (labels > 0) & (labels != IGNORED)
+
+
 def places(labels: Tensor) -> Tensor:
     """Return the organs' centres and log extents, shape (B, 2 * axes); 0s without one.
 
     Along x, y and, of volumes, z: first the centres, then the extents.
     """
-    organ = (labels[:, 0] > 0).float()
+    organ = organs(labels[:, 0]).float()
     space = tuple(range(1, organ.ndim))
     size = organ.sum(dim=space).clamp_min(1)
 
@@ -56,7 +63,7 @@ def reshape(
     now, axes = places(labels), images.ndim - 2
     std, mean = place.unbind(dim=1)
     wanted = mean + std * torch.randn(now.shape, generator=rng).to(now.device)
-    there = (labels > 0).flatten(1).any(dim=1) & known
+    there = organs(labels).flatten(1).any(dim=1) & known
     wanted = torch.where(there[:, None], wanted, now)
     scale = (now - wanted)[:, axes:].exp().clamp(0.4, 2.5)
     shift = now[:, :axes] - scale * wanted[:, :axes]

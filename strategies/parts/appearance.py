@@ -6,15 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedcl.data.framing import at_once
+from fedcl.data.labels import IGNORED
 from fedcl.data.samples import Samples
 from fedcl.learning.hooks import SiteSummary
-from strategies.parts.anatomy import NEAR, RIM, grid, grown
+from strategies.parts.anatomy import NEAR, RIM, grid, grown, organs
 
 CELLS = 6  # of background, along each axis
 KNOTS = 11  # of a curve
 ENDS = 0.2, 99.8  # percentiles of an image's intensities between which curves bend
 BEND, FIELD, PULL = 2e-4, 3e-5, 1e-4  # weights: smooth curves, the same everywhere, no change
-AT_ONCE = 16  # images at a time
+AT_ONCE = 16  # images at a time, at most
 BATCH, RATE = 4, 0.02  # images in a step that corrects maps, and Adam's rate in units of `ends`
 
 
@@ -30,7 +32,7 @@ def regions(labels: Tensor, classes: int) -> Tensor:
     around that, wherever it lies. Every other class is a region.
 
     Args:
-        labels: shape (B, 1, ...); below 0 where a voxel may have several classes.
+        labels: shape (B, 1, ...); below 0 where a voxel may have several classes, or `IGNORED`.
         classes: how many there are, with background.
     """
     lengths = labels.shape[2:]
@@ -38,12 +40,13 @@ def regions(labels: Tensor, classes: int) -> Tensor:
     for axis, length in enumerate(lengths):
         along = torch.arange(length, device=labels.device) * CELLS // length
         cell = cell * CELLS + along.view(-1, *(1,) * (len(lengths) - 1 - axis))
-    organ, cells = (labels > 0).float(), CELLS ** len(lengths)
+    organ, cells = organs(labels).float(), CELLS ** len(lengths)
     rim, near = ([max(1, round(share * n)) for n in lengths] for share in (RIM, NEAR))
     found = torch.where(grown(organ, near) > 0, cells, cell)
     found = torch.where(grown(organ, rim) > 0, cells + 1, found)
     found = torch.where(labels > 0, cells + 1 + labels, found)
-    return torch.where(labels < 0, count(len(lengths), classes), found)[:, 0]
+    unknown = (labels < 0) | (labels == IGNORED)
+    return torch.where(unknown, count(len(lengths), classes), found)[:, 0]
 
 
 def fields(images: Tensor) -> Tensor:
@@ -67,8 +70,12 @@ def between(images: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def parts(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images and labels, some at a time, on the CPU: sums there have one order."""
-    for index in torch.arange(len(samples)).split(AT_ONCE):
+    """Yield images and labels, some at a time, on the CPU: sums there have one order.
+
+    Of volumes these are fewer: what is summed is many times as large as they are.
+    """
+    several = min(AT_ONCE, at_once(samples.shape[1:]))
+    for index in torch.arange(len(samples)).split(several):
         part = samples[index]
         yield part.inputs.float().cpu(), part.targets.cpu()
 
@@ -146,7 +153,8 @@ def mapped(images: Tensor, theta: Tensor, ends: Tensor, bounds: Tensor) -> Tenso
         images: shape (B, C, ...).
         theta: of every image, shape (B, C, K, M).
         ends: of the curves, shape (2, C).
-        bounds: what values are clipped to, of every image, shape (B, 2, C).
+        bounds: what values are clipped to, of every image, shape (B, 2, C); noise on a report may
+            have exchanged them.
     """
     below, beyond = between(images, ends)
     place = below.flatten(2)
@@ -154,6 +162,7 @@ def mapped(images: Tensor, theta: Tensor, ends: Tensor, bounds: Tensor) -> Tenso
     for number, power in enumerate(fields(images)):
         left, right = (theta[..., number].gather(2, place + step) for step in (0, 1))
         found = found + power * torch.lerp(left, right, beyond.flatten(2)).view_as(images)
+    bounds = bounds.sort(dim=1).values
     low, high = bounds.view(*bounds.shape, *(1,) * (images.ndim - 2)).unbind(dim=1)
     return found.clamp(low, high)
 

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from fedcl.app import reproduce
 from fedcl.app.cli import main
 from tests import published
 from tests.conftest import read
@@ -91,11 +92,23 @@ def test_a_table_interrupted_and_gone_on_with(tmp_path: Path, capsys):
     [
         (["--only", "ted,kt"], "has no row 'kt'; there are: joint"),
         (["--seeds", "1,b"], "--seeds: whole numbers needed"),
+        (["--set", "seed=7"], "reproduce --set seed: give --seeds"),
+        (["--set", "+run.resume=x"], "reproduce --set run.resume: give --out"),
+        (["--set", "strategy=lwf"], "reproduce --set strategy: it is what rows differ in"),
     ],
 )
 def test_what_cannot_be_run_is_told(tmp_path: Path, capsys, more: list[str], said: str):
     assert main(command(tmp_path, tmp_path / "out", *more)) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_seed_given_twice_is_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Counted twice, it would narrow every interval of the table."""
+    shown: list[list[int]] = []
+    monkeypatch.setattr(reproduce, "run", lambda command: 0)
+    monkeypatch.setattr(reproduce, "_write", lambda paper, out, seeds: shown.append([*seeds]))
+    assert main(command(tmp_path, tmp_path / "out", "--seeds", "43,42,43")) == 0
+    assert shown == [[43, 42]]
 
 
 def test_a_root_without_data_is_told(tmp_path: Path, capsys):

@@ -156,6 +156,7 @@ class Asked:
         )  # fmt: skip
         message = Message(request.pack(), 1, ReportRequest.TYPE)
         (reply,) = self.grid.send_and_receive([message])
+        assert not reply.has_error(), reply.error.reason
         return Report.unpack(reply.content).arrays["spectrum"]
 
 
@@ -234,3 +235,11 @@ def test_a_real_hospital_refuses_noise_that_others_know_and_needs_a_place_for_it
     asked = RecordDict({"job": ConfigRecord({"json": config.job.to_json()})})
     (reply,) = grid.send_and_receive([Message(asked, 1, "query.hello")])
     assert Hello.unpack(reply.content).error.startswith(message)
+
+
+def test_a_server_that_does_not_greet_is_refused_as_well(tmp_path: Path):
+    asked = Asked(tmp_path, "privacy.seed=1")
+    asked.grid = InProcessGrid(APP, [{"site": "A", "state-path": str(tmp_path / "state")}])
+    with pytest.raises(AssertionError, match=r"site A: privacy\.seed: the server knows it"):
+        asked.report(0)
+    assert not list((tmp_path / "state").rglob("report-*"))

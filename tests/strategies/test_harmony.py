@@ -1,15 +1,21 @@
 """Harmony, on pictures whose scanners are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 from torch import nn
 
+from fedcl.app.simulation import simulate
+from fedcl.config.hydra import compose
+from fedcl.data.labels import IGNORED
 from fedcl.data.samples import Stacked
 from fedcl.learning.strategy import SiteSummary
 from fedcl.tasks.losses import segmentation_loss
 from strategies.harmony import Harmony
+from strategies.parts.anatomy import reshape
 from strategies.parts.appearance import (
     CELLS,
     KNOTS,
@@ -19,8 +25,10 @@ from strategies.parts.appearance import (
     ends,
     fields,
     mapped,
+    parts,
     regions,
 )
+from tests.conftest import TINY
 from tests.small import TASK, ce, logits, make, step
 
 SIZE = 48
@@ -205,3 +213,54 @@ def test_what_leaves_is_a_few_means_and_no_sum_depends_on_unknown_classes():
     known = left["share"] > 0
     assert not left["share"][:CELLS].any() and known.sum() > 20
     np.testing.assert_allclose(left["share"], again["share"])
+
+
+def test_what_counts_nowhere_is_no_organ_and_no_class():
+    images, labels = patients(7, 6)
+    labels[:, :, :6] = IGNORED
+    samples, strategy = Stacked(images, labels), make("harmony")
+    found = regions(labels, TASK.classes)
+    assert (found[:, :6] == count(2, TASK.classes)).all() and (found[:, 6:] < CELLS**2 + 3).all()
+    left = strategy.describe(nn.Identity(), samples, TASK.classes)
+    unknown = Stacked(images, labels.where(labels != IGNORED, -1))
+    same = strategy.describe(nn.Identity(), unknown, TASK.classes)
+    assert all(np.array_equal(value, same[name]) for name, value in left.items())
+    place = torch.tensor(left["place"]).expand(6, 2, 4)
+    known, (rng, other) = torch.ones(6) > 0, [torch.Generator().manual_seed(1) for _ in "ab"]
+    moved, marks = reshape(images, labels, place, known, rng)
+    again, others = reshape(images, unknown.targets, place, known, other)
+    assert moved.equal(again) and marks.where(marks != IGNORED, -1).equal(others)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((48, 48), [16, 4]), ((64, 64, 64), [1] * 20), ((16, 64, 64), [4] * 5)]
+)
+def test_volumes_are_summed_few_at_a_time(size: tuple[int, ...], expected: list[int]):
+    samples = Stacked(torch.zeros(1, 1, *size).expand(20, 1, *size), torch.zeros(20, 1, 1, 1))
+    assert [len(images) for images, _ in parts(samples)] == expected
+
+
+def test_noise_on_a_report_neither_counts_regions_negatively_nor_turns_images_into_one_value():
+    images, labels = patients(6, 8)
+    samples, strategy = Stacked(images, labels), make("harmony")
+    left = strategy.describe(nn.Identity(), samples, TASK.classes)
+    forms = strategy.reporting(nn.Identity(), TASK, (1, SIZE, SIZE)).forms
+    assert all(form.problem(left[name]) is None for name, form in forms.items())
+    for name, wrong in (("share", -left["share"]), ("organ", left["organ"] * 0 + 1.5)):
+        assert "outside of [0, 1]" in str(forms[name].problem(wrong))
+    known = recalled(strategy, samples, samples)
+    right = shown(images, known)
+    assert shown(images, known | {"0/A/ends": known["0/A/ends"].flip(0)}).equal(right)
+    assert right.std() > 0.5
+
+
+def test_however_many_hospitals_a_process_answers_for_each_recalls_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, recall = [], Harmony.recall
+    monkeypatch.setattr(
+        Harmony, "recall", lambda self, summary: asked.append(summary) or recall(self, summary)
+    )
+    more = ["strategy=harmony", "strategy.correct=0"]
+    simulate(compose([*TINY, *more, "timeline.stages=[[A],[B,C,D,E,F]]"]), tmp_path / "run")
+    assert len(asked) == 5, "of two rounds each"
