@@ -235,21 +235,26 @@ def report(works: Sequence[Work]) -> str:
             *(("methods", augment, title) for augment, title in AUGMENTS.items()),
             ("parts", "none", "Parts of methods"),
         ):
-            groups = work.groups(part, augment)
-            if any(group.name == REFERENCE for group in groups):
-                lines += [f"#### {title}", "", markdown(table(groups, REFERENCE), REFERENCE), ""]
-            names = [name for name in work.methods(part) if augment in work.augments(name)]
-            lacking = [name for name in names if name not in {group.name for group in groups}]
-            if lacking and part == "methods":
-                lines += [f"**Not complete yet:** {', '.join(lacking)}.", ""]
+            lines += tables(work, part, augment, title)
         lines += tuning(work)
     return "\n".join(lines)
 
 
+def tables(work: Work, part: str, augment: str, title: str) -> list[str]:
+    """Return a stream's table of a part, and what it lacks; nothing of parts that have not run."""
+    names = [name for name in work.methods(part) if augment in work.augments(name)]
+    groups = work.groups(part, augment)
+    there = {group.name for group in groups}
+    if REFERENCE not in there or not there.intersection(names):
+        return [f"#### {title}", "", "**Not run yet.**", ""] if part == "methods" else []
+    lines = [f"#### {title}", "", markdown(table(groups, REFERENCE), REFERENCE), ""]
+    lacking = [name for name in names if name not in there]
+    return [*lines, f"**Not complete yet:** {', '.join(lacking)}.", ""] if lacking else lines
+
+
 def tuning(work: Work) -> list[str]:
     """Return what was tried, and what was best."""
-    lines = [f"#### Tuning, seed {work.stream.tuning}", "", "| method | AVG of the values tried |",
-             "|---|---|"]  # fmt: skip
+    lines = []
     for name in work.methods("methods"):
         best = work.tuned(name)
         if not METHODS[name].grid or best is None:
@@ -260,7 +265,8 @@ def tuning(work: Work) -> list[str]:
             f"**{c}**" if values == best else c for c, (values, _) in zip(cells, runs, strict=True)
         ]
         lines.append(f"| {name} | {'; '.join(bold)} |")
-    return [*lines, ""]
+    heads = ["| method | AVG of the values tried |", "|---|---|"]
+    return [f"#### Tuning, seed {work.stream.tuning}", "", *heads, *lines, ""] if lines else []
 
 
 ABOUT = """## comparison
@@ -271,8 +277,10 @@ no table, without augmentation. `finetune` is every method with weight 0. `joint
 earlier stages too, and so takes more steps in all; `joint, pooled` is central training and the
 ceiling. What the columns mean is in `docs/explanation/measures.md`: ± is the standard deviation
 over runs, differences have a 95 % interval over seeds, p is Wilcoxon's test over test cases,
-Holm-corrected within a table. `benchmarks/comparison.tar.xz` holds what every run left. Regenerate
-with `python -m benchmarks.comparison --lanes 2`.
+Holm-corrected within a table. `s` is not to be compared: most runs of the shifted hippocampus were
+made on 16 CPUs side by side (torch 2.11), the others on 2 (torch 2.13).
+`benchmarks/comparison.tar.xz` holds what every run left. Regenerate with
+`python -m benchmarks.comparison --lanes 2`.
 """
 
 
