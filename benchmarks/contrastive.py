@@ -104,8 +104,8 @@ besides, on one or two seeds each and in no table: batch for instance normalisat
 8 to 24 patients, 96 to 400 steps, rates of 0.001 and 0.005, a teacher of A and D for B and C: less
 gain, or none. On real volumes (hippocampus, a tenth of the cases, 400 steps, seed 10, one run each)
 the student alone has 0.753, taught 0.770, and 0.803 and 0.806 where images are varied: what the
-teacher gives, augmentation gives as well. `benchmarks/contrastive.tar.xz` holds what every run left. Regenerate with
-`python -m benchmarks.contrastive`.
+teacher gives, augmentation gives as well. `benchmarks/contrastive.tar.xz` holds what every run
+left. Regenerate with `python -m benchmarks.contrastive`.
 """
 
 

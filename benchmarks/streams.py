@@ -6,8 +6,15 @@ from os.path import relpath
 from benchmarks.running import ROOT, SUNNYBROOK
 
 HIPPOCAMPUS = SUNNYBROOK.parent / "Task04_Hippocampus"
-ALL = ("finetune", "joint", "ted")
+FEW = ("finetune", "joint", "ted", "harmony")
 """The methods that are run where nothing is forgotten, so that there is little to compare."""
+MAIN = (
+    "finetune", "joint", "joint, pooled", "lwf", "ewc", "ted", "cauaug", "tkrl", "souvenir",
+    "harmony",
+)  # fmt: skip
+"""Those that are run where a run takes longer."""
+LABELS = ("finetune", "joint", "individual", "lwf", "mib", "plop", "ewc", "ted", "harmony")
+"""Those that are run where sites mark other classes, which others cannot or are not made for."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,8 @@ class Stream:
         title: a line about it for the report.
         seeds: those reported.
         tuning: the seed that weights are tuned on, in the first order; in no table.
-        only: the methods that are run; empty for all.
+        only: the methods that are run; None for all.
+        parts: the methods whose parts are run as well; None for all.
         needs: the folder of its data; None for what is made on the spot.
     """
 
@@ -29,7 +37,8 @@ class Stream:
     title: str
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning: int = 10
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = MAIN
+    parts: tuple[str, ...] | None = ()
     needs: str | None = None
 
     @property
@@ -58,6 +67,8 @@ STREAMS = {
         ("scenario=phantom", *SMALL),
         {"ABCDEF": "[[A,B],[C,D],[E,F]]", "EFCDAB": "[[E,F],[C,D],[A,B]]"},
         "Six imaginary hospitals in three stages of two, slices, 10 test patients each.",
+        only=None,
+        parts=None,
     ),
     "phantom3d": Stream(
         ("scenario=phantom3d", "model.channels=[16,32,64]", "learner.batch_size=4", *SMALL),
@@ -75,6 +86,7 @@ STREAMS = {
         FOUR,
         "Real volumes, two parts of the hippocampus; four groups of 50, each through another "
         "imaginary scanner.",
+        parts=("ted", "harmony"),
         needs=relpath(HIPPOCAMPUS, ROOT),
     ),
     "hippocampus, partial labels": Stream(
@@ -85,14 +97,15 @@ STREAMS = {
         FOUR,
         "The same volumes as they came; A and C mark the anterior part alone, B and D the "
         "posterior. Tested on both, everywhere.",
+        only=LABELS,
         needs=relpath(HIPPOCAMPUS, ROOT),
     ),
     "sunnybrook": Stream(
-        CARDIAC, COHORTS, "The same slices as they came: nothing is forgotten.", only=ALL,
+        CARDIAC, COHORTS, "The same slices as they came: nothing is forgotten.", only=FEW,
         needs=relpath(SUNNYBROOK, ROOT),
     ),
     "hippocampus": Stream(
-        VOLUMES, FOUR, "The same volumes as they came: nothing is forgotten.", only=ALL,
+        VOLUMES, FOUR, "The same volumes as they came: nothing is forgotten.", only=FEW,
         needs=relpath(HIPPOCAMPUS, ROOT),
     ),
 }  # fmt: skip

@@ -20,6 +20,8 @@ TOY = Stream(
     {"AC": "[[A],[C]]", "CA": "[[C],[A]]"},
     "A toy.",
     seeds=(0,),
+    only=None,
+    parts=None,
 )  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def test_runs_of_every_stream_can_be_made(name: str, monkeypatch: pytest.MonkeyP
 def test_methods_that_cannot_be_had_are_left_out():
     name = "hippocampus, partial labels"
     there = Work(name, STREAMS[name], Path("nowhere")).methods()
-    assert "souvenir: labels alone" not in there and "mib" in there
+    assert "souvenir" not in there and "mib" in there and "ted: kd" not in there
 
 
 @pytest.mark.slow
