@@ -59,6 +59,18 @@ def test_methods_that_cannot_be_had_are_left_out():
     assert "souvenir" not in there and "mib" in there and "ted: kd" not in there
 
 
+def test_a_report_needs_no_data_and_a_stream_without_them_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    toy = replace(TOY, needs="nowhere")
+    monkeypatch.setattr(comparison, "STREAMS", {"toy": toy})
+    written: list[str] = []
+    monkeypatch.setattr(comparison, "write_section", lambda name, text: written.append(text))
+    comparison.main(["--out", str(tmp_path)])
+    assert "### toy" in written[0] and not any(tmp_path.iterdir())
+    assert capsys.readouterr().out == "toy: not run, since nowhere is missing\n"
+
+
 @pytest.mark.slow
 def test_what_is_complete_is_not_run_again_and_tables_have_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
