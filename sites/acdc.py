@@ -76,10 +76,15 @@ class ACDC(FieldScenario):
         if self.root is None:
             return None
         name = self.patient if self.shared else site
-        key = "scenario.patient" if self.shared else "scenario.parts"
+        key = self._named_by
         if not name or Path(name).name != name or name.startswith("."):
             raise ConfigError(f"{key}: give the name of a folder in root, got {name!r}")
         return folder_of(str(Path(self.root) / name), f"scenario.root or {key}")
+
+    @property
+    def _named_by(self) -> str:
+        """The setting that names the patient of a site."""
+        return "scenario.patient" if self.shared else "scenario.parts"
 
     def volume(self, site: str, path: Path | None, seed: int) -> Volume:
         """Read the patient in `path`; see `FieldScenario.volume`."""
@@ -89,7 +94,8 @@ class ACDC(FieldScenario):
                 "hospital, the patient's own"
             )
         if not Path(path).is_dir():
-            raise DataError(f"site {site}: {path} is no folder; change scenario.root or patient")
+            wrong = f"scenario.root or {self._named_by}"
+            raise DataError(f"site {site}: {path} is no folder; change {wrong}")
         found = sorted(f for f in Path(path).glob("*_4d.nii*") if not hidden(f))
         if len(found) != 1:
             raise DataError(f"site {site}: {path} holds {len(found)} files *_4d.nii.gz, one needed")

@@ -53,7 +53,8 @@ def _files(site: str, root: Path, notes: Notes) -> dict[str, tuple[Path, Path]]:
         listed = json.loads(text_of(index))["training"]
         pairs = [(Path(one["image"]), Path(one["label"])) for one in listed]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = said or type(error).__name__
         raise DataError(f"site {site}: {index} does not list training cases ({reason})") from None
     files: dict[str, tuple[Path, Path]] = {}
     used: set[Path] = set()

@@ -19,8 +19,6 @@ from fedcl.settings import closest, setting
 from fedcl.tasks.segmentation import Segmentation
 from sites.parts.images import ImageScenario, Patient
 
-LAYOUT = "give the folder that holds one folder per site, each with images/ and masks/"
-
 
 @dataclass
 class SiteFiles:
@@ -88,6 +86,13 @@ class Folder(ImageScenario):
         regions = [self.region, *(own.region for own in self.site_files.values())]
         return replace(super().task, ignores=bool(self.ignore) or any(regions))
 
+    @property
+    def _wanted(self) -> str:
+        """What `root` is to be."""
+        image, mask = (one if isinstance(one, str) else one[0] for one in (self.image, self.mask))
+        holds = "" if self.layout("").sited else "one folder per site, each with "
+        return f"give the folder that holds {holds}{image} and {mask}"
+
     def sites(self) -> list[str]:
         """Return the folders of `root` that hold images, in alphabetical order.
 
@@ -95,17 +100,17 @@ class Folder(ImageScenario):
             ConfigError: `root` is missing, not a folder, or holds no site.
         """
         if self.root is None:
-            raise ConfigError(f"scenario.root: {LAYOUT}")
+            raise ConfigError(f"scenario.root: {self._wanted}")
         root = folder_of(self.root, "scenario.root")
         if not root.is_dir():
-            raise ConfigError(f"scenario.root: {root} is not a folder; {LAYOUT}")
+            raise ConfigError(f"scenario.root: {root} is not a folder; {self._wanted}")
         layout = self.layout("")
         if layout.sited:
             found = layout.sites(root)
         else:
             found = sorted(composed(path.name) for path in self._inside() if self._is_site(path))
         if not found:
-            raise ConfigError(f"scenario.root: no site in {root}; {LAYOUT}")
+            raise ConfigError(f"scenario.root: no site in {root}; {self._wanted}")
         self.check_sites(found)
         for site in self.site_files:
             if site not in found:
@@ -138,7 +143,7 @@ class Folder(ImageScenario):
         try:
             inside = sorted(folder_of(self.root, "scenario.root").iterdir())
         except OSError as error:
-            reason = f"{self.root} cannot be looked into ({error.strerror}); {LAYOUT}"
+            reason = f"{self.root} cannot be looked into ({error.strerror}); {self._wanted}"
             raise ConfigError(f"scenario.root: {reason}") from None
         return [path for path in inside if not hidden(path)]
 

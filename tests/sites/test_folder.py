@@ -14,6 +14,7 @@ from fedcl.config.hydra import compose
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import parse
 from sites.folder import Folder
+from sites.prostate import Prostate
 from tests.conftest import ROOT
 from tests.layouts import IMAGE, MASK, RNG, folder, pair, refusal, write
 
@@ -263,8 +264,12 @@ def test_site_names_stay_in_root(tmp_path: Path, name: str) -> None:
 
 def test_root(tmp_path: Path) -> None:
     for root in (None, str(tmp_path / "missing"), str(tmp_path)):
-        with pytest.raises(ConfigError, match=r"^scenario\.root: .*images/ and masks/"):
+        with pytest.raises(ConfigError, match=r"^scenario\.root: .*images/\{case\} and masks/"):
             folder(root=root).sites()
+    with pytest.raises(ConfigError, match=r"one folder per site, each with \{case\}\.nii\.gz and "):
+        Prostate(root=str(tmp_path)).sites()
+    with pytest.raises(ConfigError, match=r"the folder that holds \{site\}/\{case\} and \{site\}"):
+        folder(root=str(tmp_path), image="{site}/{case}", mask="{site}_masks/{case}").sites()
 
 
 @pytest.mark.parametrize(
