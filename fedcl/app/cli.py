@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=compare)
     about = "run a published table, method by method, and write it beside the published numbers"
     command = commands.add_parser("reproduce", help=about, description=about)
-    command.add_argument("table", metavar="TABLE", help="its name, e.g. ted_prostate")
+    command.add_argument(
+        "table", metavar="TABLE", help="its name, e.g. ted_prostate; any other word lists them all"
+    )
     command.add_argument("root", type=Path, metavar="ROOT", help="where the data of all sites lie")
     command.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
     command.add_argument("--seeds", help="e.g. 42,43,44; default: those of the table")
