@@ -93,7 +93,7 @@ def test_all_that_a_step_has_is_told():
     assert told == there - inner
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_commands_of_the_page_run(folder: Path, number: int):
     command = COMMAND.findall(PAGE.read_text())[number].split()
     out = folder / f"run{number}"
