@@ -128,7 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {
         budget: {name: read_group(name, planned[budget, name]) for name in METHODS}
         for budget in TITLES
+        if all(completed(folder) for name in METHODS for folder, _ in planned[budget, name])
     }
+    if not found:
+        raise RuntimeError(f"{given.out}: no table is complete; run without --report first")
     write_section("contrastive", section(found))
 
 
@@ -151,21 +154,19 @@ def student(
 
 
 def read_group(name: str, runs: Sequence[Planned]) -> Group:
-    """Return the runs of a method.
-
-    Raises:
-        RuntimeError: one is not complete.
-    """
-    for folder, _ in runs:
-        if completed(folder) is None:
-            raise RuntimeError(f"{folder}: not complete; run without --report first")
+    """Return the runs of a method."""
     return Group(name, [read(str(folder), folder) for folder, _ in runs])
 
 
 def section(found: Mapping[str, Mapping[str, Group]]) -> str:
-    """Return the section, given the runs of every budget and method."""
+    """Return the section, given the runs of every method, of every budget that is complete."""
     parts, share = [], 0.0
-    for budget, groups in found.items():
+    for budget, title in TITLES.items():
+        parts += [f"### {title}", ""]
+        if budget not in found:
+            parts += ["**Not run yet.**", ""]
+            continue
+        groups = found[budget]
         taught = groups["all"]
         models = {
             TEACHER: Group(TEACHER, [view(run, "large") for run in taught.runs]),
@@ -195,7 +196,7 @@ def section(found: Mapping[str, Mapping[str, Group]]) -> str:
             )
         sizes = [one.parameters for one in taught.runs[0].results.architectures.values()]
         share = min(sizes) / max(sizes)
-        parts += [f"### {TITLES[budget]}", "", *markdown(HEADS, rows)]
+        parts += markdown(HEADS, rows)
     return "\n".join([TEXT.format(share=share), *parts])
 
 
