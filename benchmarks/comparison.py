@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
-from benchmarks.running import ROOT, Planned, completed, run_all, slug, write_section
+from benchmarks.running import ROOT, Planned, archive, completed, run_all, slug, write_section
 from benchmarks.streams import STREAMS, Stream
 from fedcl.analysis.compare import markdown
 from fedcl.analysis.runs import Group
@@ -308,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run_all(runs, given.lanes, f"{work.name}, {what}")
     if not given.stream:
         write_section("comparison", report(works))
+        archive(given.out, ROOT / "benchmarks" / "comparison.tar.xz")
 
 
 if __name__ == "__main__":

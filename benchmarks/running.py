@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import io
+import json
 import os
 import re
+import tarfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -85,6 +87,26 @@ def run_all(runs: Iterable[Planned], lanes: int, what: str) -> None:
 def slug(*words: str) -> str:
     """Return words as the name of a folder that a command line takes unquoted."""
     return re.sub(r"[^\w.+]+", "-", "-".join(words))
+
+
+def archive(folder: Path, file: Path) -> None:
+    """Keep in a .tar.xz `file` what complete runs below a folder left, folder by folder.
+
+    Scores that no table shows (`secondary`) are left out: they are most of it.
+    """
+    with tarfile.open(file, "w:xz", preset=9) as kept:
+        for place in sorted(found.parent for found in folder.rglob("results.json")):
+            results = completed(place)
+            if results is None:
+                continue
+            short = json.dumps({key: one for key, one in results.items() if key != "secondary"})
+            for name, data in (
+                ("config.yaml", (place / "config.yaml").read_bytes()),
+                ("results.json", short.encode()),
+            ):
+                entry = tarfile.TarInfo(str(place.relative_to(folder.parent) / name))
+                entry.size = len(data)
+                kept.addfile(entry, io.BytesIO(data))
 
 
 def write_section(name: str, text: str) -> None:

@@ -1,5 +1,6 @@
 """The comparison of methods: on equal terms, resumable, and every run can be made."""
 
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from benchmarks import comparison
 from benchmarks.comparison import METHODS, Work
-from benchmarks.running import ROOT, completed, run_all
+from benchmarks.running import ROOT, archive, completed, run_all
 from benchmarks.streams import STREAMS, Stream
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
@@ -96,5 +97,9 @@ def test_what_is_complete_is_not_run_again_and_tables_have_it(
         lost
     ]
     text = comparison.report([work])
+    archive(tmp_path, tmp_path / "kept.tar.xz")
+    with tarfile.open(tmp_path / "kept.tar.xz") as kept:
+        kept.extractall(tmp_path / "again", filter="data")
+    assert comparison.report([Work("toy", TOY, tmp_path / "again" / tmp_path.name)]) == text
     assert text.count("#### ") == 4 and "Not complete yet" not in text
     assert text.count("| ted: kd |") == 1 and text.count("| finetune |") == 3
