@@ -296,6 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", choices=METHODS, default=[], metavar="METHOD")
     parser.add_argument("--report", action="store_true", help="run nothing, only write")
     given = parser.parse_args(arguments)
+    if given.report and not any(given.out.rglob("results.json")):
+        parser.error(f"no runs in {given.out}; unpack benchmarks/comparison.tar.xz there first")
     works = [
         Work(name, stream, given.out / slug(name)) for name, stream in STREAMS.items()
         if name in (given.stream or STREAMS)

@@ -67,9 +67,13 @@ def test_a_report_needs_no_data_and_a_stream_without_them_is_not_run(
     monkeypatch.setattr(comparison, "STREAMS", {"toy": toy})
     written: list[str] = []
     monkeypatch.setattr(comparison, "write_section", lambda name, text: written.append(text))
+    monkeypatch.setattr(comparison, "archive", lambda folder, file: written.append(file.name))
     comparison.main(["--out", str(tmp_path)])
-    assert "### toy" in written[0] and not any(tmp_path.iterdir())
+    assert "### toy" in written[0] and written[1:] == ["comparison.tar.xz"]
     assert capsys.readouterr().out == "toy: not run, since nowhere is missing\n"
+    with pytest.raises(SystemExit):
+        comparison.main(["--out", str(tmp_path), "--report"])
+    assert "no runs in" in capsys.readouterr().err and len(written) == 2
 
 
 @pytest.mark.slow
