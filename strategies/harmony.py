@@ -41,7 +41,10 @@ class Harmony(Archiving):
     """
 
     losses = ("kd", "harmonised")
-    leaves = "mean intensity in each cell of a coarse grid and of each class, and where that lies"
+    leaves = (
+        "mean intensity and share of each cell of a coarse grid, of bands around the organ and of "
+        "each class, between what intensities lie, and where the organ lies"
+    )
 
     kd: float = setting(2.0, low=0)
     seg: float = setting(0.0, low=0)
