@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
-from benchmarks.running import Planned, options, run_all, slug, write_section
+from benchmarks.running import ROOT, Planned, archive, options, run_all, slug, write_section
 from fedcl.analysis.compare import markdown
 from fedcl.analysis.runs import Group
 from fedcl.analysis.sources import read
@@ -39,7 +39,8 @@ The phantom's hospitals, two in a stage whose scanners differ, of which one has 
 patients; three rounds of four local epochs each, so that they drift apart within a round.
 `{" ".join(COMMON)}`, seeds {", ".join(map(str, SEEDS))}. `stage` is taught by the model of the
 stage before, `round` by that of the round before, `both` by both, that of the round with the
-weight `drift` (FedGKD). Columns as in "comparison". Regenerate with `python -m benchmarks.drift`.
+weight `drift` (FedGKD). Columns as in "comparison"; `benchmarks/drift.tar.xz` holds what every run
+left. Regenerate with `python -m benchmarks.drift`.
 """
 
 
@@ -47,7 +48,7 @@ def planned(out: Path, name: str, own: Sequence[str]) -> list[Planned]:
     """Return the runs of a method with a teacher, one per seed."""
     return [
         (
-            out / slug("drift", name, str(seed)),
+            out / "drift" / slug(name, str(seed)),
             [*COMMON, f"strategy={name.partition(':')[0]}", *own, f"seed={seed}"],
         )
         for seed in SEEDS
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         groups = [Group(name, [read(str(at), at) for at, _ in plans[name]]) for name in names]
         lines += [f"### {strategy}", "", markdown(table(groups, reference), reference), ""]
     write_section("drift", "\n".join(lines))
+    archive(given.out / "drift", ROOT / "benchmarks" / "drift.tar.xz")
 
 
 if __name__ == "__main__":
