@@ -137,7 +137,7 @@ class Work:
         found = []
         for name, method in METHODS.items():
             own = self.stream.only if method.part == "methods" else self.stream.parts
-            of = name if method.part == "methods" else name.partition(":")[0].partition(",")[0]
+            of = name if method.part == "methods" else method.overrides[0].partition("=")[2]
             if method.part.startswith(part) and (own is None or of in own):
                 found.append(name)
         return found
