@@ -284,7 +284,7 @@ def main() -> None:
         "",
         f"Written by `python -m benchmarks.fields`. PSNR in dB; mean over seeds "
         f"{', '.join(map(str, SEEDS))} and range. Seconds are of training, with two runs at a time",
-        "on two cores. `benchmarks/fields.tar.xz` holds what every run left, as that of forgetting",
+        "on two cores. `benchmarks/fields.tar.xz` holds what every run left, as that of comparison",
         "does. The server's steps were chosen on seed 10.",
         "",
     ]

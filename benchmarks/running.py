@@ -109,15 +109,21 @@ def archive(folder: Path, file: Path) -> None:
                 kept.addfile(entry, io.BytesIO(data))
 
 
-def write_section(name: str, text: str) -> None:
-    """Put `text` into RESULTS.md in place of what is there under this name, or at its end."""
-    old = RESULTS.read_text() if RESULTS.exists() else ""
+def write_section(name: str, text: str, page: Path = RESULTS) -> None:
+    """Put `text` into a page in place of what is there under this name, or at its end.
+
+    Args:
+        name: of the section, in comments around it.
+        text: in markdown.
+        page: a file.
+    """
+    old = page.read_text() if page.exists() else ""
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     new = f"{first}\n{text.strip()}\n{last}\n"
     before, found, rest = old.partition(first)
     after = rest.partition(last)[2].lstrip("\n") if found else ""
     parts = [before.rstrip("\n"), new.rstrip("\n"), after.rstrip("\n")]
-    write_atomically(RESULTS, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    write_atomically(page, ("\n\n".join(part for part in parts if part) + "\n").encode())
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str | list[float]]]) -> list[str]:

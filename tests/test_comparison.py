@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import comparison
-from benchmarks.comparison import METHODS, Work
+from benchmarks import comparison, comparison_tables
+from benchmarks.comparison_tables import complete, measured, readme, report
+from benchmarks.methods import METHODS
+from benchmarks.plan import Work, planned
 from benchmarks.running import ROOT, archive, completed, run_all
 from benchmarks.streams import STREAMS, Stream
 from fedcl.config.hydra import compose
@@ -66,14 +68,18 @@ def test_a_report_needs_no_data_and_a_stream_without_them_is_not_run(
     toy = replace(TOY, needs="nowhere")
     monkeypatch.setattr(comparison, "STREAMS", {"toy": toy})
     written: list[str] = []
-    monkeypatch.setattr(comparison, "write_section", lambda name, text: written.append(text))
+    monkeypatch.setattr(
+        comparison_tables, "write_section", lambda name, text, *page: written.append(text)
+    )
     monkeypatch.setattr(comparison, "archive", lambda folder, file: written.append(file.name))
     comparison.main(["--out", str(tmp_path)])
-    assert "### toy" in written[0] and written[1:] == ["comparison.tar.xz"]
+    pages = {method.strategy for method in METHODS.values()}
+    assert "### toy" in written[0] and written[-1] == "comparison.tar.xz"
+    assert written[2:-1] == ["Nothing of it is complete yet."] * len(pages)
     assert capsys.readouterr().out == "toy: not run, since nowhere is missing\n"
     with pytest.raises(SystemExit):
         comparison.main(["--out", str(tmp_path), "--report"])
-    assert "no runs in" in capsys.readouterr().err and len(written) == 2
+    assert "no runs in" in capsys.readouterr().err and len(written) == len(pages) + 3
 
 
 @pytest.mark.slow
@@ -81,11 +87,13 @@ def test_what_is_complete_is_not_run_again_and_tables_have_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     chosen = ("finetune", "joint", "lwf", "ted", "ted: kd")
-    methods = {name: replace(METHODS[name], grid=METHODS[name].grid[:2]) for name in chosen}
-    monkeypatch.setattr(comparison, "METHODS", methods)
+    for name, method in [*METHODS.items()]:
+        monkeypatch.delitem(METHODS, name)
+        if name in chosen:
+            monkeypatch.setitem(METHODS, name, replace(method, grid=method.grid[:2]))
     work = Work("toy", TOY, tmp_path)
     assert work.tuned("lwf") is None and work.tuned("finetune") == ()
-    for what, runs in comparison.planned(work, ()):
+    for what, runs in planned(work, ()):
         run_all(runs, 1, what)
     runs = [run for name in chosen for run in work.reported(name, "none")]
     assert {str(completed(folder)["arrivals"]) for folder, _ in runs} == {
@@ -94,16 +102,23 @@ def test_what_is_complete_is_not_run_again_and_tables_have_it(
     stamps = [(folder / "results.json").stat().st_mtime_ns for folder, _ in runs]
     (lost, _), *_ = work.reported("ted: kd", "none")
     (lost / "results.json").unlink()
-    for what, more in comparison.planned(work, ()):
+    for what, more in planned(work, ()):
         run_all(more, 1, what)
     again = [(folder / "results.json").stat().st_mtime_ns for folder, _ in runs]
     assert [folder for (folder, _), a, b in zip(runs, stamps, again, strict=True) if a != b] == [
         lost
     ]
-    text = comparison.report([work])
+    found = complete([work])
+    text = report([work], found)
     archive(tmp_path, tmp_path / "kept.tar.xz")
     with tarfile.open(tmp_path / "kept.tar.xz") as kept:
         kept.extractall(tmp_path / "again", filter="data")
-    assert comparison.report([Work("toy", TOY, tmp_path / "again" / tmp_path.name)]) == text
+    again_there = Work("toy", TOY, tmp_path / "again" / tmp_path.name)
+    assert complete([again_there]) == found and report([again_there], found) == text
     assert text.count("#### ") == 4 and "Not complete yet" not in text
     assert text.count("| ted: kd |") == 1 and text.count("| finetune |") == 3
+    told = [line.split(" | ") for line in measured("ted", found).splitlines() if "toy" in line]
+    assert [row[:2] for row in told[:2]] == [["| toy", "as they are"], ["| toy", "varied"]]
+    assert {row[0] for row in told[2:]} == {"| ted", "| ted: kd"}
+    page = readme({("phantom", "methods", "none"): found["toy", "methods", "none"]})
+    assert [f"| `{name}` |" in page for name in chosen] == [True, True, True, True, False]

@@ -1,0 +1,164 @@
+"""The tables of the comparison: in RESULTS.md, the README and the pages on methods."""
+
+from collections.abc import Sequence
+
+from benchmarks.methods import METHODS
+from benchmarks.plan import AUGMENTS, Work, average, words
+from benchmarks.running import ROOT, write_section
+from fedcl.analysis.columns import piped
+from fedcl.analysis.statistics import table
+from fedcl.analysis.tables import paper
+
+REFERENCES = "finetune", "ted"
+"""What every method's AVG is compared with; p is against the first."""
+TITLES = {"none": "Nobody's images are varied", "light": "Everybody's images are varied"}
+SECTIONS = (*(("methods", augment) for augment in AUGMENTS), ("parts", "none"))
+"""Part of the methods, and with which augmentation."""
+README = {"phantom": "phantom", "hippocampus, shifted": "hippocampus"}
+"""The streams that are in its table, and what they are called there."""
+AGAINST = tuple(f"AVG - {name} [95 %]" for name in REFERENCES)
+SHORT = ("AVG", AGAINST[0], "BWT")
+LONG = ("AVG", "closed", *AGAINST, "BWT", "worst site")
+IMAGES = {"none": "as they are", "light": "varied"}
+NOTES = {"replay": " (keeps 8 images per hospital)"}
+
+Row = dict[str, str]
+"""A row's cells, by the heads of their columns."""
+Found = dict[tuple[str, str, str], list[Row]]
+"""The rows of every table, by stream, part and augmentation."""
+
+
+def write(works: Sequence[Work]) -> None:
+    """Write every table from the runs that there are."""
+    found = complete(works)
+    write_section("comparison", report(works, found))
+    write_section("measured", readme(found), ROOT / "README.md")
+    for strategy in dict.fromkeys(method.strategy for method in METHODS.values()):
+        page = ROOT / "docs" / "methods" / f"{strategy}.md"
+        write_section("measured", measured(strategy, found), page)
+
+
+def complete(works: Sequence[Work]) -> Found:
+    """Return the rows of every table."""
+    return {(work.name, *of): rows(work, *of) for work in works for of in SECTIONS}
+
+
+def rows(work: Work, part: str, augment: str) -> list[Row]:
+    """Return a table's rows, best first, of the methods whose runs are all complete.
+
+    Nothing without the first reference, nor where none of the part is there but references.
+    """
+    groups = work.groups(part, augment)
+    there = {group.name for group in groups}
+    if REFERENCES[0] not in there or not there.intersection(work.methods(part)):
+        return []
+    header, lines = paper(table(groups, REFERENCES[0]), REFERENCES[0], "-")
+    if REFERENCES[1] in there:
+        other, against = paper(table(groups, REFERENCES[1]), REFERENCES[1], "-")
+        column = {line[0]: line[other.index(AGAINST[1])] for line in against}
+        at = header.index(AGAINST[0]) + 1
+        header = [*header[:at], AGAINST[1], *header[at:]]
+        lines = [[*line[:at], column[line[0]], *line[at:]] for line in lines]
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def marked(heads: Sequence[str], lines: Sequence[Row]) -> str:
+    """Return some columns as a table."""
+    return piped(list(heads), [[line.get(head, "-") for head in heads] for line in lines])
+
+
+def report(works: Sequence[Work], found: Found) -> str:
+    """Return the section of RESULTS.md."""
+    lines = [ABOUT]
+    for work in works:
+        stream = work.stream
+        lines += [f"### {work.name}", "", stream.title, ""]
+        lines += [
+            f"Seeds {', '.join(map(str, stream.seeds))}; orders {', '.join(stream.orders)}; "
+            f"`{' '.join(stream.overrides)}`.",
+            "",
+        ]
+        for part, augment in SECTIONS:
+            lines += section(work, part, augment, found[work.name, part, augment])
+        lines += tuning(work)
+    return "\n".join(lines)
+
+
+def section(work: Work, part: str, augment: str, found: Sequence[Row]) -> list[str]:
+    """Return a table with what it lacks; nothing of parts that have not run."""
+    title = TITLES[augment] if part == "methods" else "Parts of methods"
+    if not found:
+        return [f"#### {title}", "", "**Not run yet.**", ""] if part == "methods" else []
+    lines = [f"#### {title}", "", marked([*found[0]], found)]
+    there = {row["strategy"] for row in found}
+    names = [name for name in work.methods(part) if augment in work.augments(name)]
+    lacking = [name for name in names if name not in there]
+    return [*lines, f"**Not complete yet:** {', '.join(lacking)}.", ""] if lacking else lines
+
+
+def tuning(work: Work) -> list[str]:
+    """Return what was tried, and what was best."""
+    lines = []
+    for name in work.methods("methods"):
+        best = work.tuned(name)
+        if not METHODS[name].grid or best is None:
+            continue
+        runs = work.tuning(name).items()
+        cells = [f"{words(values)}: {average(folder):.3f}" for values, (folder, _) in runs]
+        bold = [
+            f"**{c}**" if values == best else c for c, (values, _) in zip(cells, runs, strict=True)
+        ]
+        lines.append(f"| {name} | {'; '.join(bold)} |")
+    heads = ["| method | AVG of the values tried |", "|---|---|"]
+    return [f"#### Tuning, seed {work.stream.tuning}", "", *heads, *lines, ""] if lines else []
+
+
+def readme(found: Found) -> str:
+    """Return the README's table: the methods in the order of its first stream."""
+    told: dict[str, Row] = {}
+    for stream, short in README.items():
+        for row in found.get((stream, "methods", "none"), ()):
+            name = row["strategy"]
+            own = told.setdefault(name, {"strategy": f"`{name}`{NOTES.get(name, '')}"})
+            own |= {f"{short}: {head}": row.get(head, "-") for head in SHORT}
+    heads = [f"{short}: {head}" for short in README.values() for head in SHORT]
+    return marked(["strategy", *heads], [*told.values()])
+
+
+def measured(strategy: str, found: Found) -> str:
+    """Return the tables of the page on a strategy: what it reached, and its parts."""
+    lines = [MEASURED]
+    for part, heads in (("methods", ["data", "images", *LONG]), ("parts", ["data", *LONG])):
+        told = [
+            {**row, "data": stream, "images": IMAGES[augment]}
+            for (stream, of, augment), table in found.items()
+            for row in table
+            if of == part and METHODS[row["strategy"]].strategy == strategy
+        ]
+        several = {row["strategy"] for row in told} != {strategy}
+        if told and (several or part == "methods"):
+            lines.append(marked(["strategy"] * several + heads, told))
+    return "\n".join(lines) if len(lines) > 1 else "Nothing of it is complete yet."
+
+
+MEASURED = """\
+On equal terms with all other methods: ten runs each (five seeds, two orders of arrival), ± is their
+standard deviation, brackets hold 95 % intervals over seeds. How that was done:
+[](how_it_was_measured.md); all methods and columns: `benchmarks/RESULTS.md`.
+"""
+ABOUT = """## comparison
+
+How well methods remember, on equal terms: the same learning rates, steps, rounds and augmentation
+for all; where a method has weights, four values were tried, on a seed and in an order that are in
+no table, without augmentation. `finetune` is every method with weight 0. `joint` calls hospitals of
+earlier stages too, and so takes more steps in all; `joint, pooled` is central training and the
+ceiling. What the columns mean is in `docs/explanation/measures.md`: ± is the standard deviation
+over runs, differences have a 95 % interval over seeds, p is Wilcoxon's test over test cases,
+Holm-corrected within a table. `s` is not to be compared: most runs of the shifted hippocampus were
+made on 16 CPUs side by side (torch 2.11), the others on 2 (torch 2.13).
+All of it takes some nine hours on two CPUs. Left out for that are parts of methods on all but two
+streams, and on all but the phantom `mas`, `fedprox`, `plop`, `mib`, `replay` and `individual`,
+unless made for what a stream shows; where nothing is forgotten, only four methods are run.
+`benchmarks/comparison.tar.xz` holds what every run left. Regenerate with
+`python -m benchmarks.comparison --lanes 2`.
+"""

@@ -1,0 +1,124 @@
+"""The methods that are compared, their parts, and the values of their weights that are tried."""
+
+from dataclasses import dataclass
+
+Values = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is run under one name.
+
+    Attributes:
+        overrides: what makes it.
+        grid: the values tried when tuning, each a list of overrides; none to take none.
+        like: the method whose tuned values it takes.
+        part: the section of the report: "methods", or "parts" of them, which are run without
+            augmentation.
+    """
+
+    overrides: Values
+    grid: tuple[Values, ...] = ()
+    like: str | None = None
+    part: str = "methods"
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name, which is that of the page on it."""
+        return self.overrides[0].removeprefix("strategy=")
+
+
+def tried(keys: str, *values: float) -> tuple[Values, ...]:
+    """Return the grid of a weight, or of several that are tried together."""
+    return tuple(tuple(f"strategy.{key}={value}" for key in keys.split()) for value in values)
+
+
+def weights(keys: str, *tried: tuple[float, ...]) -> tuple[Values, ...]:
+    """Return a grid of several weights."""
+    names = [f"strategy.{key}" for key in keys.split()]
+    return tuple(
+        tuple(f"{key}={value}" for key, value in zip(names, one, strict=True)) for one in tried
+    )
+
+
+METHODS: dict[str, Method] = {
+    "finetune": Method(("strategy=finetune",)),
+    "joint": Method(("strategy=joint",)),
+    "joint, pooled": Method(("strategy=joint", "timeline.centralised=true")),
+    "individual": Method(("strategy=individual",)),
+    "replay": Method(("strategy=replay",)),
+    "lwf": Method(("strategy=lwf",), tried("kd", 0.3, 1, 3, 10)),
+    "mib": Method(("strategy=mib",), tried("kd", 0.3, 1, 3, 10)),
+    "plop": Method(("strategy=plop",), tried("pod", 0.03, 0.1, 0.3, 1)),
+    "ewc": Method(("strategy=ewc",), tried("weight", 0.1, 0.3, 1, 3)),
+    "mas": Method(("strategy=mas",), tried("weight", 0.01, 0.03, 0.1, 0.3)),
+    "fedprox": Method(("strategy=fedprox",), tried("mu", 0.001, 0.01, 0.1, 1)),
+    "ted": Method(
+        ("strategy=ted",),
+        weights(
+            "weight.kd weight.ska weight.akt",
+            *((0.25, 0.25, 0.1), (1, 1, 0.1), (0.25, 0.25, 0.4), (3, 3, 0.1)),
+        ),
+    ),
+    "cauaug": Method(("strategy=cauaug",), tried("kd dom", 0.1, 0.3, 1, 3)),
+    "tkrl": Method(("strategy=tkrl",), tried("pcd vma", 0.01, 0.03, 0.1, 0.3)),
+    "souvenir": Method(("strategy=souvenir",), tried("seg", 0.3, 0.5, 1, 2)),
+    "harmony": Method(("strategy=harmony",), weights("kd seg", (2, 0), (4, 0), (2, 0.2), (2, 0.5))),
+    **{
+        f"ted: {terms}": Method(
+            ("strategy=ted", f"strategy.terms={terms}"), like="ted", part="parts"
+        )
+        for terms in ("kd", "kd+ska", "kd+akt", "kd+akt+gugf", "kd+ska+akt")
+    },
+    "cauaug: DomAug alone": Method(
+        ("strategy=cauaug", "strategy.ana=false"), like="cauaug", part="parts"
+    ),
+    "cauaug: AnaAug alone": Method(
+        ("strategy=cauaug", "strategy.kd=0", "strategy.dom=0"), part="parts"
+    ),
+    "tkrl: PCD alone": Method(("strategy=tkrl", "strategy.vma=0"), like="tkrl", part="parts"),
+    "tkrl: VMA alone": Method(("strategy=tkrl", "strategy.pcd=0"), like="tkrl", part="parts"),
+    "souvenir: teacher alone": Method(
+        ("strategy=souvenir", "strategy.seg=0"), like="souvenir", part="parts"
+    ),
+    "souvenir: labels alone": Method(
+        ("strategy=souvenir", "strategy.kd=0"), like="souvenir", part="parts"
+    ),
+    "souvenir: shapes alone": Method(
+        ("strategy=souvenir", "strategy.look=false"), like="souvenir", part="parts"
+    ),
+    "souvenir: looks alone": Method(
+        ("strategy=souvenir", "strategy.shape=false"), like="souvenir", part="parts"
+    ),
+    "harmony: teacher alone": Method(
+        ("strategy=harmony", "strategy.seg=0"), like="harmony", part="parts"
+    ),
+    "harmony: labels alone": Method(
+        ("strategy=harmony", "strategy.kd=0", "strategy.seg=0.5"), like="harmony", part="parts"
+    ),
+    "harmony: shapes alone": Method(
+        ("strategy=harmony", "strategy.look=false"), like="harmony", part="parts"
+    ),
+    "harmony: looks alone": Method(
+        ("strategy=harmony", "strategy.shape=false"), like="harmony", part="parts"
+    ),
+    "harmony: not corrected": Method(
+        ("strategy=harmony", "strategy.correct=0"), like="harmony", part="parts"
+    ),
+    "ted, both teachers": Method(
+        ("strategy=ted", "strategy.teacher.refresh=both"), like="ted", part="parts"
+    ),
+    **{
+        f"{name}, pooled": Method(
+            (f"strategy={name}", "timeline.centralised=true"),
+            like=name,
+            part="parts",
+        )
+        for name in ("ted", "harmony")
+    },
+    "finetune, pooled": Method(("strategy=finetune", "timeline.centralised=true"), part="parts"),
+    **{
+        f"{name}, batch norm": Method((f"strategy={name}", "model.norm=batch"), part="parts")
+        for name in ("finetune", "fedbn")
+    },
+}

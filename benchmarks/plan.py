@@ -1,0 +1,111 @@
+"""What the comparison of methods runs, and what of it is complete."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.methods import METHODS, Values
+from benchmarks.running import Planned, completed, slug
+from benchmarks.streams import Stream
+from fedcl.analysis.runs import Group
+from fedcl.analysis.sources import read
+
+AUGMENTS = ("none", "light")
+"""Nobody's images are varied, everybody's are."""
+
+
+@dataclass
+class Work:
+    """The runs of one stream, in `folder`."""
+
+    name: str
+    stream: Stream
+    folder: Path
+
+    def methods(self, part: str = "") -> list[str]:
+        """Return the methods of a part of the report, or all, that are run on this stream."""
+        found = []
+        for name, method in METHODS.items():
+            own = self.stream.only if method.part == "methods" else self.stream.parts
+            of = name if method.part == "methods" else method.strategy
+            if method.part.startswith(part) and (own is None or of in own):
+                found.append(name)
+        return found
+
+    def augments(self, name: str) -> Sequence[str]:
+        """Return with which augmentations a method is run."""
+        return AUGMENTS if METHODS[name].part == "methods" else AUGMENTS[:1]
+
+    def tuning(self, name: str) -> dict[Values, Planned]:
+        """Return the run of every value that is tried, in the first order of arrival."""
+        stages = next(iter(self.stream.orders.values()))
+        return {
+            values: (
+                self.folder / "tuning" / slug(name, words(values)),
+                self.overrides(name, self.stream.tuning, stages, "none", values),
+            )
+            for values in METHODS[name].grid
+        }
+
+    def tuned(self, name: str) -> Values | None:
+        """Return the best value tried, by AVG; None before all have been."""
+        name = METHODS[name].like or name
+        scores = {values: average(folder) for values, (folder, _) in self.tuning(name).items()}
+        if None in scores.values():
+            return None
+        return max(scores, key=lambda values: scores[values] or 0.0, default=())
+
+    def reported(self, name: str, augment: str, values: Values = ()) -> list[Planned]:
+        """Return every run that is reported."""
+        return [
+            (
+                self.folder / slug(name, augment) / f"seed{seed}-{order}",
+                self.overrides(name, seed, stages, augment, values),
+            )
+            for seed in self.stream.seeds
+            for order, stages in self.stream.orders.items()
+        ]
+
+    def overrides(
+        self, name: str, seed: int, stages: str, augment: str, values: Values
+    ) -> list[str]:
+        """Return all overrides of a run; a method's own come last."""
+        frame = [f"seed={seed}", f"timeline.stages={stages}", f"augment={augment}"]
+        every = [*frame, *self.stream.overrides, *values, *METHODS[name].overrides]
+        return [*{one.partition("=")[0]: one for one in every}.values()]
+
+    def groups(self, part: str, augment: str) -> list[Group]:
+        """Return the runs of a part's methods, of those whose runs are all complete."""
+        anchors = ["finetune", "joint", "ted"] if part == "parts" else []
+        found = []
+        for name in [*anchors, *self.methods(part)]:
+            folders = [folder for folder, _ in self.reported(name, augment)]
+            if name in self.methods() and all(average(one) is not None for one in folders):
+                runs = [read(str(folder), folder) for folder in folders]
+                found.append(Group(name, sorted(runs, key=lambda run: run.block)))
+        return found
+
+
+def words(values: Values) -> str:
+    """Return a value that was tried, as "kd=0.5,ska=0.5"."""
+    return ",".join(one.removeprefix("strategy.").removeprefix("weight.") for one in values)
+
+
+def average(folder: Path) -> float | None:
+    """Return the AVG of the run in `folder`, or None if it is not complete."""
+    results = completed(folder)
+    return None if results is None else float(results["metrics"]["avg"])
+
+
+def planned(work: Work, only: Sequence[str]) -> Iterator[tuple[str, list[Planned]]]:
+    """Yield what is to be run next, once what was yielded before has been."""
+    names = [name for name in work.methods() if not only or name in only]
+    sources = dict.fromkeys(METHODS[name].like or name for name in names)
+    yield "tuning", [run for name in sources for run in work.tuning(name).values()]
+    runs: list[Planned] = []
+    for name in names:
+        values = work.tuned(name)
+        assert values is not None, "tuned above"
+        for augment in work.augments(name):
+            runs += work.reported(name, augment, values)
+    yield "methods", runs
