@@ -48,7 +48,7 @@ def planned(out: Path, name: str, own: Sequence[str]) -> list[Planned]:
     """Return the runs of a method with a teacher, one per seed."""
     return [
         (
-            out / "drift" / slug(name, str(seed)),
+            out / slug(name, str(seed)),
             [*COMMON, f"strategy={name.partition(':')[0]}", *own, f"seed={seed}"],
         )
         for seed in SEEDS
@@ -57,7 +57,7 @@ def planned(out: Path, name: str, own: Sequence[str]) -> list[Planned]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the section."""
-    given = options(__doc__, arguments)
+    given = options(__doc__, arguments, "drift")
     plans = {"finetune": planned(given.out, "finetune", ())}
     for strategy in STRATEGIES[1:]:
         for teacher, own in TEACHERS.items():
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         groups = [Group(name, [read(str(at), at) for at, _ in plans[name]]) for name in names]
         lines += [f"### {strategy}", "", markdown(table(groups, reference), reference), ""]
     write_section("drift", "\n".join(lines))
-    archive(given.out / "drift", ROOT / "benchmarks" / "drift.tar.xz")
+    archive(given.out, ROOT / "benchmarks" / "drift.tar.xz")
 
 
 if __name__ == "__main__":

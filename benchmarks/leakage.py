@@ -206,11 +206,11 @@ def attack(folders: Iterable[Path]) -> dict[str, list[float]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the section."""
-    given = options(__doc__, arguments)
+    given = options(__doc__, arguments, "leakage")
     sys.path.insert(0, str(Path(__file__).parent / "plugins"))
     rows: list[list[str | list[float]]] = []
     for method in METHODS:
-        folders = [given.out / slug("leakage", method, str(seed)) for seed in SEEDS]
+        folders = [given.out / slug(method, str(seed)) for seed in SEEDS]
         for seed, folder in zip(SEEDS, folders, strict=True):
             if not given.report and completed(folder) is None:
                 simulate(compose(overrides(method, seed)), folder)

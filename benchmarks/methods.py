@@ -12,6 +12,7 @@ class Method:
     Attributes:
         overrides: what makes it.
         grid: the values tried when tuning, each a list of overrides; none to take none.
+        beyond: those below and above the grid, tried as well where the best lies at that edge.
         like: the method whose tuned values it takes.
         part: the section of the report: "methods", or "parts" of them, which are run without
             augmentation.
@@ -19,6 +20,7 @@ class Method:
 
     overrides: Values
     grid: tuple[Values, ...] = ()
+    beyond: tuple[Values, ...] = ()
     like: str | None = None
     part: str = "methods"
 
@@ -28,9 +30,19 @@ class Method:
         return self.overrides[0].removeprefix("strategy=")
 
 
-def tried(keys: str, *values: float) -> tuple[Values, ...]:
-    """Return the grid of a weight, or of several that are tried together."""
-    return tuple(tuple(f"strategy.{key}={value}" for key in keys.split()) for value in values)
+def weighed(name: str, keys: str, *values: float) -> Method:
+    """Return a method with a weight, or several that are one.
+
+    Args:
+        name: of the strategy.
+        keys: of the weights.
+        values: those tried, with one below and one above them that are where the best is next to
+            them.
+    """
+    below, *grid, above = (
+        tuple(f"strategy.{key}={value}" for key in keys.split()) for value in values
+    )
+    return Method((f"strategy={name}",), tuple(grid), (below, above))
 
 
 def weights(keys: str, *tried: tuple[float, ...]) -> tuple[Values, ...]:
@@ -47,12 +59,12 @@ METHODS: dict[str, Method] = {
     "joint, pooled": Method(("strategy=joint", "timeline.centralised=true")),
     "individual": Method(("strategy=individual",)),
     "replay": Method(("strategy=replay",)),
-    "lwf": Method(("strategy=lwf",), tried("kd", 0.3, 1, 3, 10)),
-    "mib": Method(("strategy=mib",), tried("kd", 0.3, 1, 3, 10)),
-    "plop": Method(("strategy=plop",), tried("pod", 0.03, 0.1, 0.3, 1)),
-    "ewc": Method(("strategy=ewc",), tried("weight", 0.1, 0.3, 1, 3)),
-    "mas": Method(("strategy=mas",), tried("weight", 0.01, 0.03, 0.1, 0.3)),
-    "fedprox": Method(("strategy=fedprox",), tried("mu", 0.001, 0.01, 0.1, 1)),
+    "lwf": weighed("lwf", "kd", 0.1, 0.3, 1, 3, 10, 30),
+    "mib": weighed("mib", "kd", 0.1, 0.3, 1, 3, 10, 30),
+    "plop": weighed("plop", "pod", 0.01, 0.03, 0.1, 0.3, 1, 3),
+    "ewc": weighed("ewc", "weight", 0.03, 0.1, 0.3, 1, 3, 10),
+    "mas": weighed("mas", "weight", 0.003, 0.01, 0.03, 0.1, 0.3, 1),
+    "fedprox": weighed("fedprox", "mu", 0.0001, 0.001, 0.01, 0.1, 1, 10),
     "ted": Method(
         ("strategy=ted",),
         weights(
@@ -60,9 +72,9 @@ METHODS: dict[str, Method] = {
             *((0.25, 0.25, 0.1), (1, 1, 0.1), (0.25, 0.25, 0.4), (3, 3, 0.1)),
         ),
     ),
-    "cauaug": Method(("strategy=cauaug",), tried("kd dom", 0.1, 0.3, 1, 3)),
-    "tkrl": Method(("strategy=tkrl",), tried("pcd vma", 0.01, 0.03, 0.1, 0.3)),
-    "souvenir": Method(("strategy=souvenir",), tried("seg", 0.3, 0.5, 1, 2)),
+    "cauaug": weighed("cauaug", "kd dom", 0.03, 0.1, 0.3, 1, 3, 10),
+    "tkrl": weighed("tkrl", "pcd vma", 0.003, 0.01, 0.03, 0.1, 0.3, 1),
+    "souvenir": weighed("souvenir", "seg", 0.1, 0.3, 0.5, 1, 2, 4),
     "harmony": Method(("strategy=harmony",), weights("kd seg", (2, 0), (4, 0), (2, 0.2), (2, 0.5))),
     **{
         f"ted: {terms}": Method(

@@ -1,13 +1,13 @@
 """What the comparison of methods runs, and what of it is complete."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.methods import METHODS, Values
 from benchmarks.running import Planned, completed, slug
 from benchmarks.streams import Stream
-from fedcl.analysis.runs import Group
+from fedcl.analysis.runs import Group, Run
 from fedcl.analysis.sources import read
 
 AUGMENTS = ("none", "light")
@@ -37,23 +37,27 @@ class Work:
         return AUGMENTS if METHODS[name].part == "methods" else AUGMENTS[:1]
 
     def tuning(self, name: str) -> dict[Values, Planned]:
-        """Return the run of every value that is tried, in the first order of arrival."""
-        stages = next(iter(self.stream.orders.values()))
-        return {
-            values: (
-                self.folder / "tuning" / slug(name, words(values)),
-                self.overrides(name, self.stream.tuning, stages, "none", values),
-            )
-            for values in METHODS[name].grid
-        }
+        """Return the run of every value that is tried, in the first order of arrival.
+
+        One beyond the grid is among them once the grid's best has turned out to be at that edge.
+        """
+        method, stages = METHODS[name], next(iter(self.stream.orders.values()))
+
+        def run(values: Values) -> Planned:
+            folder = self.folder / "tuning" / slug(name, words(values))
+            return folder, self.overrides(name, self.stream.tuning, stages, "none", values)
+
+        tried = {values: run(values) for values in method.grid}
+        edges = method.grid[:1] + method.grid[-1:]
+        for edge, more in zip(edges, method.beyond, strict=False):
+            if best(tried) == edge:
+                return {**tried, more: run(more)}
+        return tried
 
     def tuned(self, name: str) -> Values | None:
         """Return the best value tried, by AVG; None before all have been."""
-        name = METHODS[name].like or name
-        scores = {values: average(folder) for values, (folder, _) in self.tuning(name).items()}
-        if None in scores.values():
-            return None
-        return max(scores, key=lambda values: scores[values] or 0.0, default=())
+        tried = self.tuning(METHODS[name].like or name)
+        return best(tried) if tried else ()
 
     def reported(self, name: str, augment: str, values: Values = ()) -> list[Planned]:
         """Return every run that is reported."""
@@ -75,15 +79,36 @@ class Work:
         return [*{one.partition("=")[0]: one for one in every}.values()]
 
     def groups(self, part: str, augment: str) -> list[Group]:
-        """Return the runs of a part's methods, of those whose runs are all complete."""
+        """Return the runs of a part's methods, of those whose runs are all complete.
+
+        Raises:
+            SystemExit: a run has other weights than those that are best by now.
+        """
         anchors = ["finetune", "joint", "ted"] if part == "parts" else []
         found = []
         for name in [*anchors, *self.methods(part)]:
             folders = [folder for folder, _ in self.reported(name, augment)]
             if name in self.methods() and all(average(one) is not None for one in folders):
                 runs = [read(str(folder), folder) for folder in folders]
+                for run in runs:
+                    self.check(name, run)
                 found.append(Group(name, sorted(runs, key=lambda run: run.block)))
         return found
+
+    def check(self, name: str, run: Run) -> None:
+        """Exit where a run has not the weights that were tuned."""
+        own = {one.partition("=")[0] for one in METHODS[name].overrides}
+        for key, _, value in (one.partition("=") for one in self.tuned(name) or ()):
+            if key not in own and run.config.get(key) != float(value):
+                raise SystemExit(f"{run.place}: {key} is not {value}: remove it and run it again")
+
+
+def best(tried: Mapping[Values, Planned]) -> Values | None:
+    """Return the values whose run has the best AVG; None before all are complete."""
+    scores = {values: average(folder) for values, (folder, _) in tried.items()}
+    if not scores or None in scores.values():
+        return None
+    return max(scores, key=lambda values: scores[values] or 0.0)
 
 
 def words(values: Values) -> str:
@@ -101,7 +126,8 @@ def planned(work: Work, only: Sequence[str]) -> Iterator[tuple[str, list[Planned
     """Yield what is to be run next, once what was yielded before has been."""
     names = [name for name in work.methods() if not only or name in only]
     sources = dict.fromkeys(METHODS[name].like or name for name in names)
-    yield "tuning", [run for name in sources for run in work.tuning(name).values()]
+    for what in ("tuning", "tuning beyond the edge"):
+        yield what, [run for name in sources for run in work.tuning(name).values()]
     runs: list[Planned] = []
     for name in names:
         values = work.tuned(name)

@@ -31,13 +31,13 @@ what that of stage 2 had on their validation cases: mean over seeds (range). Reg
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the section."""
-    given = options(__doc__, arguments)
+    given = options(__doc__, arguments, "gate")
     sys.path.insert(0, str(Path(__file__).parent / "plugins"))
     rows: list[list[str | list[float]]] = []
     for kind, wrong in KINDS.items():
         runs = []
         for seed in SEEDS:
-            folder = given.out / slug("gate", kind, str(seed))
+            folder = given.out / slug(kind, str(seed))
             if not given.report and completed(folder) is None:
                 quiet = ["engine=inprocess", "tracking.enabled=false", "run.figures=false"]
                 simulate(compose([*COMMON, *quiet, wrong, f"seed={seed}"]), folder)

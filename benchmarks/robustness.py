@@ -44,11 +44,11 @@ out one of six at each end. Regenerate with `python -m benchmarks.robustness`.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the section."""
-    given = options(__doc__, arguments)
+    given = options(__doc__, arguments, "robustness")
     planned = {
         (rule, fault): [
             (
-                given.out / slug("robustness", rule, fault, str(seed)),
+                given.out / slug(rule, fault, str(seed)),
                 [*COMMON, *RULES[rule], *FAULTS[fault], f"seed={seed}"],
             )
             for seed in SEEDS

@@ -29,10 +29,16 @@ Planned = tuple[Path, list[str]]
 """A run's folder and its overrides."""
 
 
-def options(about: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line of a benchmark that runs what is missing: `out`, `lanes`, `report`."""
+def options(about: str | None, arguments: Sequence[str] | None, name: str) -> argparse.Namespace:
+    """Read the command line of a benchmark that runs what is missing: `out`, `lanes`, `report`.
+
+    Args:
+        about: the benchmark, in words.
+        arguments: None for those of the process.
+        name: of its folder of runs, and of its archive.
+    """
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmarks")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / name)
     parser.add_argument("--lanes", type=int, default=1, help="runs at a time")
     parser.add_argument("--report", action="store_true", help="only write")
     return parser.parse_args(arguments)

@@ -10,7 +10,7 @@ import yaml
 from fedcl.analysis.columns import Column, as_csv, number, piped
 from fedcl.analysis.runs import Group, Run
 from fedcl.analysis.statistics import Line, table
-from fedcl.analysis.tables import HELP, tabular
+from fedcl.analysis.tables import HELP, tabular, told
 from fedcl.config.hydra import CONF
 from fedcl.errors import ConfigError
 from fedcl.server.metrics import title_of
@@ -164,7 +164,7 @@ def _lines(one: Paper, variant: str, groups: Sequence[Group]) -> list[tuple[str,
     short = [replace(group, name=name) for name, group in zip(names, own, strict=True)]
     lines = table(short, one.reference if known else short[0].name)
     for line in () if known else lines:  # nothing to be tested against
-        line.difference = line.p = None
+        line.difference = line.bwt_difference = line.p = None
     return [(names[line.name], replace(line, name=names[line.name])) for line in lines]
 
 
@@ -310,5 +310,4 @@ def _read(measure: Measure, dash: str, entry: Entry) -> str:
 
 
 def _apart(dash: str, entry: Entry) -> str:
-    apart = entry.line.difference
-    return dash if apart is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*apart)
+    return told(entry.line.difference, dash)

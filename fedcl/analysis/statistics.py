@@ -32,6 +32,8 @@ FIGURES = (
 """The figures of a run that are averaged: those of `fedcl.server.metrics.summary`, and RAVG."""
 LEVEL = 0.95
 
+Difference = tuple[float, float, float]
+"""A mean difference, and the ends of its 95 % interval over seeds."""
 Cases = dict[tuple[int, str, str], float]
 """Seed, site and case: the score, averaged over orders."""
 
@@ -55,6 +57,7 @@ class Line:
             that hospitals keep, and the sites' seconds of training.
         difference: its AVG less the reference's, and the interval of that, as for AVG; over
             the seeds and orders they share.
+        bwt_difference: likewise of BWT; None where a shared run has none.
         p: of the paired test over cases against the reference, Holm-corrected. It takes the
             trained models as given: what another seed would do is in the interval.
     """
@@ -71,7 +74,8 @@ class Line:
     bytes: float = 0.0
     stored: float = 0.0
     seconds: float = 0.0
-    difference: tuple[float, float, float] | None = None
+    difference: Difference | None = None
+    bwt_difference: Difference | None = None
     p: float | None = None
 
     @property
@@ -180,10 +184,14 @@ def interval(scores: Mapping[tuple[int, str, str], float]) -> tuple[float, float
     Args:
         scores: by seed, site and case.
     """
-    averages = _averages(scores)
-    reach = float(student.ppf((1 + LEVEL) / 2, len(averages) - 1))
-    half = reach * stdev(averages) / math.sqrt(len(averages))
-    return fmean(averages) - half, fmean(averages) + half
+    return _around(_averages(scores))[1:]
+
+
+def _around(values: Sequence[float]) -> Difference:
+    """Return the mean of every seed's value, with its interval; see `interval`."""
+    mean, reach = fmean(values), float(student.ppf((1 + LEVEL) / 2, len(values) - 1))
+    half = reach * stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
 
 
 def average(scores: Mapping[tuple[int, str, str], float]) -> float:
@@ -243,7 +251,25 @@ def _spread(runs: Sequence[Run], figure: str) -> float | None:
     return max(means) - min(means)
 
 
-def gap(groups: Sequence[Group]) -> tuple[float, float, float] | None:
+def apart(figure: str, one: Group, other: Group) -> Difference | None:
+    """Return how far a figure of one method is above another's, and its interval over seeds.
+
+    Over the seeds and orders they share, averaged over orders first. None for fewer than two
+    seeds, and where a run does not define the figure.
+    """
+    common = shared(one, other)
+    by_seed: dict[int, list[float]] = {}
+    for sign, runs in ((1, one.runs), (-1, other.runs)):
+        for run in sorted((run for run in runs if run.block in common), key=lambda run: run.block):
+            value = run.results.metrics.get(figure)
+            if value is None:
+                return None
+            by_seed.setdefault(run.results.seed, []).append(sign * value)
+    values = [2 * fmean(found) for found in by_seed.values()]
+    return _around(values) if len(values) > 1 else None
+
+
+def gap(groups: Sequence[Group]) -> Difference | None:
     """Return how far joint training is above fine-tuning in AVG, and the 95 % interval over seeds.
 
     None where one of the two, or a second seed that both have, is missing.
@@ -251,10 +277,10 @@ def gap(groups: Sequence[Group]) -> tuple[float, float, float] | None:
     by_name = {group.name: group for group in groups}
     if "finetune" not in by_name or "joint" not in by_name:
         return None
-    apart = {k: a - b for k, (a, b) in paired(by_name["joint"], by_name["finetune"]).items()}
-    if len({seed for seed, _, _ in apart}) < 2:
+    distances = {k: a - b for k, (a, b) in paired(by_name["joint"], by_name["finetune"]).items()}
+    if len({seed for seed, _, _ in distances}) < 2:
         return None
-    return average(apart), *interval(apart)
+    return average(distances), *interval(distances)
 
 
 def _closed(groups: Mapping[str, Group], name: str) -> float | None:
@@ -276,8 +302,9 @@ def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) ->
         pairs = paired(groups[line.name], groups[reference])
         if len({seed for seed, _, _ in pairs}) < 2:
             continue  # one seed says nothing about another
-        apart = {key: a - b for key, (a, b) in pairs.items()}
-        line.difference = (average(apart), *interval(apart))
+        distances = {key: a - b for key, (a, b) in pairs.items()}
+        line.difference = (average(distances), *interval(distances))
+        line.bwt_difference = apart("bwt", groups[line.name], groups[reference])
         line.p = signed_rank(*patients(pairs, groups[reference].runs))
         tested.append(line)
     if tested:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from fedcl.analysis.columns import Column, number, piped
-from fedcl.analysis.statistics import Line
+from fedcl.analysis.statistics import Difference, Line
 
 HELP = {
     "avg": ("AVG", "mean score of the sites seen, after the last stage"),
@@ -43,6 +43,16 @@ def difference(index: int) -> Callable[[Line], str]:
     return lambda line: number(line.difference[index] if line.difference else None)
 
 
+def _bwt_difference(index: int) -> Callable[[Line], str]:
+    """Likewise of BWT."""
+    return lambda line: number(line.bwt_difference[index] if line.bwt_difference else None)
+
+
+def told(found: Difference | None, dash: str) -> str:
+    """Return a difference with its interval, or a dash."""
+    return dash if found is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
+
+
 COLUMNS = [
     Column("strategy", "strategy", lambda line: line.name, "the method", short=True),
     Column("runs", "runs", lambda line: str(line.runs), "completed runs", short=True),
@@ -70,6 +80,12 @@ COLUMNS = [
         "95 % interval of the difference, over seeds", short=True,
     ),
     Column("difference_high", "95 % to", difference(2), "its upper end", short=True),
+    Column(
+        "bwt_difference", "difference in BWT", _bwt_difference(0),
+        "BWT less the reference's, over shared runs; above 0 is less forgetting",
+    ),
+    Column("bwt_difference_low", "BWT from", _bwt_difference(1), "95 % interval, over seeds"),
+    Column("bwt_difference_high", "BWT to", _bwt_difference(2), "its upper end"),
     Column(
         "p_holm", "p (Holm)", lambda line: number(line.p, ".3g"),
         "Wilcoxon signed-rank test over test cases against the reference, corrected; it takes "
@@ -140,7 +156,7 @@ def paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str], 
     """Return header and rows of the short table, as mean ± standard deviation."""
     titles = [HELP[name][0] if name in HELP else "closed" for name in PAPER]
     header = ["strategy", "runs", *titles, f"AVG - {reference} [95 %]", f"p ({reference})"]
-    header += ["MB sent", "slices kept", "s"]
+    header += [f"BWT - {reference} [95 %]", "MB sent", "slices kept", "s"]
     if any(line.words for line in lines):
         header.append("in words")
 
@@ -158,10 +174,9 @@ def paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str], 
             line.name,
             str(line.runs),
             *(cell(line, name) for name in PAPER),
-            dash
-            if line.difference is None
-            else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*line.difference),
+            told(line.difference, dash),
             dash if line.p is None else f"{line.p:.1e}" if line.p < 0.001 else f"{line.p:.3f}",
+            told(line.bwt_difference, dash),
             f"{line.bytes / 1e6:.1f}",
             f"{line.stored:g}",
             f"{line.seconds:.0f}",

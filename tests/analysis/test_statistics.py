@@ -12,6 +12,7 @@ from fedcl.analysis.compare import latex, markdown
 from fedcl.analysis.runs import Group, Run, chosen, differences, group
 from fedcl.analysis.sources import run_folders
 from fedcl.analysis.statistics import (
+    apart,
     cases,
     gap,
     interval,
@@ -119,6 +120,25 @@ def test_the_difference_is_that_of_the_averages_with_its_interval():
     assert value == pytest.approx(lines["lwf"].mean["avg"] - lines["ted"].mean["avg"])
     assert low < value < high
     assert value == pytest.approx((low + high) / 2)
+
+
+def test_forgetting_is_compared_with_an_interval_too():
+    """By hand: seed by seed over orders the distances are 0.15, 0.05 and 0.1."""
+    bwt = {"ted": (-0.1, -0.2, -0.2, -0.2, -0.1, 0.0), "lwf": (-0.3, -0.3, -0.3, -0.2, -0.2, -0.1)}
+    groups = []
+    for name, values in bwt.items():
+        runs = [run(name, seed, arrivals=order) for seed in range(3) for order in ("AB", "BA")]
+        for one, value in zip(runs, values, strict=True):
+            one.results.metrics["bwt"] = value
+        groups.append(Group(name, runs))
+    ted, lwf = groups
+    half = 4.302652730 * 0.05 / 3**0.5
+    assert apart("bwt", ted, lwf) == pytest.approx((0.1, 0.1 - half, 0.1 + half))
+    (line,) = (line for line in table(groups, "lwf") if line.name == "ted")
+    assert line.bwt_difference == apart("bwt", ted, lwf) and line.difference is not None
+    assert apart("bwt", Group("ted", ted.runs[:2]), lwf) is None, "of one seed only"
+    lwf.runs[3].results.metrics["bwt"] = None
+    assert apart("bwt", ted, lwf) is None
 
 
 def test_closed_is_the_share_of_the_way_from_finetune_to_joint():
