@@ -16,8 +16,6 @@ from fedcl.tasks.segmentation import Segmentation
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 from strategies.parts.random_network import Through, drawn_layers, seen_through, standard
 
-AT_ONCE = 16  # images whose spectra are summed at a time
-
 
 @dataclass
 class CauAug(Archiving):
@@ -96,7 +94,7 @@ class CauAug(Archiving):
     def style(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return the mean magnitude (C, ..., W // 2 + 1), mean (C,) and deviation (C,)."""
         spectrum, first, second, own = (torch.zeros(()) for _ in range(4))
-        for part in samples.parts(AT_ONCE):
+        for part in samples.parts():
             images, space = part.inputs, tuple(range(2, part.inputs.ndim))
             spectrum = spectrum + torch.fft.rfftn(images, dim=space).abs().sum(dim=0).cpu()
             values = images.double()

@@ -8,7 +8,7 @@ from fedcl.timeline import Timeline
 
 @dataclass
 class Joint(Strategy):
-    """The upper bound, in name: who has arrived goes on training, so nothing is remembered without data.
+    """The upper bound, in name: who has arrived goes on training, so all is remembered, from data.
 
     It spends more than the others: in stage t all sites of stages 1..t that have not left train
     the full number of rounds, going on from the model of stage t-1.

@@ -17,7 +17,7 @@ from fedcl.tasks.segmentation import Segmentation
 from strategies.parts.anatomy import REGIONS, levels, places, quantiles, regions, reshape
 from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
 
-QUANTILES, AT_ONCE = 9, 16  # from 0 to 1, per region; images at a time
+QUANTILES = 9  # from 0 to 1, per region
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Souvenir(Archiving):
         between them; "seen" (REGIONS), the share of images that have the region; "organ" (1,), the
         share that shows it; "place" (2, 2 * axes), deviation and mean of `places`.
         """
-        parts = [self.seen(part.inputs, part.targets) for part in samples.parts(AT_ONCE)]
+        parts = [self.seen(part.inputs, part.targets) for part in samples.parts()]
         values, pixels, spots, organ = (torch.cat(one) for one in zip(*parts, strict=True))
         there = (pixels > 0).float()
         share = (there / there.sum(dim=0).clamp_min(1))[:, None, :]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedcl.data.framing import at_once
 from fedcl.errors import DataError
 from fedcl.seeding import Key, numpy_rng
 
@@ -59,9 +60,14 @@ class Samples(ABC):
             [self.drawn(i, numpy_rng("sample", i)) for i in index.tolist()], self.device
         )
 
-    def parts(self, size: int) -> Iterator["Stacked"]:
-        """Yield all samples in order, some at a time, each once."""
-        for index in torch.arange(len(self)).split(size):
+    def parts(self) -> Iterator["Stacked"]:
+        """Yield all samples in order, each once, as many images at a time as pass a network.
+
+        The same parts whether samples lie ready or not, so that nothing summed over them, or
+        computed of them, depends on that. Points, which have no extent, come at once.
+        """
+        several = at_once(self.shape[1:]) if self.shape[1:] else len(self)
+        for index in torch.arange(len(self)).split(several):
             yield self[index]
 
     def batches(
@@ -152,10 +158,6 @@ class Stacked(Samples):
     def __getitem__(self, index: Tensor) -> "Stacked":
         """See `Samples.__getitem__`."""
         return Stacked(self.inputs[index], self.targets[index])
-
-    def parts(self, size: int) -> Iterator["Stacked"]:
-        """Yield all samples at once: they lie ready."""
-        yield self
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Without the file it answers every run. The file is read for every call: a change
 """
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,14 +41,14 @@ class Allowed:
             ConfigError: it cannot be read; then nothing is allowed.
         """
         file = folder / NAME
-        if not file.exists():
+        if not os.path.lexists(file):  # a link to nothing is no leave to do anything
             return cls()
         try:
             values = yaml.safe_load(file.read_text())
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{NAME}: cannot be read ({reason})") from None
-        return parse(cls, values or {}, NAME)
+        return parse(cls, {} if values is None else values, NAME)
 
     def check(self, job: str, round: int = 0) -> None:
         """Raise `RunError` where a job, as JSON, or a round of it is not allowed."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedcl import arrays
 from fedcl.data.samples import Samples, Stacked
+from fedcl.hospital.cache import Cache
 from fedcl.hospital.site import Hospital
 from fedcl.learning import bank, loop
 from fedcl.learning.hooks import SiteSummary
@@ -49,7 +50,12 @@ def teacher(hospital: Hospital, call: TrainRequest, samples: Samples) -> dict[st
         }
 
     mark = call.digests.get("teacher"), str(call.shares), str(call.rehearsing), str(call.arrivals)
-    return hospital.cache.get(f"teacher of {hospital.site}", (hospital.text, *mark), make, most=1)
+    return of_stage(hospital, call).get(f"teacher of {hospital.site}", mark, make, most=1)
+
+
+def of_stage(hospital: Hospital, call: TrainRequest) -> Cache:
+    """Return what a process keeps of a stage; with its first call what it kept of others goes."""
+    return hospital.cache.get("stage", (hospital.text, call.stage), Cache, most=1)
 
 
 def taught(hospital: Hospital, call: TrainRequest) -> list[str]:
@@ -69,11 +75,11 @@ def recalled(
         return memory
     marks = (call.digests.get(name, "") for name in ("memory", "teacher"))
     places = tuple(sorted(hospital.places.items()))
-    key = hospital.text, places, call.stage, *marks, str(call.shares), str(call.rehearsing)
+    key = places, *marks, str(call.shares), str(call.rehearsing)
     rng = torch_rng("recall", job.seed, hospital.site, call.stage)
     summary = SiteSummary(task=job.task, samples=samples, memory=memory, teacher=teacher, rng=rng)
     kind = f"recalled by {hospital.site}"
-    return hospital.cache.get(kind, key, lambda: job.strategy.recall(summary), most=1)
+    return of_stage(hospital, call).get(kind, key, lambda: job.strategy.recall(summary), most=1)
 
 
 def start(
@@ -139,8 +145,6 @@ def frozen(hospital: Hospital, model: str, arrived: list[str]) -> nn.Module:
     return network.requires_grad_(False).eval().to(loop.device_of(hospital.job.learner))
 
 
-AT_ONCE = 16
-"""Samples that are loaded at a time where they do not lie ready."""
 LIMIT = 512 * 2**20
 """Bytes of a teacher's answers, and of its layers' outputs, that a process keeps per site."""
 LITTLE = 32 * 2**20
@@ -161,7 +165,7 @@ def kept(compute: Callable[[Tensor], T], samples: Samples) -> Callable[[Tensor],
 
     def some(index: Tensor) -> T:
         if not every:
-            found = [compute(part.inputs) for part in samples.parts(AT_ONCE)]
+            found = [compute(part.inputs) for part in samples.parts()]
             every.append(found[0] if len(found) == 1 else _joined(found))
         return every[0][index]
 

@@ -99,7 +99,9 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         reduce(operator.add, terms.values()).backward()
         if learner.clip is not None:
-            nn.utils.clip_grad_norm_(trained.parameters(), learner.clip)
+            # what is frozen may hold a gradient of an earlier stage, which counts nowhere
+            learned = (one for group in optimiser.param_groups for one in group["params"])
+            nn.utils.clip_grad_norm_(learned, learner.clip)
         optimiser.step()
         for name, value in terms.items():
             new[name].append(value.detach())

@@ -48,10 +48,6 @@ def ignoring_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return overlap + (apart * counts).sum() / counts.sum().clamp(min=1)
 
 
-SURE = 1e-8
-"""How far from 0 and 1 probabilities stay in the losses below."""
-
-
 def one_ratio_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return Dice as one ratio over batch and classes, plus binary cross-entropy of every class.
 
@@ -62,8 +58,8 @@ def one_ratio_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         outputs: logits, shape (N, K, ...).
         targets: classes or `IGNORED`, shape (N, 1, ...).
     """
-    found, wanted, counts = _compared(outputs, targets)
-    return _one_ratio(found, wanted, counts) + _binary(found, wanted, counts)
+    outputs, wanted, counts = _compared(outputs, targets)
+    return _one_ratio(outputs.softmax(1), wanted, counts) + _binary(outputs, wanted, counts)
 
 
 def foreground_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -75,8 +71,8 @@ def foreground_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         outputs: logits, shape (N, K, ...).
         targets: classes or `IGNORED`, shape (N, 1, ...).
     """
-    found, wanted, counts = _compared(outputs, targets)
-    return _one_ratio(found[:, 1:], wanted[:, 1:], counts)
+    outputs, wanted, counts = _compared(outputs, targets)
+    return _one_ratio(outputs.softmax(1)[:, 1:], wanted[:, 1:], counts)
 
 
 def foreground_entropy_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,17 +82,16 @@ def foreground_entropy_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         outputs: logits, shape (N, K, ...).
         targets: classes or `IGNORED`, shape (N, 1, ...).
     """
-    found, wanted, counts = _compared(outputs, targets)
-    return _one_ratio(found[:, 1:], wanted[:, 1:], counts) + _binary(found, wanted, counts)
+    return foreground_loss(outputs, targets) + _binary(*_compared(outputs, targets))
 
 
 def _compared(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return probabilities and truth, (N, K, ...), and which voxels count, (N, 1, ...)."""
+    """Return logits in float32 and truth, (N, K, ...), and which voxels count, (N, 1, ...)."""
     from monai.networks import one_hot  # takes seconds
 
     counts = targets != IGNORED
     wanted = one_hot(targets.where(counts, 0), outputs.shape[1])
-    return outputs.float().softmax(1).clamp(SURE, 1 - SURE), wanted, counts
+    return outputs.float(), wanted, counts
 
 
 def _one_ratio(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
@@ -104,9 +99,17 @@ def _one_ratio(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     return 1 - (2 * both.sum() + 1) / (sizes.sum() + 1)
 
 
-def _binary(found: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
-    apart = F.binary_cross_entropy(found, wanted, reduction="none")
-    return (apart * counts).sum() / (counts.sum() * found.shape[1]).clamp(min=1)
+def _binary(outputs: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
+    """Return the binary cross-entropy of every class's probability, by its log odds.
+
+    By these it is exact however sure an answer is, where a probability rounds to 1 in float32 and
+    its logarithm, and the gradient with it, is a matter of rounding.
+    """
+    classes = range(outputs.shape[1])
+    others = [outputs[:, [one for one in classes if one != own]].logsumexp(1) for own in classes]
+    odds = outputs - torch.stack(others, dim=1)
+    apart = F.binary_cross_entropy_with_logits(odds, wanted.to(odds), reduction="none")
+    return (apart * counts).sum() / (counts.sum() * len(classes)).clamp(min=1)
 
 
 def marginal_loss(outputs: Tensor, targets: Tensor, sets: Sequence[Sequence[int]]) -> Tensor:

@@ -68,10 +68,11 @@ def reshape(
     scale = (now - wanted)[:, axes:].exp().clamp(0.4, 2.5)
     shift = now[:, :axes] - scale * wanted[:, :axes]
     theta = torch.cat([torch.diag_embed(scale), shift[..., None]], dim=2)
-    points = F.affine_grid(theta, list(images.shape), align_corners=False)
-    # Both are continued beyond their border in the same way, so that labels stay exact.
-    moved = F.grid_sample(images, points, "bilinear", "border", align_corners=False)
-    marks = F.grid_sample(labels.float(), points, "nearest", "border", align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):  # half precision is off by whole pixels
+        points = F.affine_grid(theta, list(images.shape), align_corners=False)
+        # Both are continued beyond their border in the same way, so that labels stay exact.
+        moved = F.grid_sample(images, points, "bilinear", "border", align_corners=False)
+        marks = F.grid_sample(labels.float(), points, "nearest", "border", align_corners=False)
     return moved, marks.long()
 
 
@@ -95,9 +96,15 @@ def regions(labels: Tensor) -> Tensor:
 
 
 def grown(area: Tensor, by: Sequence[int]) -> Tensor:
-    """Return a 0/1 map whose ones have grown by some voxels along each axis."""
+    """Return a 0/1 map whose ones have grown by some voxels along each axis.
+
+    One axis after the other: the maximum over a box is that of maxima along its sides.
+    """
     pool = F.max_pool2d if len(by) == 2 else F.max_pool3d
-    return pool(area, [2 * n + 1 for n in by], stride=1, padding=list(by))
+    for axis, n in enumerate(by):
+        reach = [n if axis == other else 0 for other in range(len(by))]
+        area = pool(area, [2 * n + 1 for n in reach], stride=1, padding=reach)
+    return area
 
 
 def quantiles(images: Tensor, region: Tensor, count: int) -> tuple[Tensor, Tensor]:

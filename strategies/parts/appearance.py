@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedcl.data.framing import at_once
 from fedcl.data.labels import IGNORED
 from fedcl.data.samples import Samples
 from fedcl.learning.hooks import SiteSummary
@@ -16,7 +15,6 @@ CELLS = 6  # of background, along each axis
 KNOTS = 11  # of a curve
 ENDS = 0.2, 99.8  # percentiles of an image's intensities between which curves bend
 BEND, FIELD, PULL = 2e-4, 3e-5, 1e-4  # weights: smooth curves, the same everywhere, no change
-AT_ONCE = 16  # images at a time, at most
 BATCH, RATE = 4, 0.02  # images in a step that corrects maps, and Adam's rate in units of `ends`
 
 
@@ -70,13 +68,8 @@ def between(images: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def parts(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images and labels, some at a time, on the CPU: sums there have one order.
-
-    Of volumes these are fewer: what is summed is many times as large as they are.
-    """
-    several = min(AT_ONCE, at_once(samples.shape[1:]))
-    for index in torch.arange(len(samples)).split(several):
-        part = samples[index]
+    """Yield images and labels, some at a time, on the CPU: sums there have one order."""
+    for part in samples.parts():
         yield part.inputs.float().cpu(), part.targets.cpu()
 
 

@@ -13,6 +13,7 @@ from fedcl.learning.strategy import Requirements, StageSummary, Strategy, Teachi
 from fedcl.settings import setting
 from fedcl.tasks.base import Task
 from fedcl.tasks.segmentation import Segmentation
+from fedcl.timeline import POOL
 
 
 @dataclass
@@ -66,9 +67,13 @@ class Archiving(Distilling):
     """A distilling strategy whose hospitals leave a record of what their images are like."""
 
     def remember(self, summary: StageSummary) -> Arrays:
-        """Return the archive with the hospitals' newest records in it, "STAGE/SITE/..."."""
+        """Return the archive with the hospitals' newest records in it, "STAGE/SITE/...".
+
+        A pool reports about other hospitals in every stage: all its records stay.
+        """
         reports = summary.reports
-        old = {k: v for k, v in summary.memory.items() if k.split("/")[1] not in reports}
+        again = reports.keys() - {POOL}
+        old = {k: v for k, v in summary.memory.items() if k.split("/")[1] not in again}
         new = {
             f"{summary.stage}/{site}/{name}": value
             for site, record in reports.items()

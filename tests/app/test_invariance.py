@@ -258,6 +258,27 @@ def test_loaders_and_caches_change_no_bit(
     assert read(tmp_path / "plain")["weights_sha256"] != found["memory"]["weights_sha256"]
 
 
+@pytest.mark.slow
+def test_what_a_teacher_says_is_the_same_from_disk_and_from_memory(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of more slices than pass a network at once: parts are the same wherever samples lie."""
+    monkeypatch.setenv("FEDCL_CACHE", str(tmp_path / "cache"))
+    root, rng = tmp_path / "data", np.random.default_rng(0)
+    for site in "AB":
+        for n in range(15):
+            image = rng.normal(size=(16, 16, 12)).astype(np.float32)
+            nifti(root / site / "images" / f"p{n}.nii", image)
+            nifti(root / site / "masks" / f"p{n}.nii", (image > 1).astype(np.uint8))
+    shas = []
+    for cache in ("memory", "disk"):
+        own = [f"scenario.root={root}", f"scenario.cache={cache}", f"run.dir={tmp_path / cache}"]
+        slices = ["scenario.spatial_dims=2", "scenario.patch=null", "augment=none", "strategy=lwf"]
+        assert cli(*VARIED, *slices, "timeline.stages=[[A],[B]]", *own) == 0
+        shas.append(read(tmp_path / cache)["weights_sha256"])
+    assert shas[0] == shas[1]
+
+
 @pytest.mark.parametrize("size", ["null", "[10,8,8]"])
 def test_whole_volumes_from_disk_are_those_from_memory(
     cli, tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch, size: str

@@ -53,11 +53,18 @@ def test_what_is_not_named_is_refused_in_one_line(tmp_path: Path, job: str, text
         ("rounds: many", "allowed.yaml.rounds"),
         ("scenario: [", "allowed.yaml: cannot be read"),
         ("folder", "allowed.yaml: must be a group"),
+        *((text, "allowed.yaml: must be a group") for text in ("[]", "false", "''", "0")),
     ],
 )
 def test_a_file_that_cannot_be_meant_allows_nothing(tmp_path: Path, text: str, said: str):
     with pytest.raises(ConfigError, match=said):
         allowed(tmp_path, text)
+
+
+def test_a_link_to_a_file_that_is_gone_allows_nothing(tmp_path: Path):
+    (tmp_path / NAME).symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Allowed.of(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"scenario": 1}', "null"])

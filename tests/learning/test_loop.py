@@ -207,3 +207,16 @@ def test_a_loss_term_that_is_not_declared_is_refused_where_it_is_made():
 
     with pytest.raises(RunError, match="loss term 'extra' is not declared; name it in `losses`"):
         train(network(), Learner(), strategy=Foreign())
+
+
+def test_what_is_frozen_has_no_say_in_clipping():
+    """A network is used again in later stages: what was learned then may be frozen now."""
+    weights = []
+    for stale in (None, 1e3):
+        student = network()
+        frozen = student[0].requires_grad_(False)
+        for one in frozen.parameters():
+            one.grad = None if stale is None else torch.full_like(one, stale)
+        train(student, Learner(batch_size=5, steps=3, clip=0.01))
+        weights.append(student[2].weight)
+    assert torch.equal(*weights) and not torch.equal(weights[0], network()[2].weight)

@@ -13,6 +13,7 @@ from fedcl.data.samples import Stacked
 from fedcl.data.scans import Scan
 from fedcl.learning.step import Activations, Step
 from fedcl.seeding import torch_rng
+from fedcl.timeline import POOL
 from strategies.cauaug import restyle
 from strategies.parts.decoder import Decoder
 from strategies.parts.distillation import drawn
@@ -67,19 +68,20 @@ def test_cauaug_style_is_numpys_of_slices_and_volumes(shape: tuple[int, ...]):
 @pytest.mark.parametrize("name", ["cauaug", "ewc", "harmony", "mas", "souvenir"])
 def test_reports_do_not_depend_on_how_many_samples_are_loaded_at_a_time(name: str):
     rng = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 37, 12, 16, generator=rng)
+    image = torch.randn(1, 150, 12, 16, generator=rng)
     scan = Scan.of(image, (image[0] > 1).byte())
-    loaded = Crops([Item(scan, n) for n in range(37)], (12, 16), torch.device("cpu"))
-    ready = loaded[torch.arange(37)]
-    assert len(list(loaded.parts(16))) == 3 and len(list(ready.parts(16))) == 1
+    loaded = Crops([Item(scan, n) for n in range(150)], (12, 16), torch.device("cpu"))
+    ready = loaded[torch.arange(150)]
+    assert [len(part) for part in ready.parts()] == [64, 64, 22]
+    assert all(a.inputs.equal(b.inputs) for a, b in zip(loaded.parts(), ready.parts(), strict=True))
     reporting, network = make(name).reporting(Line(), TASK, (1, 12, 16)), Line()
     one, other = (reporting.tell(network, samples) for samples in (loaded, ready))
     assert one.keys() == other.keys() == reporting.forms.keys()
     for key, value in one.items():
-        np.testing.assert_allclose(value, other[key], rtol=1e-5, atol=1e-6, err_msg=key)
+        np.testing.assert_array_equal(value, other[key], err_msg=key)
 
 
-def test_of_a_hospital_that_trains_again_the_newest_record_is_kept():
+def test_of_a_hospital_that_trains_again_the_newest_record_is_kept_of_a_pool_every_one():
     cauaug, slices = make("cauaug"), Stacked(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2).long())
     told = cauaug.style(nn.Identity(), slices)
     memory: dict[str, np.ndarray] = {}
@@ -87,6 +89,10 @@ def test_of_a_hospital_that_trains_again_the_newest_record_is_kept():
         reports = dict.fromkeys(sites, told)
         memory = cauaug.remember(past(nn.Identity(), stage=stage, reports=reports, memory=memory))
     assert {key.rpartition("/")[0] for key in memory} == {"0/A", "1/B", "1/C"}
+    pool: dict[str, np.ndarray] = {}
+    for stage in range(3):
+        pool = cauaug.remember(past(nn.Identity(), stage=stage, reports={POOL: told}, memory=pool))
+    assert {key.rpartition("/")[0] for key in pool} == {f"{stage}/{POOL}" for stage in range(3)}
 
 
 def test_cauaug_restyle_keeps_the_phase_and_takes_magnitude_and_moments():

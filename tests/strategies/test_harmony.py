@@ -233,7 +233,8 @@ def test_what_counts_nowhere_is_no_organ_and_no_class():
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((48, 48), [16, 4]), ((64, 64, 64), [1] * 20), ((16, 64, 64), [4] * 5)]
+    ("size", "expected"),
+    [((160, 160), [10] * 2), ((64, 64, 64), [1] * 20), ((16, 64, 64), [4] * 5)],
 )
 def test_volumes_are_summed_few_at_a_time(size: tuple[int, ...], expected: list[int]):
     samples = Stacked(torch.zeros(1, 1, *size).expand(20, 1, *size), torch.zeros(20, 1, 1, 1))

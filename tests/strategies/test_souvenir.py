@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_dilation
 from torch import nn
 
 from fedcl.data.samples import Stacked
 from fedcl.tasks.losses import segmentation_loss
-from strategies.parts.anatomy import SECTORS, levels, places, quantiles, regions, reshape
+from strategies.parts.anatomy import SECTORS, grown, levels, places, quantiles, regions, reshape
 from strategies.souvenir import repaint
 from tests.small import ce, make, step
 
@@ -86,6 +87,28 @@ def test_a_region_the_old_hospital_never_saw_is_left_alone():
     painted = repaint(images, labels, left, 0.0, torch.Generator())
     organ = labels > 0
     assert painted[organ].equal(images[organ]) and not painted[~organ].equal(images[~organ])
+
+
+@pytest.mark.parametrize(("lengths", "by"), [((20, 24), (2, 3)), ((10, 12, 14), (1, 2, 3))])
+def test_an_organ_grows_as_scipy_dilates_it(lengths: tuple[int, ...], by: tuple[int, ...]):
+    area = torch.rand(2, 1, *lengths, generator=torch.Generator().manual_seed(0)) > 0.97
+    box = np.ones((1, 1, *(2 * n + 1 for n in by)))
+    assert np.array_equal(grown(area.float(), by) > 0, binary_dilation(area.numpy(), box))
+
+
+def test_half_precision_moves_nothing_elsewhere():
+    label = disc(256, 0.2, -0.1)
+    image = torch.rand(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
+    place = torch.tensor([[[0.2] * 4, [0.1, -0.2, -1.5, -1.6]]])
+
+    def moved() -> tuple[torch.Tensor, torch.Tensor]:
+        rng = torch.Generator().manual_seed(1)
+        return reshape(image, label, place, torch.ones(1) > 0, rng)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        half = moved()
+    assert all(a.equal(b) for a, b in zip(half, moved(), strict=True))
+    assert not half[0].equal(image)
 
 
 def test_reshaping_moves_and_scales_the_organ_with_its_image():

@@ -46,11 +46,21 @@ def test_what_is_ignored_has_no_say_in_the_ratio():
     assert not torch.autograd.grad(found, logits)[0][:, :, :4].any()
 
 
-def test_certain_answers_have_a_finite_loss():
-    logits = torch.tensor([[[[80.0]], [[-80.0]]]], requires_grad=True)
-    loss = one_ratio_loss(logits, torch.ones(1, 1, 1, 1, dtype=torch.int64))
+@pytest.mark.parametrize("gap", [1.0, 16.5, 17.0, 25.0, 80.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_surer_a_wrong_answer_the_larger_its_loss_and_its_gradient_never_explodes(
+    gap: float, dtype: torch.dtype
+):
+    """One voxel, two classes: both have log odds of `gap` for what is wrong."""
+    logits = torch.tensor([[[[gap]], [[0.0]]]], dtype=dtype, requires_grad=True)
+    wrong = torch.ones(1, 1, 1, 1, dtype=torch.int64)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = one_ratio_loss(logits, wrong)
+    sure = 1 / (1 + math.exp(-gap))
+    dice = 1 - (2 * (1 - sure) + 1) / (2 + 1)
+    assert loss.item() == pytest.approx(dice + math.log1p(math.exp(gap)), rel=0.01)
     loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+    assert logits.grad[0, 0].item() == pytest.approx(sure, abs=0.2)
 
 
 def test_the_ratio_without_background_by_hand():
