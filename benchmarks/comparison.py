@@ -5,7 +5,8 @@ writes `benchmarks/RESULTS.md`, the table of the README and those of the pages o
 there is. First the weights are tuned, as many values for
 every method, on a seed that is in no table; then all run with the seeds and orders that are, once
 with augmentation for everybody and once for nobody. `--stream phantom`, `--only ted souvenir`
-restrict it, `--lanes 2` runs so many at a time, `--report` only writes.
+restrict it, and then nothing is written; `--lanes 2` runs so many at a time, `--report` only
+writes, from all runs below `--out`.
 """
 
 import argparse
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", choices=METHODS, default=[], metavar="METHOD")
     parser.add_argument("--report", action="store_true", help="run nothing, only write")
     given = parser.parse_args(arguments)
+    part = given.stream is not None or bool(given.only)
+    if given.report and part:
+        parser.error("--report writes everything that is there; leave --stream and --only away")
     if given.report and not any(given.out.rglob("results.json")):
         parser.error(f"no runs in {given.out}; unpack benchmarks/comparison.tar.xz there first")
     works = [
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         for what, runs in planned(work, given.only):
             run_all(runs, given.lanes, f"{work.name}, {what}")
-    if not given.stream:
+    if not part:
         write(works)
         archive(given.out, ROOT / "benchmarks" / "comparison.tar.xz")
 

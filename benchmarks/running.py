@@ -100,19 +100,21 @@ def archive(folder: Path, file: Path) -> None:
 
     Scores that no table shows (`secondary`) are left out: they are most of it.
     """
-    with tarfile.open(file, "w:xz", preset=9) as kept:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz", preset=9) as kept:
         for place in sorted(found.parent for found in folder.rglob("results.json")):
             results = completed(place)
             if results is None:
                 continue
             short = json.dumps({key: one for key, one in results.items() if key != "secondary"})
-            for name, data in (
+            for name, content in (
                 ("config.yaml", (place / "config.yaml").read_bytes()),
                 ("results.json", short.encode()),
             ):
                 entry = tarfile.TarInfo(str(place.relative_to(folder.parent) / name))
-                entry.size = len(data)
-                kept.addfile(entry, io.BytesIO(data))
+                entry.size = len(content)
+                kept.addfile(entry, io.BytesIO(content))
+    write_atomically(file, data.getvalue())
 
 
 def write_section(name: str, text: str, page: Path = RESULTS) -> None:

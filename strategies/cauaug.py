@@ -81,7 +81,9 @@ class CauAug(Archiving):
         rngs = (torch_rng("cauaug", number) for number in range(self.test_networks))
         return Through(network, [drawn_layers(task.channels, task.dims, rng) for rng in rngs])
 
-    def reporting(self, network: nn.Module, task: Segmentation, shape: Sequence[int]) -> Reporting:
+    def reporting(
+        self, network: nn.Module, task: Segmentation, shape: Sequence[int]
+    ) -> Reporting | None:
         """See `Strategy.reporting`."""
         channels, *lengths, width = shape
         forms = {
@@ -89,7 +91,7 @@ class CauAug(Archiving):
             "mean": Form((channels,)),
             "std": Form((channels,), low=0.0),
         }
-        return Reporting(forms, self.style)
+        return Reporting(forms, self.style) if self.dom else None
 
     def style(self, network: nn.Module, samples: Samples) -> Arrays:
         """Return the mean magnitude (C, ..., W // 2 + 1), mean (C,) and deviation (C,)."""

@@ -88,12 +88,10 @@ class Harmony(Archiving):
         """
         ends = appearance.ends(samples)
         shares, share = appearance.distributions(samples, classes, ends)
-        knots = torch.linspace(0, 1, appearance.KNOTS, dtype=torch.float64)
-        knots = ends[0, :, None] + knots * (ends[1] - ends[0])[:, None]
         found = [(places(y), organs(y).flatten(1).any(dim=1)) for _, y in appearance.parts(samples)]
         spots, organ = (torch.cat(one) for one in zip(*found, strict=True))
         record = {
-            "level": torch.einsum("crk,ck->cr", shares[..., 0], knots),
+            "level": appearance.means(shares, ends),
             "share": share,
             "ends": ends,
             "organ": organ.float().mean(dim=0, keepdim=True),
@@ -104,17 +102,18 @@ class Harmony(Archiving):
     def recall(self, summary: SiteSummary) -> Mapping[str, Tensor]:
         """Return the archive with the map to every hospital in it, (C, K, M), and its ends."""
         memory, device = summary.memory, summary.samples.device
+        if not self.look:
+            return memory
         ends = appearance.ends(summary.samples)
         own, share = appearance.distributions(summary.samples, summary.task.classes, ends)
         places = sorted({key.rpartition("/")[0] for key in memory})
-        maps = []
-        for place in places:
-            level, there = (memory[f"{place}/{name}"].cpu() for name in ("level", "share"))
-            weight = 2 * share * there / (share + there).clamp_min(1e-12)
-            towards = partial(appearance.curves, weight=weight)
-            maps.append(torch.stack([*map(towards, own, ends.t(), level)]))
+        left = (
+            [memory[f"{place}/{name}"].cpu() for name in ("level", "share")] for place in places
+        )
+        maps = [appearance.fitted(own, share, ends, *one) for one in left]
         theta, ends = torch.stack(maps).to(device), ends.to(device)
         bounds = torch.stack([memory[f"{place}/ends"] for place in places])
         theta = appearance.corrected(theta, ends, bounds, self.correct, summary)
-        found = {f"{place}/theta": one for place, one in zip(places, theta, strict=True)}
-        return {**memory, **found, **{f"{place}/own": ends for place in places}}
+        for place, one in zip(places, theta, strict=True):
+            memory = {**memory, f"{place}/theta": one, f"{place}/own": ends}
+        return memory

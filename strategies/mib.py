@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedcl.errors import ConfigError, RunError
 from fedcl.learning.step import Step
+from fedcl.models.base import Model
 from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
 from strategies.lwf import LwF
-from strategies.parts.distillation import soft_cross_entropy
+from strategies.parts.distillation import judged_once, soft_cross_entropy
 
 
 @dataclass
@@ -34,6 +34,8 @@ class MiB(LwF):
             does not say it.
         added: classes that the first stage does not have, likewise.
     """
+
+    corrects = True
 
     unlabelled: list[int] = setting(factory=list, low=1)
     added: list[int] = setting(factory=list, low=1)
@@ -65,8 +67,13 @@ class MiB(LwF):
         known = task.marked(taught)
         return [number for number in range(1, task.classes) if number not in known]
 
-    def check(self, task: Segmentation, model: Any) -> None:
+    def check(self, task: Segmentation, model: Model) -> None:
         """See `Strategy.check`."""
+        if task.candidates and task.form != "dice_ce":
+            raise ConfigError(
+                f"scenario.loss: there is no unbiased {task.form} for classes that are not marked; "
+                "take dice_ce"
+            )
         for key, listed in (("unlabelled", self.unlabelled), ("added", self.added)):
             if listed and task.candidates:
                 raise ConfigError(f"strategy.{key}: scenario.unmarked says it already; take []")
@@ -74,6 +81,9 @@ class MiB(LwF):
                 raise ConfigError(
                     f"strategy.{key}: must be different classes below {task.classes}, got {listed}"
                 )
+        super().check(task, model)
+        if self.unlabelled:
+            judged_once(model)
 
 
 def as_background(logits: Tensor, classes: list[int]) -> Tensor:

@@ -34,8 +34,7 @@ class PLOP(Distilling):
         entropy: as a share of the largest possible, log K; 0 for no pseudo-labels.
     """
 
-    losses = ("pod",)
-
+    losses, corrects = ("pod",), True
     pod: float = setting(0.3, low=0)
     windows: list[int] = setting(factory=lambda: [1, 2, 4], low=1)
     entropy: float = setting(0.001, low=0, high=1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.comparison_tables import LACKING
 from benchmarks.comparison_tables import README as SHORT
 from fedcl.config.hydra import CONF
 from fedcl.registry import STRATEGY
@@ -59,7 +60,8 @@ def test_a_table_of_methods_is_that_of_the_results(page: str):
         for head in row.keys() - {"strategy"}:
             short, _, figure = head.rpartition(": ")
             source = compared(SHORT_NAMES.get(short, short or "phantom"))
-            assert row[head] == source.get(method(row), {}).get(figure, "-"), (method(row), head)
+            known = source.get(method(row), {}).get(figure, LACKING)
+            assert row[head] == known, (method(row), head)
 
 
 @pytest.mark.parametrize("page", COPIES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -44,11 +44,13 @@ class Role:
         model: which of the architectures it trains.
         teacher: of which architecture its teacher is; None if it never has one.
         data_fraction: the share of its training cases that it uses.
+        first_share: the share of these that has come by its first stage; see `Stay.ramp`.
     """
 
     model: str
     teacher: str | None
     data_fraction: float = setting(1.0, above=0, high=1)
+    first_share: float = setting(1.0, above=0, high=1)
 
     @property
     def models(self) -> list[str]:

@@ -121,7 +121,9 @@ class Roles:
                 f"strategy.teacher.model: no site trains {teacher}; let one do so by sites, or "
                 "give a trained one by strategy.teacher.file"
             )
-        return Role(name, teacher, self._site(site).data_fraction)
+        line = self.timeline
+        first = 1.0 if site == POOL else line.share(site, line.arrival(site))
+        return Role(name, teacher, self._site(site).data_fraction, first)
 
 
 def _named(name: str, values: Any) -> Model:

@@ -218,6 +218,14 @@ def _faults_can_happen(config: Config) -> None:
         raise ConfigError("faults: a pool has no single site that could fail; take none")
 
 
+def _a_pool_is_enough(config: Config) -> None:
+    if config.timeline.centralised and config.job.strategy.requirements.every_update:
+        raise ConfigError(
+            f"timeline.centralised: {name_of(config.job.strategy)} reads every site's own update, "
+            "and a pool has one; take another strategy"
+        )
+
+
 def _models_can_be_judged(config: Config) -> None:
     task = config.job.task
     if config.release.on_refusal is not None and not task.held_out:
@@ -281,6 +289,7 @@ CHECKS = (
     _somebody_is_scored,
     _privacy_holds,
     _faults_can_happen,
+    _a_pool_is_enough,
     _models_can_be_judged,
     _models_can_be_kept,
     _cases_can_come_in,

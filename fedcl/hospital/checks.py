@@ -20,11 +20,13 @@ def check(hospital: Hospital) -> None:
     """
     keeps_privacy(hospital)
     device, task = loop.device_of(hospital.job.learner), hospital.task
-    every = sum(len(hospital.samples({name: 1.0})) for name in hospital.places)
+    whole = dict.fromkeys(hospital.places, 1.0)
+    first = {name: hospital.job.roles[name].first_share for name in whole}
     size = hospital.job.learner.batch_size
-    smallest = every % size or min(every, size)
+    counts = [sum(_count(hospital, *one) for one in shares.items()) for shares in (first, whole)]
+    smallest = min(count % size or min(count, size) for count in counts)
     for name in hospital.places:
-        samples = hospital.samples({name: 1.0})
+        samples = hospital.samples({name: first[name]})
         for model in hospital.job.models:  # all of them are evaluated here
             network = hospital.network(model, (name,)).to(device)
             own = model == hospital.role.model
@@ -39,10 +41,14 @@ def check(hospital: Hospital) -> None:
                 f"{least}"
             )
     network = hospital.network(hospital.role.model, (next(iter(hospital.places)),))
-    problem = too_few(hospital, network, samples, every)
+    problem = too_few(hospital, network, samples, min(counts))
     if problem is not None:
         raise DataError(problem)
     hospital.auxiliary({})
+
+
+def _count(hospital: Hospital, name: str, share: float) -> int:
+    return len(hospital.samples({name: share}))
 
 
 def keeps_privacy(hospital: Hospital) -> None:

@@ -52,6 +52,11 @@ class Model:
         """Return the layers of a network, as `build` made it, that methods may look at."""
         return Layers()
 
+    @property
+    def judged(self) -> bool:
+        """Whether `terms` judges further outputs by the labels."""
+        return False
+
     def terms(
         self, aside: Sequence[Tensor], inputs: Tensor, loss: Callable[[Tensor], Tensor]
     ) -> dict[str, Tensor]:

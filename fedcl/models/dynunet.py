@@ -96,6 +96,11 @@ class DynUNet(ImageModel):
             return layers
         return replace(layers, aside=_children(network, "deep_supervision_heads"))
 
+    @property
+    def judged(self) -> bool:
+        """See `Model.judged`."""
+        return self.supervised > 0
+
     def terms(
         self, aside: Sequence[Tensor], inputs: Tensor, loss: Callable[[Tensor], Tensor]
     ) -> dict[str, Tensor]:

@@ -108,6 +108,13 @@ def distributions(samples: Samples, classes: int, ends: Tensor) -> tuple[Tensor,
     return means[:, :size], voxels[:size] / voxels[:size].sum().clamp_min(1)
 
 
+def means(shares: Tensor, ends: Tensor) -> Tensor:
+    """Return the mean intensity of every region, (C, R), by `distributions`."""
+    knots = torch.linspace(0, 1, KNOTS, dtype=torch.float64)
+    knots = ends[0, :, None] + knots * (ends[1] - ends[0])[:, None]
+    return torch.einsum("crk,ck->cr", shares[..., 0], knots)
+
+
 def curves(own: Tensor, ends: Tensor, level: Tensor, weight: Tensor) -> Tensor:
     """Return the map of intensities under which every region has another hospital's mean.
 
@@ -137,6 +144,21 @@ def curves(own: Tensor, ends: Tensor, level: Tensor, weight: Tensor) -> Tensor:
     moments = design.t() @ (weight[:, None] * design)
     wanted = design.t() @ (weight * level.double()) + PULL * start.flatten()
     return torch.linalg.solve(moments + penalty, wanted).view(knots, powers).float()
+
+
+def fitted(own: Tensor, share: Tensor, ends: Tensor, level: Tensor, there: Tensor) -> Tensor:
+    """Return the map to another hospital, (C, K, M); see `curves`.
+
+    Args:
+        own: what `distributions` gives here, shape (C, R, K, M).
+        share: of every region here, shape (R,).
+        ends: of the curves, shape (2, C).
+        level: mean of every region at the other hospital, shape (C, R).
+        there: share of every region there; it counts by the harmonic mean of both shares.
+    """
+    weight = 2 * share * there / (share + there).clamp_min(1e-12)
+    channels = zip(own, ends.t(), level, strict=True)
+    return torch.stack([curves(*channel, weight) for channel in channels])
 
 
 def mapped(images: Tensor, theta: Tensor, ends: Tensor, bounds: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
 from fedcl.learning.strategy import Requirements, StageSummary, Strategy, Teaching
+from fedcl.models.base import Model
 from fedcl.settings import setting
 from fedcl.tasks.base import Task
 from fedcl.tasks.segmentation import Segmentation
@@ -47,7 +49,10 @@ class Distilling(Strategy):
 
     Attributes:
         teacher: which model teaches.
+        corrects: whether it makes good for classes that a site does not mark.
     """
+
+    corrects: ClassVar[bool] = False
 
     teacher: Teacher = setting(factory=Teacher)
 
@@ -60,6 +65,11 @@ class Distilling(Strategy):
     def teaching(self) -> Teaching:
         """See `Strategy.teaching`."""
         return self.teacher.teaching
+
+    def check(self, task: Any, model: Any) -> None:
+        """See `Strategy.check`."""
+        if self.corrects and task.candidates:
+            judged_once(model)
 
 
 @dataclass
@@ -97,6 +107,19 @@ def check_terms(terms: str, known: Sequence[str]) -> None:
             raise ConfigError(
                 f"strategy.terms: there is no {term!r}; join some of {', '.join(known)} by '+'"
             )
+
+
+def judged_once(model: Model) -> None:
+    """Raise `ConfigError` for a model that judges further outputs, by the labels as they are.
+
+    Corrected labels and answers are of the last outputs alone: the others would go on unlearning
+    the classes that a site does not mark.
+    """
+    if model.judged:
+        raise ConfigError(
+            "model.supervised: what sites do not mark is made good for the last outputs alone, "
+            "coarser ones would unlearn it; take 0"
+        )
 
 
 def filled(targets: Tensor, found: Tensor, sure: Tensor, task: Task) -> Tensor:

@@ -54,6 +54,15 @@ def site(root: Path, name: str, patients: int = 3) -> Path:
         (["model.channels=[8]"], ["model.channels: at least two levels"]),
         (["scenario.patients=2"], ["scenario.patients: must be at least 3"]),
         (["scenario.test=0.9"], ["site A: 6 patients are too few"]),
+        (
+            [
+                "scenario.slices=1",
+                "scenario.patients=9",
+                "strategy=souvenir",
+                "+timeline.sites.A.ramp=2",
+            ],
+            ["site A: 2 training samples", "give it more cases"],
+        ),
         (["tracking.enabled=true", "tracking.uri=nosuch://x"], ["tracking.uri: MLflow", "nosuch"]),
         (["run.resume=/nowhere/at/all"], ["run.resume: /nowhere/at/all holds no run"]),
         (["engine=3"], ["Config group override"]),

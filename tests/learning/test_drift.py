@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from fedcl.data.samples import Stacked
@@ -72,6 +73,21 @@ def test_every_method_that_distils_has_it_in_its_loss(strategy: str):
     with torch.no_grad():
         wanted = F.cross_entropy(Line(0.5)(samples.inputs), before(samples.inputs).softmax(1))
     assert losses["drift"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_it_leaves_no_trace_in_running_statistics_of_what_a_method_does_not_show():
+    """CauAug shows its student images seen through a random network, and so do its tests."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2))
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    samples = Stacked(images, torch.ones(4, 1, 8, 8).long())
+    lesson = Lesson(
+        task=TASK, student=network, before=lambda x: torch.cat([x, -x], 1).softmax(1), drift=1.0
+    )
+    train(
+        lesson, samples, Learner(steps=1, batch_size=4), make("cauaug", teacher=BOTH),
+        lambda _: 0.1, (0,),
+    )  # fmt: skip
+    assert network[1].num_batches_tracked == 1
 
 
 def test_from_the_second_round_on_it_keeps_hospitals_together(cli, tmp_path: Path):

@@ -146,6 +146,10 @@ def test_bad_input_is_one_line(
         (["scenario.parts.late.outputs=[signal,signal]"], "at most once"),
         (["scenario=folder_signal", "scenario.masks=[]", "scenario.size=16"], "give one name"),
         (["scenario.shared=false", "model=diner", "timeline.centralised=true"], "keeps table"),
+        (
+            ["strategy=field_server_distillation", "timeline.centralised=true"],
+            "reads every site's own update",
+        ),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_one_line(

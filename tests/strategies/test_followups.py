@@ -81,6 +81,13 @@ def test_reports_do_not_depend_on_how_many_samples_are_loaded_at_a_time(name: st
         np.testing.assert_array_equal(value, other[key], err_msg=key)
 
 
+def test_cauaug_tells_nothing_that_no_term_needs():
+    cauaug = make("cauaug", dom=0.0)
+    assert cauaug.reporting(nn.Identity(), TASK, (1, 4, 4)) is None
+    here = step(logits(0.5, 0.5), logits(0.5, 0.5))
+    assert cauaug.objective(here).keys() == {"seg", "kd"}
+
+
 def test_of_a_hospital_that_trains_again_the_newest_record_is_kept_of_a_pool_every_one():
     cauaug, slices = make("cauaug"), Stacked(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2).long())
     told = cauaug.style(nn.Identity(), slices)

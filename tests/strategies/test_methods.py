@@ -11,6 +11,7 @@ from torch import nn
 from fedcl.data.samples import Stacked
 from fedcl.errors import ConfigError, RunError
 from fedcl.learning.step import Step
+from fedcl.registry import MODEL
 from fedcl.tasks.losses import marginal_loss, segmentation_loss
 from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import Timeline
@@ -203,6 +204,22 @@ def test_mib_refuses_what_its_settings_contradict():
     here.targets[...] = 1
     with pytest.raises(RunError, match="a site marks classes of"):
         make("mib", unlabelled=[1]).objective(here)
+
+
+@pytest.mark.parametrize("name", ["mib", "plop"])
+def test_what_corrects_the_last_outputs_takes_no_coarser_ones(name: str):
+    """Deep supervision would judge those by the labels as they are, and unlearn what is old."""
+    task = partly(None, 0).task
+    deep, plain = (MODEL.make({"name": "dynunet", "supervised": n}) for n in (1, 0))
+    make(name).check(task, plain)
+    make(name).check(Segmentation(1, 3), deep)
+    with pytest.raises(ConfigError, match=r"model\.supervised"):
+        make(name).check(task, deep)
+    if name == "mib":
+        with pytest.raises(ConfigError, match=r"model\.supervised"):
+            make(name, unlabelled=[1]).check(Segmentation(1, 3), deep)
+        with pytest.raises(ConfigError, match=r"scenario\.loss: there is no unbiased dice_bce"):
+            make(name).check(replace(task, form="dice_bce"), plain)
 
 
 def test_mib_is_lwf_where_all_classes_are_marked():
