@@ -160,9 +160,11 @@ def patients(
     """Return one pair of scores per patient.
 
     Where the seed does not make the data (a folder of files, or `scenario.seed` held), the
-    cases of one name are one patient in every seed, and their scores are averaged.
+    cases of one name are one patient in every seed, and their scores are averaged. A scenario's
+    seed of null is the run's.
     """
-    worlds = {run.results.seed: run.config.get("scenario.seed") for run in runs}
+    held = {run.results.seed: run.config.get("scenario.seed", "files") for run in runs}
+    worlds = {seed: seed if world is None else world for seed, world in held.items()}
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for (seed, site, case), pair in pairs.items():
         found.setdefault((str(worlds.get(seed)), site, case), []).append(pair)

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
+from fedcl.config.groups import DECIDING
 from fedcl.config.hydra import compose, in_one_line
 from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
@@ -76,7 +77,8 @@ def changes(arguments: Sequence[str]) -> Change:
             if _same(stored, key, value):
                 continue
             if key == "engine":
-                stored["engine"] = compose([f"engine={value}"])["engine"]
+                deciding = {one: stored["engine"][one] for one in DECIDING}
+                stored["engine"] = {**compose([f"engine={value}"])["engine"], **deciding}
             elif _may_change(key, staying):
                 group, _, rest = key.partition(".")
                 stored[group] = OmegaConf.to_container(_updated(stored[group], rest, value))

@@ -28,7 +28,7 @@ def segmented(
 ) -> tuple[dict[str, dict[str, Picture]], list[str]]:
     """Write how the last models of runs segment the first test case of every site.
 
-    `out/RUN/SITE_CASE.nii.gz` has the classes, 0, 1, ..., beside `out/labels/SITE_CASE.nii.gz`.
+    `out/RUN/SITE/CASE.nii.gz` has the classes, 0, 1, ..., beside `out/labels/SITE/CASE.nii.gz`.
 
     Args:
         runs: complete ones on the same data, with a name for each.
@@ -71,7 +71,7 @@ def _answered(folder: Path, site: str, case: Case, out: Path) -> Picture:
     """Write how the model of a run segments a case, and return it as a picture."""
     one = trained(folder, site, None, None)
     device = device_of(one.learner)
-    found = one.task.predict(one.network.to(device), case, device, one.learner.amp)
+    found = one.task.predict(one.answering.to(device), case, device, one.learner.amp)
     for number, (answer, scan) in enumerate(zip(found, case.scans, strict=True)):
         _save(out / _file(site, case, number), restored(answer, scan.own).max(0).indices, scan)
     return one.task.picture(case, found)
@@ -83,7 +83,7 @@ def _named(name: str) -> str:
 
 def _file(site: str, case: Case, number: int) -> str:
     several = f"_{number + 1}" if len(case.scans) > 1 else ""
-    return f"{_named(site)}_{_named(case.name)}{several}.nii.gz"
+    return f"{_named(site)}/{_named(case.name)}{several}.nii.gz"
 
 
 def _save(file: Path, classes: Tensor, scan: Scan) -> None:

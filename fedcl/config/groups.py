@@ -1,5 +1,6 @@
 """The groups of the configuration that no plug-in has a say in; checked without torch."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -84,9 +85,11 @@ class Engine:
                 f"engine.num_gpus: must be auto or a number of at least 0, got {share!r}"
             )
 
-    def needed(self, cohort: int) -> float:
+    def needed(self, cohort: int) -> int:
         """Return how many of `cohort` sites must deliver an update."""
-        return self.quorum if isinstance(self.quorum, int) else self.quorum * cohort
+        if isinstance(self.quorum, int):
+            return self.quorum
+        return math.ceil(self.quorum * cohort - 1e-9)  # 0.28 * 25 is a little more than 7
 
 
 @dataclass

@@ -69,7 +69,8 @@ def _of_csv(file: Path) -> dict[str, list[str]]:
         rows = list(csv.reader(stream, strict=True))
     parts: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=1):
-        if len(row) != 2 or (number > 1 and row[1] not in PARTS):
+        meant = len(row) == 2 and row[1].strip().lower().startswith(PARTS)  # "Test" is no header
+        if len(row) != 2 or (row[1] not in PARTS and (number > 1 or meant)):
             raise ValueError(f"line {number}: give a case and its part, {', '.join(PARTS)}")
         if row[1] in PARTS:
             parts.setdefault(row[1], []).append(row[0])

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedcl.data import nifti, pictures
 from fedcl.data.channels import Channels
 from fedcl.data.framing import Framing
-from fedcl.data.grid import Array, Cut, Grid, along, cut_of
+from fedcl.data.grid import Array, Cut, Grid, along, apart, cut_of, offset
 from fedcl.data.intensities import Intensities, shown
 from fedcl.data.notes import Notes
 from fedcl.data.resampling import in_spacing, restored, stretched
@@ -39,7 +39,7 @@ def listed(folder: str, pattern: str = "{case}") -> list[Item]:
             channel in a file of its own; without an extension, files of all kinds that are read.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or one has other channels than the first.
     """
     kinds = "|".join(map(re.escape, (*VOLUMES, *PICTURES)))
     text = re.escape(pattern).replace(r"\{case\}", "(?P<case>.+?)")
@@ -55,6 +55,13 @@ def listed(folder: str, pattern: str = "{case}") -> list[Item]:
             cases[found["case"]][channel] = str(file)
     if not cases:
         raise ValueError(f"{folder}: no image is called {pattern}")
+    usual = next(iter(cases.values())).keys()
+    for case, files in cases.items():
+        if files.keys() != usual:
+            raise ValueError(
+                f"{folder}: case {case} has the channels {', '.join(map(str, sorted(files)))}, "
+                f"others {', '.join(map(str, sorted(usual)))}"
+            )
     return [
         {"image": [files[n] for n in sorted(files)], "case": case} for case, files in cases.items()
     ]
@@ -130,6 +137,8 @@ def read(files: Sequence[Path]) -> tuple[Array, Grid]:
         turned, its = along(*_values(file), grid)
         if its.shape != grid.shape:
             raise ValueError(f"{file.name} is of another shape")
+        if apart(grid, its) or offset(grid, its) > 1:
+            raise ValueError(f"{file.name} lies elsewhere, or has voxels of another size")
         parts.append(turned)
     if len(parts) > 1:
         parts = [np.moveaxis(Channels().take(np.moveaxis(p, -1, 0)), 0, -1) for p in parts]

@@ -16,7 +16,7 @@ from fedcl.data.alone import Alone
 from fedcl.data.grid import Array
 from fedcl.data.preparing import MOST
 from fedcl.data.resampling import restored
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, DataError
 from fedcl.learning.learner import Learner
 from fedcl.learning.scenario import Scenario
 from fedcl.models.base import ImageModel
@@ -64,8 +64,14 @@ class Trained:
         return kind.alone is Scenario.alone and kind.reading is not Scenario.reading
 
     def answer(self, alone: Alone, device: torch.device) -> Array:
-        """Return the class of every voxel of an image, on its own grid, as it would be scored."""
+        """Return the class of every voxel of an image, on its own grid, as it would be scored.
+
+        Raises:
+            DataError: the model gives no numbers, of which no mask can be made.
+        """
         (found,) = self.task.predict(self.answering, alone.case, device, self.learner.amp)
+        if not found.isfinite().all():
+            raise DataError("the model's answers are not finite; are the intensities in its range?")
         (scan,) = alone.case.scans
         return np.asarray(restored(found, scan.own).max(0).indices.numpy())
 

@@ -78,10 +78,10 @@ class Tracker(Watcher):
                 state.tracking_run = self._open(config, values, about, state.settled)
             self.run = state.tracking_run
             state.tracking_experiment = str(self.client.get_run(self.run).info.experiment_id)
-            self.client.set_terminated(self.run, "RUNNING")
-            self.spool = _spool(self.client, self.uri, folder)
+            self.spool = _spool(self.client, self.uri, folder, self.run)
             if self.spool.drain(self.wait):
                 raise TimeoutError(f"{folder / SPOOL} cannot be delivered")
+            self.client.set_terminated(self.run, "RUNNING")  # after what waited, such as its end
             self._told = {what: self._last(what) for what in ("round", "stage")}
 
     def started(self, config: Config, state: State, about: dict[str, Hello]) -> None:
@@ -283,13 +283,14 @@ def deliver(uri: str, folder: Path, wait: float) -> int:
     return count
 
 
-def _spool(client: MlflowClient, uri: str, folder: Path) -> Spool:
-    return Spool(folder / SPOOL, partial(_tell, client, folder), f"MLflow at {uri}")
+def _spool(client: MlflowClient, uri: str, folder: Path, run: str | None = None) -> Spool:
+    """Return what tells MLflow of a run; what waits goes to `run`, or the one that it was of."""
+    return Spool(folder / SPOOL, partial(_tell, client, folder, run), f"MLflow at {uri}")
 
 
-def _tell(client: MlflowClient, folder: Path, entry: Entry) -> None:
+def _tell(client: MlflowClient, folder: Path, now: str | None, entry: Entry) -> None:
     """Tell MLflow one entry of a run's spool; telling it again changes nothing."""
-    run = str(entry["run"])
+    run = now or str(entry["run"])
     if "metrics" in entry:
         client.log_batch(run, metrics=[Metric(*one) for one in entry["metrics"]])
     elif "model" in entry:

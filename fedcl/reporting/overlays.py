@@ -63,8 +63,8 @@ def overlay(alone: Alone, classes: Array, dims: int) -> bytes:
         classes: its mask, (slices, rows, columns).
         dims: of what networks are shown, 2 or 3.
     """
-    black, white = _window(alone.image)
     views = list(_views(alone, classes, dims))
+    black, white = _window(alone.image if views[0].image.ndim == 3 else alone.image[:1])
     across = min(ACROSS, len(views))
     down = -(-len(views) // across)
     wide = 6.4 if len(views) == 1 else 3.2

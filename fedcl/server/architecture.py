@@ -100,8 +100,8 @@ def cost(network: nn.Module, inputs: torch.Tensor) -> tuple[int, int]:
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(inputs)
-    except (RuntimeError, ValueError) as error:
-        shape, reason = tuple(inputs.shape[1:]), str(error).splitlines()[0]
+    except Exception as error:  # a hospital has said the shape: networks fail in any way at it
+        shape, reason = tuple(inputs.shape[1:]), (str(error).splitlines() or [repr(error)])[0]
         raise DataError(f"the model cannot take samples of shape {shape} ({reason})") from None
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return parameters, counter.get_total_flops() // 2  # it counts multiplications and additions

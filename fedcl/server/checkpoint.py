@@ -19,6 +19,8 @@ from fedcl.server.snapshot import FORMAT, NUMBERS, read
 from fedcl.server.state import ARRAYS, State
 
 log = logging.getLogger("fedcl")
+GONE = ".old"
+"""How the names of snapshots end that are being removed."""
 
 
 class Checkpoint:
@@ -39,7 +41,8 @@ class Checkpoint:
         Of one moment there may be several, numbered; none is ever replaced.
 
         Raises:
-            RunError: it cannot be written; those written before are as they were.
+            RunError: it cannot be written; those written before are as they were. One that is not
+                needed any more and cannot be removed is told of, no more.
         """
         name = f"round-{state.round:06d}-stage-{state.stage:03d}"
         same = [path.name for path in self._snapshots() if path.name.startswith(name)]
@@ -69,7 +72,12 @@ class Checkpoint:
             # Where the first is damaged the stage has ended once more, at the same moment.
             needed = path == ended or (path.name.startswith(ended.name) and not self._whole(ended))
             if path not in kept and not needed:
-                shutil.rmtree(path)
+                try:
+                    _remove(path)
+                except OSError as error:  # tried again after the next round
+                    log.warning("%s: an old checkpoint cannot be removed (%s)", path, error)
+        for gone in self.folder.glob(f".*{GONE}"):
+            shutil.rmtree(gone, ignore_errors=True)
 
     def load(self, config: Config | None = None) -> State | None:
         """Read the latest snapshot that is whole; None where none was ever finished.
@@ -97,7 +105,8 @@ class Checkpoint:
         """Remove the snapshots of what came after a round."""
         for folder in self._snapshots():
             if _round_of(folder) > round_:
-                shutil.rmtree(folder)
+                with writing(folder):
+                    _remove(folder)
 
     def ended(self, stages: int) -> State | None:
         """Return the state in which a run was after so many stages; None where it is not there.
@@ -129,7 +138,7 @@ class Checkpoint:
         return True
 
     def _snapshots(self) -> list[Path]:
-        return sorted(self.folder.glob("round-*-stage-*"))
+        return sorted(self.folder.glob("round-*-stage-*"), key=_moment)
 
 
 def _latest(snapshots: Sequence[Path], config: Config | None = None) -> State | None:
@@ -140,6 +149,18 @@ def _latest(snapshots: Sequence[Path], config: Config | None = None) -> State | 
         except RunError as error:
             log.warning("a checkpoint is damaged (%s); using the one before", error)
     return None
+
+
+def _remove(snapshot: Path) -> None:
+    """Put a snapshot out of sight at once, so that a kill leaves no half of one, and remove it."""
+    gone = snapshot.with_name(f".{snapshot.name}-{time.time_ns()}{GONE}")
+    snapshot.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)  # a network's file system may hold files for a while
+
+
+def _moment(snapshot: Path) -> tuple[int, int, str]:
+    """Return by what snapshots are ordered: rounds, stages, and which of that moment."""
+    return _round_of(snapshot), _stage_of(snapshot), snapshot.name
 
 
 def _round_of(snapshot: Path) -> int:

@@ -17,7 +17,8 @@ MOVED = (
 def take_back(state: State, checkpoint: Checkpoint, spoilt: SpoiltError) -> bool:
     """Bring a run back to before a round, and leave out who spoilt it for the rest of the stage.
 
-    What the run has cost and what went wrong stays written down.
+    What the run has cost and what went wrong stays written down; what a site weighed in a round
+    that does not count does not.
 
     Returns:
         Whether it could be done: not where the round is of an earlier stage, or the snapshot before
@@ -28,6 +29,7 @@ def take_back(state: State, checkpoint: Checkpoint, spoilt: SpoiltError) -> bool
         return False
     for name in MOVED:
         setattr(state, name, getattr(before, name))
+    state.ledger.shares = before.ledger.shares
     state.tries = before.tries + 1
     state.best, state.best_score = {}, None  # of other sites than those that are left
     if spoilt.site not in state.shut_out:

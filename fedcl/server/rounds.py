@@ -1,7 +1,6 @@
 """One stage of a run as a Flower strategy: its rounds, from the cohort to the average."""
 
 import logging
-import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -183,10 +182,11 @@ class Stage(FlowerStrategy):
                 now, carried = self._moved(intake, architecture, heard)
                 moved |= architecture.whole(now)
                 momentum |= architecture.whole(carried)
-            elif name in {self.config.job.roles[site].model for site in self.asked}:
-                log.warning("%s: nobody delivered %s, which stays as it was", self._now, name)
+            else:
                 momentum |= architecture.whole(architecture.part(self.state.momentum))
-        self._spoiling.check_joined(moved)
+                if name in {self.config.job.roles[site].model for site in self.asked}:
+                    log.warning("%s: nobody delivered %s, which stays as it was", self._now, name)
+        self._spoiling.check_joined(moved | momentum)
         kept = {site: update.kept for site, update in updates.items() if update.kept}
         self.state.kept |= kept
         self.state.versions |= dict.fromkeys(kept, self.state.round + 1)
@@ -335,7 +335,7 @@ class Stage(FlowerStrategy):
         absent = [site for site in self.expected if site not in cohort]
         asks, got, of = "", len(delivered), len(self.asked) + len(absent)
         if got < self.config.engine.needed(of):
-            asks = f"engine.quorum asks for {math.ceil(self.config.engine.needed(of) - 1e-9)}"
+            asks = f"engine.quorum asks for {self.config.engine.needed(of)}"
         else:
             least = self.config.aggregation.least
             for one in self.architectures.values():

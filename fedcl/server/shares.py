@@ -38,10 +38,11 @@ class Weighing:
         return sum(new) + sum(self.stored.get(site, 1) for site in rehearsing)
 
     def most(self, expected: Mapping[str, int], learning: Collection[str]) -> dict[str, int]:
-        """Return as how many samples some trainers of a round count at most.
+        """Return as how many samples trainers of a round count at most.
 
-        They are those that say they have more than they are known to have, and those that would
-        weigh more than `engine.largest_share`, which the only one that learns may.
+        That is what they are known to have, where they say they have more, and as much as weighs
+        `engine.largest_share` beside what is expected of the others, which the only one that learns
+        may exceed: whoever is expected with few, to rehearse for one, may claim many as well.
 
         Args:
             expected: see above, of every trainer.
@@ -52,8 +53,14 @@ class Weighing:
             own = {site: count for site, count in expected.items() if site in architecture.sites}
             learners = [site for site in own if site in learning]
             alone = learners if len(learners) == 1 else []
-            levels = ceilings(own, self.config.engine.largest_share, alone)
-            found |= {site: max(1, int(level)) for site, level in levels.items()}
+            share = self.config.engine.largest_share
+            levels = ceilings(own, share, alone)
+            counts = {site: min(count, levels.get(site, count)) for site, count in own.items()}
+            share = max(share, 1 / max(1, len(own)))
+            for site in own.keys() - {*alone} if share < 1 else ():
+                others = sum(counts.values()) - counts[site]
+                most = max(1, int(share / (1 - share) * others + 1e-6))
+                found[site] = min(most, found.get(site, most))
         return found
 
     def _claims_more(self, site: str) -> bool:

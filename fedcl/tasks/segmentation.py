@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fedcl.data.cases import Case, SiteData
 from fedcl.data.crops import Crops, Item
 from fedcl.data.framing import IMAGES, Framing, at_once, whole
+from fedcl.data.grid import PLANES
 from fedcl.data.labels import IGNORED
 from fedcl.data.resampling import restored
 from fedcl.data.samples import Samples
@@ -344,7 +345,9 @@ def _look(case: Case, dims: int) -> Look:
         own * space / n for own, space, n in zip(scan.own, scan.spacing, labels.shape, strict=True)
     ]
     slices = {}
-    names = ("axial", "coronal", "sagittal") if dims == 3 else (scan.plane or "slice",)
+    known = scan.plane in PLANES  # else nobody knows how it lies
+    volume = (*reversed(PLANES),) if known else ("slice", "row", "column")
+    names = volume if dims == 3 else (scan.plane or "slice",)
     for axis, name in enumerate(names):
         others = [other for other in range(3) if other != axis]
         areas = marked.sum(dim=others)

@@ -285,8 +285,11 @@ def test_other_sites_are_no_other_order():
     assert len(said) == 1 and said[0].startswith("sites: ")
 
 
-@pytest.mark.parametrize(("world", "pairs"), [({}, 2), ({"scenario.seed": 4}, 2), (None, 4)])
-def test_a_patient_in_several_seeds_is_one_observation(world: dict[str, int] | None, pairs: int):
+@pytest.mark.parametrize(
+    ("world", "pairs"),
+    [({}, 2), ({"scenario.seed": 4}, 2), (None, 4), ({"scenario.seed": None}, 4)],
+)
+def test_a_patient_in_several_seeds_is_one_observation(world: dict[str, Any] | None, pairs: int):
     def of(shift: float) -> Group:
         config = [world if world is not None else {"scenario.seed": seed} for seed in (0, 1)]
         return Group("g", [run(seed=s, last=(0.1 * s + shift, 0.5), **config[s]) for s in (0, 1)])

@@ -13,8 +13,10 @@ import pytest
 
 from fedcl.app import reproduce
 from fedcl.app.cli import main
+from fedcl.app.segmented import segmented
 from tests import published
 from tests.conftest import read
+from tests.predicted import LABELS, hospitals, simulated
 
 QUICK = [
     "engine=inprocess", "tracking.enabled=false", "run.figures=false", "scenario.resize=[16,16]",
@@ -74,7 +76,8 @@ def test_a_table_interrupted_and_gone_on_with(tmp_path: Path, capsys):
     table = (out / "table.md").read_text()
     assert "timeline.rounds=6" in table and "not run, or not complete: joint" in table
     assert all((out / name).stat().st_size > 5000 for name in ("figure.png", "cases.png"))
-    truth = {file.name: nib.load(file) for file in (out / "segmentations/labels").iterdir()}
+    labels = out / "segmentations/labels"
+    truth = {file.relative_to(labels): nib.load(file) for file in labels.glob("*/*.nii.gz")}
     assert len(truth) == 2
     for method in ("Seq", "KD"):
         for name, label in truth.items():
@@ -114,3 +117,22 @@ def test_a_seed_given_twice_is_one_run(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_root_without_data_is_told(tmp_path: Path, capsys):
     assert main(command(tmp_path / "none", tmp_path / "out")) == 2
     assert "scenario.root: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_masks_that_are_drawn_are_those_that_were_scored(tmp_path: Path):
+    """Also of a method whose tests see images through something: CauAug's random network."""
+    root = hospitals(tmp_path / "data")
+    folder = simulated(tmp_path / "run", root, "strategy=cauaug", "scenario.resize=24", *LABELS)
+    results = read(folder)
+    pictures, notes = segmented({"cauaug": folder}, tmp_path / "out")
+    assert notes == [] and pictures["cauaug"].keys() == set(results["sites"])
+    for site in results["sites"]:
+        (case, scores), *_ = results["cases"][site].items()
+        found, truth = (
+            np.asarray(nib.load(tmp_path / "out" / name / site / f"{case}.nii.gz").dataobj)
+            for name in ("cauaug", "labels")
+        )
+        pairs = [(found == n, truth == n) for n in (1, 2)]
+        dice = [2 * (one & other).sum() / (one.sum() + other.sum()) for one, other in pairs]
+        assert np.mean(dice) == pytest.approx(scores[-1], abs=1e-6)

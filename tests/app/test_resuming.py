@@ -154,6 +154,12 @@ def test_where_and_how_a_run_computes_may_change():
         stored(), "engine=ray", "engine.workers=2", "tracking.uri=http://h:1", "run.figures=true"
     )
     assert after["engine"]["name"] == "ray" and after["engine"]["workers"] == 2
+    deciding = ("engine.norm_bound=3", "engine.quorum=1.0", "engine.timeout=60")
+    begun = change(stored(), *deciding)
+    for others in (["engine=inprocess"], ["engine=ray"]):
+        again = change(begun, *others)["engine"]
+        assert again["name"] == others[0].partition("=")[2]
+        assert (again["norm_bound"], again["quorum"], again["timeout"]) == (3, 1.0, 60)
     assert after["tracking"]["uri"] == "http://h:1" and after["run"]["figures"] is True
     assert {k: after[k] for k in ("seed", "strategy")} == {
         k: stored()[k] for k in ("seed", "strategy")

@@ -159,6 +159,10 @@ def test_images_are_found_by_name(tmp_path: Path):
     assert [Path(file).name for file in case["image"]] == ["p10_0000.nii.gz", "p10_0001.nii.gz"]
     with pytest.raises(ValueError, match="no image is called"):
         listed(str(tmp_path), "{case}.mha")
+    for name in ("p11_0000.nii.gz", "p11_0002.nii.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="case p11 has the channels 0, 2, others 0, 1"):
+        listed(str(tmp_path), "{case}_{channel}.nii.gz")
     (tmp_path / "r.tif").touch()
     with pytest.raises(ValueError, match="a second image of case r"):
         listed(str(tmp_path))

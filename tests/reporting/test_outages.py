@@ -117,9 +117,12 @@ def test_a_run_deleted_from_the_store_goes_on_in_a_new_one(
     monkeypatch.setattr(Checkpoint, "save", save)
     first = recorded(store, folder).info.run_id
     MlflowClient(f"sqlite:///{store}").delete_run(first)
+    waiting = [{"run": first, "metrics": [["late", 1.0, 0, 1]]}, {"run": first, "end": "KILLED"}]
+    (folder / "tracking.jsonl").write_text("".join(json.dumps(one) + "\n" for one in waiting))
     assert cli(f"run.resume={folder}") == 0
     again = recorded(store, folder)
     assert again.info.run_id != first and again.info.status == "FINISHED"
+    assert again.data.metrics["late"] == 1.0, "what waited is this run's"
     assert steps(store, folder, "round") == [2, 3, 4]
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import wilcoxon
+from torch import nn
 
 import simulate
 from fedcl import arrays
@@ -20,7 +22,8 @@ from fedcl.config.hydra import compose
 from fedcl.config.job import Job
 from fedcl.config.schema import Config
 from fedcl.data.cases import SiteData
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, DataError
+from fedcl.server.architecture import cost
 from fedcl.server.outcome import outcome
 from fedcl.wire import records
 from sites.phantom import Phantom
@@ -150,6 +153,16 @@ def test_a_site_limited_to_a_share_trains_on_that_many(tiny: Callable[..., dict[
     assert whole["data_sha256"]["A"] != half["data_sha256"]["A"]
     assert whole["data_sha256"]["B"] == half["data_sha256"]["B"]
     assert list(whole["cases"]["A"]) == list(half["cases"]["A"]), "all are tested"
+
+
+@pytest.mark.parametrize("error", [IndexError("tuple index out of range"), KeyError()])
+def test_whatever_a_network_makes_of_a_shape_that_a_hospital_told_is_one_line(error: Exception):
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(DataError, match=r"cannot take samples of shape \(1, 4, 4, 4\)"):
+        cost(Odd(), torch.zeros(1, 1, 4, 4, 4))
 
 
 def test_inspect_tells_who_has_which_model_and_what_each_costs(capsys: Any):

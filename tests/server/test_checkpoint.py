@@ -1,5 +1,6 @@
 """Snapshots: whole or absent, the last good one is found."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,39 @@ def test_the_last_two_rounds_are_kept_and_not_one_of_them_twice(tmp_path: Path):
     assert names == [
         "round-000000-stage-000", "round-000002-stage-001", "round-000004-stage-002"
     ]  # fmt: skip
+
+
+def test_rounds_are_counted_and_not_spelt(tmp_path: Path):
+    checkpoint = Checkpoint(tmp_path)
+    for round_ in (0, 999_998, 999_999, 1_000_000, 1_000_001):
+        there = state(round_)
+        there.rows = []
+        checkpoint.save(there)
+    latest = Checkpoint(tmp_path).load()
+    assert latest is not None and latest.round == 1_000_001
+
+
+def test_an_old_snapshot_that_cannot_be_removed_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    checkpoint, rename = Checkpoint(tmp_path), Path.rename
+
+    def held(path: Path, target: Path) -> Path:
+        if target.name.endswith(".old"):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", held)
+    for round_ in range(4):
+        checkpoint.save(state(round_))
+    assert "an old checkpoint cannot be removed" in caplog.text
+    with pytest.raises(RunError, match="Device or resource busy"):
+        checkpoint.drop_after(1)
+    monkeypatch.undo()
+    checkpoint.drop_after(2)
+    checkpoint.save(state(3))
+    assert checkpoint.load().round == 3
+    assert len([*tmp_path.iterdir()]) <= 4, "what was held is removed when it can be"
 
 
 @pytest.mark.parametrize("victim", ["weights.safetensors", "state.json"])

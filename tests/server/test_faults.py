@@ -1,11 +1,13 @@
 """Hospitals that deliver rubbish: it costs their round, is named, and goes no further."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fedcl.config.groups import Engine
 from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, RunError
 from fedcl.server.checkpoint import Checkpoint
@@ -57,6 +59,31 @@ def test_below_the_quorum_the_run_stops_and_can_be_resumed(tmp_path: Path, quoru
     one, two = (outcome(settings, s).values() for s in (resumed, never_failed))
     assert one["weights_sha256"] == two["weights_sha256"]
     assert one["matrix"] == two["matrix"]
+
+
+def test_a_quorum_in_parts_asks_for_as_many_as_it_says():
+    """0.28 * 25 is 7.000000000000001 in floating point."""
+    asked = Engine(name="inprocess")
+    for hundredths in range(1, 101):
+        engine = replace(asked, quorum=hundredths / 100)
+        for cohort in range(1, 101):
+            assert engine.needed(cohort) == -(-hundredths * cohort // 100)
+
+
+def test_second_moments_without_measure_spoil_a_round_as_weights_do(tmp_path: Path):
+    """A finite update whose square is not: no snapshot with it could be read again."""
+    nodes: list[dict] = [{"site": site, "state-path": str(tmp_path / site)} for site in "ABCD"]
+    nodes[3] |= {"spoil": "huge", "bad-round": 3}
+    more = ("timeline.stages=[[A,B],[C,D]]", "learner.lr=0.01", "engine.largest_change=null")
+    settings = config("strategy=finetune", "aggregation=fedadam", *more)
+    server = Server(
+        InProcessGrid("tests.apps:rogue", nodes), settings, Checkpoint(tmp_path / "checkpoint")
+    )
+    server.run(server.meet(), 0.0)
+    momentum = server.state.momentum.values()
+    assert all(np.isfinite(one).all() for one in momentum) and server.state.shut_out == []
+    (failure,) = outcome(settings, server.state).values()["failures"]
+    assert (failure["site"], failure["round"]) == ("D", 3) and "not finite" in failure["reason"]
 
 
 def test_a_cohort_of_one_that_fails_stops_the_run(tmp_path: Path):

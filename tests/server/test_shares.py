@@ -72,6 +72,21 @@ def test_who_claims_very_many_samples_weighs_no_more_than_it_may(tmp_path: Path)
     assert found["failures"] == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "claims"),
+    [
+        (["strategy=replay", "timeline.stages=[[A,D],[B,C]]"], 10**10),  # expected: what it stores
+        (["timeline.stages=[[C,D],[A]]", "+timeline.sites.D.ramp=2"], 70),  # half of its cases
+    ],
+)
+def test_nor_does_who_is_expected_with_few(tmp_path: Path, overrides: list[str], claims: int):
+    about = {**CLAIMS, "claims": claims}
+    state, found = weighed(tmp_path, *overrides, "timeline.rounds=1", **about)
+    assert found["failures"] == []
+    assert state.ledger.shares["D"]["last"] < 0.91
+    assert state.ledger.shares["D"]["sum"] < 1.82
+
+
 def test_what_the_operator_knows_counts_and_not_what_is_claimed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -185,3 +185,7 @@ def test_a_csv_of_splits_leaves_out_whom_it_does_not_name(tmp_path: Path):
     assert [len(part) for part in (data.train, data.val, data.test)] == [2, 1, 1]
     assert any("scenario.splits does not name them" in str(note) for note in data.notes)
     assert json.dumps(made.assigned), "names alone: they can be sent"
+    for first in ("site0_000,Test", "site0_000, train", "site0_000,validation"):  # no header
+        (root / "mine.csv").write_text("\n".join([first, *rows[1:]]))
+        with pytest.raises(FedclError, match=r"mine\.csv: line 1: give a case and its part"):
+            scenario("nnunet", root, cohorts={"A": {}}, splits=str(root / "mine.csv"))
