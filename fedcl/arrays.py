@@ -138,8 +138,18 @@ def grown(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> Array
 
 
 def as_type(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return `array` in another type, rounded where that is an integer."""
-    return np.asarray(np.rint(array) if np.issubdtype(dtype, np.integer) else array, dtype)
+    """Return `array` in another type: rounded and within its range where that is an integer.
+
+    What is true or false is so by the majority.
+    """
+    if dtype == np.bool_:
+        return np.asarray(array) > 0.5
+    if np.issubdtype(dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
+        ends = np.iinfo(dtype)
+        most = float(ends.max)  # of 64 bits one more than there is
+        most = most if int(most) == ends.max else np.nextafter(most, 0)
+        array = np.clip(np.rint(array), ends.min, most)
+    return np.asarray(array, dtype)
 
 
 def save_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -23,6 +23,21 @@ def test_sums_are_kept_in_float64():
     assert arrays.weighted_mean(tiny, [1, 1, 1])["w"][0] == pytest.approx(1 / 3, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("values", "kind", "found"),
+    [
+        ([254.6, 300.0, -1.0], "uint8", [255, 255, 0]),
+        ([2147483647.0, 3e9, -3e9], "int32", [2**31 - 1, 2**31 - 1, -(2**31)]),
+        ([9.3e18, -9.3e18, 7.5], "int64", [2**63 - 1024, -(2**63), 8]),
+        ([0.3, 0.7, 1.0], "bool", [False, True, True]),
+        ([0.25, 1e-3, 2.0], "float32", [0.25, np.float32(1e-3), 2.0]),
+    ],
+)
+def test_a_mean_stays_in_the_range_of_its_type(values: list[float], kind: str, found: list):
+    array = arrays.as_type(np.array(values), np.dtype(kind))
+    assert array.dtype == kind and array.tolist() == found
+
+
 def test_counters_stay_integers():
     counts = [{"n": np.int64(10)}, {"n": np.int64(13)}]
     mean = arrays.weighted_mean([{k: np.asarray(v) for k, v in c.items()} for c in counts], [1, 1])

@@ -12,6 +12,9 @@ from fedcl.settings import setting
 class Light(Augmentation):
     """Small turns and changes of size, brightness and contrast, and a little noise.
 
+    Volumes are turned about all axes, voxel by voxel: where slices are much thicker than pixels,
+    bring them to equal voxels (scenario.spacing), or take degrees=0.
+
     Attributes:
         flip: chance to mirror an image along each axis; 0 where left and right differ.
         degrees: by which it is turned at most.

@@ -14,8 +14,9 @@ class NNUNet(Augmentation):
 
     Turning and scaling with probability 0.2, noise 0.1, blur 0.2, brightness 0.15, contrast 0.15,
     low resolution 0.25, gamma 0.1 on inverted and 0.3 on plain intensities, mirroring 0.5 per axis.
-    Departs from it: what a turn brings in from outside is the border's value, and images are turned
-    within a patch instead of cut out of a larger one.
+    Departs from it: what a turn brings in from outside is the border's value, images are turned
+    within a patch instead of cut out of a larger one, volumes about all axes and voxel by voxel
+    however thick their slices are, and each axis is scaled by a factor of its own.
 
     Attributes:
         mirror: whether images are mirrored; false where left and right differ.

@@ -77,8 +77,11 @@ def _make_database(file: Path) -> None:
 
 
 def spelt(key: str) -> str:
-    """Return `key` in the letters MLflow takes, for sites of any name."""
-    return re.sub(r"[^\w\-. :/]", "_", key)
+    """Return `key` in the letters MLflow takes, for sites of any name.
+
+    Others become their number, so that A+B and A&B stay two.
+    """
+    return re.sub(r"[^\w\-. :/]", lambda odd: f"_{ord(odd[0]):02X}", key)
 
 
 COMPARISON = "fedcl.comparison"
