@@ -114,7 +114,7 @@ def test_a_strategy_that_needs_every_pixel_refuses_ignored_ones(cli, tmp_path: P
         cli("engine=inprocess", "scenario=folder", *given, "strategy=souvenir", f"run.dir={run}")
         == 2
     )
-    assert "scenario.ignore, unmarked: souvenir" in capsys.readouterr().err and not run.exists()
+    assert "scenario.ignore: souvenir" in capsys.readouterr().err and not run.exists()
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SLA"])

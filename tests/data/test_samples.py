@@ -130,7 +130,7 @@ def test_what_goes_wrong_in_a_loader_is_raised_where_the_batch_is_asked_for(load
 @pytest.mark.parametrize("make", [ready, drawn, both, lambda: drawn(random=False)])
 def test_all_samples_come_in_order_each_once(make):
     samples = make()
-    parts = list(samples.parts(2))
+    parts = list(samples.parts())
     assert sum(map(len, parts)) == len(samples)
     inputs, targets = (
         torch.cat([getattr(p, name) for p in parts]) for name in ("inputs", "targets")
