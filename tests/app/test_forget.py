@@ -100,7 +100,7 @@ MORE = {
     ],
     "others that come and go": [
         "timeline.sites.A.leave=2", "timeline.sites.A.rejoin=4", "timeline.sites.B.ramp=2",
-        "strategy=mas",
+        "strategy=mas", "scenario.patients=12",
     ],
     "a model in use": [
         "release.on_refusal=keep", "scenario.patients=14", "scenario.val=0.3", "strategy=finetune",
