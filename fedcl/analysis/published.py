@@ -261,7 +261,12 @@ def _columns(one: Paper, found: Sequence[Entry], dash: str) -> list[Column]:
         columns.append(Column("", measure.title, partial(_read, measure, dash), ""))
     if any(entry.line.difference for entry in found):
         columns += [
-            Column("", f"AVG - {one.reference} [95 %]", partial(_apart, dash), ""),
+            Column(
+                "",
+                f"AVG - {one.reference} [95 %]",
+                lambda entry: told(entry.line.difference, dash),
+                "",
+            ),
             Column("", f"p ({one.reference})", lambda entry: number(entry.line.p, ".3g"), ""),
         ]
     return columns
@@ -307,7 +312,3 @@ def _read(measure: Measure, dash: str, entry: Entry) -> str:
         return dash
     form = "+.3f" if "bwt" in measure.name else ".2f" if DISTANCE in measure.name else ".3f"
     return format(mean, form) + ("" if std is None else f" ± {std:{form.lstrip('+')}}")
-
-
-def _apart(dash: str, entry: Entry) -> str:
-    return told(entry.line.difference, dash)

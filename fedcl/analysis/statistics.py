@@ -282,7 +282,7 @@ def gap(groups: Sequence[Group]) -> Difference | None:
     distances = {k: a - b for k, (a, b) in paired(by_name["joint"], by_name["finetune"]).items()}
     if len({seed for seed, _, _ in distances}) < 2:
         return None
-    return average(distances), *interval(distances)
+    return _around(_averages(distances))
 
 
 def _closed(groups: Mapping[str, Group], name: str) -> float | None:
@@ -305,7 +305,7 @@ def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) ->
         if len({seed for seed, _, _ in pairs}) < 2:
             continue  # one seed says nothing about another
         distances = {key: a - b for key, (a, b) in pairs.items()}
-        line.difference = (average(distances), *interval(distances))
+        line.difference = _around(_averages(distances))
         line.bwt_difference = apart("bwt", groups[line.name], groups[reference])
         line.p = signed_rank(*patients(pairs, groups[reference].runs))
         tested.append(line)
