@@ -28,7 +28,7 @@ from fedcl.data.notes import Note
 from fedcl.data.scans import WHOLE, Box, Counts, Scan
 from fedcl.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Of how images are prepared: another number, and none that was kept is used."""
 ARRAYS = ("image", "labels", "own", "places")
 FRESH = 2.0

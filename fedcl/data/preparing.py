@@ -53,8 +53,9 @@ class Preparation:
             ValueError: nothing is left of it, or it cannot be brought to the spacing.
         """
         shape, image, runs = self.shape(pair), pair.image, self._runs(pair.labels)
-        counts = pair.labels != IGNORED
-        region = None if counts.all() else reduced(counts.astype(np.uint8), shape).numpy() > 0
+        region = pair.region
+        if region is not None:
+            region = reduced(region.astype(np.uint8), shape).numpy() > 0
         normal = shown(image, shape, self.intensities(len(image)), region)
         labels = reduced(pair.labels, shape).numpy()
         return [

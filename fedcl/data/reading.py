@@ -69,6 +69,8 @@ class Pair:
         plane: of the slices, or "as stored".
         affine: from (column, row, slice) to mm; None where no orientation is given.
         measured: whether a file says how far voxels lie apart.
+        region: what a file says counts, bool, of the labels' shape; None where none does. Unlike
+            voxels that a mask has ignored, it is known of images that nobody has labelled.
     """
 
     image: Array
@@ -77,6 +79,7 @@ class Pair:
     plane: str
     affine: Array | None
     measured: bool = True
+    region: Array | None = None
 
 
 def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
@@ -97,9 +100,10 @@ def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
     image, grid = _channels(files, reader, notes)
     read = partial(_read_mask, frame=files.frame)
     mask, mask_grid = _laid_along(files.mask, read, grid, reader, notes)
+    region = None
     if files.region is not None:
-        region, _ = _laid_along(files.region, _read_region, grid, reader, notes)
-        mask = np.where(region > 0, mask, np.uint8(IGNORED))
+        region = _laid_along(files.region, _read_region, grid, reader, notes)[0] > 0
+        mask = np.where(region, mask, np.uint8(IGNORED))
     # Where one of the two does not say how it lies, it is taken to lie like the other.
     told = max((grid, mask_grid), key=_detail)
     cut = cut_of(told, reader.dims)
@@ -109,7 +113,8 @@ def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
     if reader.dims == 3 and pixels.shape[1] == 1:
         notes.add("a single slice taken for a volume (scenario.spatial_dims)", first.name)
     measured = told.spacing is not None
-    return Pair(pixels, cut(mask), cut.spacing, cut.plane, cut.affine, measured)
+    seen = None if region is None else cut(region)
+    return Pair(pixels, cut(mask), cut.spacing, cut.plane, cut.affine, measured, seen)
 
 
 def read_alone(files: Files, reader: Reader, notes: Notes) -> tuple[Pair, Cut]:

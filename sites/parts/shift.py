@@ -5,7 +5,6 @@ from itertools import cycle
 
 import numpy as np
 
-from fedcl.data.labels import IGNORED
 from fedcl.data.reading import Files, Pair
 from fedcl.data.scanners import SCANNERS, Scanner, scanned
 from fedcl.errors import ConfigError
@@ -102,7 +101,8 @@ class Scanning:
             files: of which image of the patient.
             nonzero: whether voxels that are 0 lie outside of what was scanned.
         """
-        counts = np.broadcast_to(pair.labels != IGNORED, pair.image.shape)
+        region = True if pair.region is None else pair.region
+        counts = np.broadcast_to(region, pair.image.shape)
         if nonzero:
             counts = counts & (pair.image != 0)
         noise = numpy_rng(*self.keys, files.images[0].name, str(files.frame))

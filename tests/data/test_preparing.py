@@ -62,16 +62,26 @@ def test_without_normalising_values_stay():
 
 
 @pytest.mark.parametrize("normalise", ["zscore", "minmax", "minmax_clipped", "percentile"])
-def test_what_is_ignored_has_no_say_and_becomes_the_minimum(normalise: str):
-    image, labels = volume()[:1].astype(np.float32), np.zeros((4, 12, 15), np.uint8)
-    labels[:, :5] = IGNORED
+def test_what_lies_outside_of_a_region_has_no_say_and_becomes_the_minimum(normalise: str):
+    image, region = volume()[:1].astype(np.float32), np.ones((4, 12, 15), bool)
+    region[:, :5] = False
     other = image.copy()
     other[:, :, :5] = 1e4
-    one, two = (prepared(pair(each, labels), normalise=normalise)[0] for each in (image, other))
+    both = (pair(each, region=region) for each in (image, other))
+    one, two = (prepared(each, normalise=normalise)[0] for each in both)
     assert np.array_equal(one, two)
-    inside = by_numpy(image[0], normalise, labels != IGNORED)[:, 5:]
+    inside = by_numpy(image[0], normalise, region)[:, 5:]
     np.testing.assert_allclose(one[:, 5:], inside, atol=2e-5)
     np.testing.assert_allclose(one[:, :5], inside.min(), atol=2e-5)
+
+
+@pytest.mark.parametrize("normalise", ["zscore", "minmax", "minmax_clipped", "percentile"])
+def test_an_image_looks_the_same_whatever_its_mask_has_ignored(normalise: str):
+    """One to be segmented has no mask to be looked up."""
+    image, labels = volume(), np.zeros((4, 12, 15), np.uint8)
+    labels[:, :5] = IGNORED
+    one, two = (prepared(each, normalise=normalise) for each in (pair(image, labels), pair(image)))
+    assert np.array_equal(one, two)
 
 
 @pytest.mark.parametrize("resize", [(), (6, 8)])

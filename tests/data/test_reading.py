@@ -126,6 +126,7 @@ def test_what_lies_outside_of_a_region_counts_nowhere(tmp_path: Path, axes: str)
     region = nifti(tmp_path / "region.nii", *reoriented(inside, RAS, axes))
     pair = read_pair(Files((image,), mask, region), Reader("A", BINARY), Notes())
     assert np.array_equal(pair.labels, np.where(inside > 0, classes, IGNORED).T)
+    assert pair.region is not None and np.array_equal(pair.region, inside.T > 0)
     shifted = nifti(tmp_path / "region.nii", inside, RAS + np.outer([9, 0, 0, 0], [0, 0, 0, 1]))
     with pytest.raises(DataError, match=r"region\.nii: origins in the headers differ: .* 6 voxels"):
         read_pair(Files((image,), mask, shifted), Reader("A", BINARY), Notes())
