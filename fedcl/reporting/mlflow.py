@@ -104,6 +104,12 @@ class Tracker(Watcher):
             values |= {f"train/loss/{site}/{term}": value for term, value in losses.items()}
         self._write("round", done.number, values, done.number)
 
+    def round_taken_back(self, state: State) -> None:
+        """Have the round that takes its place written at the same step, where the last counts."""
+        if self._told["round"] > state.round:
+            self._told["round"] = -1
+            self._write("round", state.round, {}, state.round)
+
     def stage_done(self, config: Config, state: State) -> None:
         """Write scores, forgetting and the figures of the run so far, and the weights."""
         now = outcome(config, state)
@@ -250,7 +256,9 @@ class Tracker(Watcher):
         return str(known.experiment_id)
 
     def _last(self, what: str) -> int:
-        return max((m.step for m in self.client.get_metric_history(self.run, what)), default=-1)
+        """Return the step that was written last: a lower one where a round was taken back."""
+        history = self.client.get_metric_history(self.run, what)
+        return max(((m.timestamp, m.step) for m in history), default=(0, -1))[1]
 
     def _write(self, what: str, number: int, values: Mapping[str, float], step: int) -> None:
         if step <= self._told[what]:

@@ -41,5 +41,8 @@ class Watcher:
     def round_done(self, done: Round, state: State) -> None:
         """A round is over; told again if the run is resumed from before it was saved."""
 
+    def round_taken_back(self, state: State) -> None:
+        """A round that may have been told is none any more; `state` is as before it."""
+
     def stage_done(self, config: Config, state: State) -> None:
         """Every site was evaluated after a stage; told again as `round_done` is."""

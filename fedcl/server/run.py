@@ -250,6 +250,8 @@ class Server:
                 if not take_back(self.state, self.checkpoint, spoilt):
                     keeper.failed()
                     raise
+                for watcher in watchers:
+                    watcher.round_taken_back(self.state)
             except RunError:
                 keeper.failed()
                 raise

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from fedcl.errors import RunError
+from fedcl.reporting.mlflow import Tracker
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.server.spoilt import collapsed
 from fedcl.server.state import State
+from fedcl.tracking.client import spelt
 from fedcl.wire.local_grid import InProcessGrid
 from tests.servers import config
 
@@ -79,6 +82,25 @@ def test_a_spoilt_round_is_taken_back_and_its_site_left_out(
     assert found["matrix"] == without["matrix"]
     assert found["reputation"]["C"]["delivered"] == 3
     assert found["stages"] == [["A", "B"], ["C"]]
+
+
+def test_mlflow_is_told_the_round_that_takes_its_place(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    server = begun(tmp_path, UNBOUND, f"tracking.uri={uri}", **{"spoil": "loud", "bad-round": 3})
+    about = server.meet()
+    tracker = Tracker(server.config, tmp_path, {}, server.state, about)
+    server.watchers.append(tracker)
+    server.run(about, 0.0)
+    tracker.finish("FINISHED")
+    client, run = MlflowClient(uri), server.state.tracking_run
+    assert run is not None
+    scores = client.get_metric_history(run, spelt("train/validation/C"))
+    assert sorted(one.step for one in scores) == [3, 3, 4]
+    assert len({one.value for one in scores}) == 3, "what D spoilt is another one"
+    rounds = client.get_metric_history(run, "round")
+    assert [m.step for m in sorted(rounds, key=lambda m: m.timestamp)] == [1, 2, 3, 2, 3, 4]
+    told_of_d = client.get_metric_history(run, spelt("train/loss/D/seg"))
+    assert [one.step for one in told_of_d] == [3], "of the round that was taken back"
 
 
 def test_what_hospitals_keep_goes_back_as_well(tmp_path: Path):
