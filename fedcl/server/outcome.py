@@ -80,6 +80,7 @@ def outcome(
         architectures={name: _architecture(config, state, name) for name in config.job.models},
         data_sha256=state.digests,
         begun=state.begun,
+        changed=state.changed,
         samples=state.samples,
         settled={f"scenario.{name}": value for name, value in state.settled.items()},
         from_data={f"scenario.{name}": value for name, value in state.from_data.items()},

@@ -144,6 +144,7 @@ class Results:
     architectures: dict[str, ArchitectureResults] = field(default_factory=dict)
     data_sha256: dict[str, str] = field(default_factory=dict)
     begun: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changed: list[dict[str, Any]] = field(default_factory=list)
     samples: dict[str, list[int]] = field(default_factory=dict)
     settled: dict[str, list[Number]] = field(default_factory=dict)
     from_data: dict[str, Any] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from fedcl.server.rounds import Stage
 from fedcl.server.settling import settled
 from fedcl.server.spoilt import SpoiltError
 from fedcl.server.state import State
-from fedcl.server.telling import Log, tell_chosen, tell_notes
+from fedcl.server.telling import Log, tell_changes, tell_chosen, tell_notes
 from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")
@@ -220,6 +220,7 @@ class Server:
                 for line in in_words(name, told):
                     log.warning("%s", line)
         tell_notes(config, state, about)
+        tell_changes(config, state)
         for watcher in watchers:
             watcher.started(config, state, about)
         keeper.save()

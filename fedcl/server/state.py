@@ -26,6 +26,8 @@ class State:
     Attributes:
         weights: the global model; of several architectures, see `fedcl.server.architecture`.
         configuration: what the run was begun with, as `Config.fingerprint` gives it.
+        deciding: the engine's settings that decide whose updates make a round.
+        changed: which of them were changed as the run was gone on with, after which round.
         teacher: what teaches in the current stage, if anything; likewise.
         memory: what the strategy remembers of earlier stages.
         momentum: what the aggregation carries from round to round, within a stage.
@@ -71,6 +73,8 @@ class State:
 
     weights: Arrays
     configuration: dict[str, Any] = field(default_factory=dict)
+    deciding: dict[str, Any] = field(default_factory=dict)
+    changed: list[dict[str, Any]] = field(default_factory=list)
     teacher: Arrays = field(default_factory=dict)
     memory: Arrays = field(default_factory=dict)
     momentum: Arrays = field(default_factory=dict)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from fedcl.config.groups import DECIDING
 from fedcl.config.schema import Config
 from fedcl.errors import some_of
 from fedcl.server.events import Round, Watcher
@@ -31,6 +32,18 @@ class Log(Watcher):
         log.info(
             "stage %d done: %s", state.stage, _in_words(figures(config, state, self.task.scores[0]))
         )
+
+
+def tell_changes(config: Config, state: State) -> None:
+    """Write down what decides whose updates make a round, where that was changed on the way."""
+    now = {name: getattr(config.engine, name) for name in DECIDING}
+    for name, value in now.items():
+        before = state.deciding.get(name, value)
+        if before != value:
+            log.warning("engine.%s: %s from here on, %s until now", name, value, before)
+            change = {"setting": f"engine.{name}", "from": before, "to": value}
+            state.changed.append({"round": state.round, **change})
+    state.deciding = now
 
 
 def tell_notes(config: Config, state: State, sites: Iterable[str]) -> None:

@@ -166,6 +166,16 @@ def test_where_and_how_a_run_computes_may_change():
     }
 
 
+def test_results_say_which_bounds_were_changed_on_the_way(cli, tmp_path: Path):
+    run = tmp_path / "run"
+    few = ("timeline.stages=[[A,B]]", "timeline.rounds=1", "faults.crash={B:1.0}")
+    assert cli(*TINY, *few, "engine.quorum=1.0", f"run.dir={run}") == 1
+    assert cli(f"run.resume={run}", "engine.quorum=0.5", "engine.collapse=null") == 0
+    assert [tuple(change.values()) for change in read(run)["changed"]] == [
+        (0, "engine.quorum", 1.0, 0.5), (0, "engine.collapse", 0.1, None),
+    ]  # fmt: skip
+
+
 def test_a_table_of_arrivals_given_again_is_no_change(tmp_path: Path):
     from fedcl.config.timeline import inlined
 
