@@ -9,9 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedcl.config.schema import Config
+from fedcl.data.cases import Case, alike
 from fedcl.data.files import reading
 from fedcl.data.samples import Samples
-from fedcl.errors import DataError
+from fedcl.errors import DataError, some_of
 from fedcl.registry import name_of
 from fedcl.reporting.sheets import draw_sheet
 from fedcl.reporting.terminal import MOST
@@ -42,6 +43,7 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
     rows: list[dict[str, str]] = []
     shown: dict[str, tuple[str, Samples]] = {}
     said += job.scenario.left_out()
+    marked: dict[str, set[str]] = {}
     for number, stage in enumerate(timeline.stages, start=1):
         for site in stage:
             role = job.roles[site]
@@ -52,6 +54,9 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
                 if model not in shown:
                     one = task.sized(data.train).samples(data.train[:1], torch.device("cpu"))
                     shown[model] = site, one
+            for case in (*data.train, *data.val, *data.test):
+                if isinstance(case, Case):  # a field has no masks
+                    marked[f"{site}/{case.name}"] = case.marked
             parts = {"train": data.train, "val": data.val, "test": data.test}
             counts = {name: str(len(cases)) for name, cases in parts.items()}
             own = {"model": role.model} if several else {}
@@ -61,6 +66,9 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
                 draw_sheet(site, looks, sheets / f"{site}.png")
             rows.append({"site": site, "stage": str(number), **own, **counts, **told})
             said += [f"site {site}: {note}" for note in data.notes]
+    for names in alike(marked):
+        if len({name.partition("/")[0] for name in names}) > 1:
+            said.append(f"the same image and mask at several sites: {some_of(names)}")
     title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
     lines = [[*rows[0]], *([*row.values()] for row in rows)]
     if len(rows) + 1 < len(rows[0]):  # few sites: one column each, which fits more terminals

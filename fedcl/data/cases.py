@@ -1,7 +1,7 @@
 """The cases of one site, and how they are split."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,11 @@ class Case:
         """The distance between voxels (slice, row, column) of the first scan as it came."""
         return self.scans[0].spacing
 
+    @property
+    def marked(self) -> set[str]:
+        """The digests of the images whose masks mark anything: empty slices look alike."""
+        return {scan.digest for scan in self.scans if any(scan.counts.classes[1:])}
+
     def digests(self) -> Iterable[str]:
         """Return what tells it from others: its name and the digests of its arrays."""
         return self.name, *(scan.digest for scan in self.scans)
@@ -131,6 +136,19 @@ def vanished(cases: Sequence[Case], classes: int) -> list[Note]:
             what = f"class {number} is lost by resampling in cases that have it"
             notes.append(Note(what, lost))
     return notes
+
+
+def alike(marked: Mapping[str, Iterable[str]]) -> list[tuple[str, ...]]:
+    """Return the names of cases that have an image and its mask in common, group by group.
+
+    Args:
+        marked: `Case.marked` of every case, by the name that it is told by.
+    """
+    known: dict[str, list[str]] = {}
+    for name, digests in marked.items():
+        for digest in digests:
+            known.setdefault(digest, []).append(name)
+    return sorted({tuple(names) for names in known.values() if len(names) > 1})
 
 
 def split(cases: Sequence[Case], site: str, val: float, test: float, seed: int) -> SiteData:

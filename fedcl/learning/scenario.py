@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcl.data.alone import Alone, read_unlabelled
-from fedcl.data.cases import Case, SiteData, split, vanished
+from fedcl.data.cases import Case, SiteData, alike, split, vanished
 from fedcl.data.notes import Note
 from fedcl.data.preparing import Preparation
 from fedcl.data.reading import Reader
@@ -189,6 +189,10 @@ class PatientScenario(Scenario):
         )
         if bare and len(bare) < len(cases):
             absent.append(Note("masks with nothing but background", bare))
+        same = alike({case.name: case.marked for case in cases})
+        if same:
+            what = "the same image and mask in cases that count as others"
+            absent.append(Note(what, tuple(" = ".join(names) for names in same)))
         found = split(cases, site, self.val, self.test, seed)
         notes = [*getattr(cases, "notes", ()), *absent, *vanished(cases, self.classes)]
         return replace(found, notes=(*notes, *found.notes))

@@ -1,5 +1,6 @@
 """`fedcl inspect` says what there is, or what is wrong."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from fedcl.app.cli import main
 from tests.conftest import ROOT, SUNNYBROOK
+from tests.images import picture
 
 
 def test_it_says_what_each_site_holds(capsys):
@@ -53,6 +55,29 @@ def test_names_and_folders_with_brackets_are_printed_as_they_are(capsys, tmp_pat
     assert "without images/: notes [old] (1)" in capsys.readouterr().out
 
 
+def test_it_names_images_that_are_there_twice(capsys, tmp_path: Path):
+    """Within a site, and at two of them: what is tested at one would be trained on at the other."""
+    rng = np.random.default_rng(0)
+    for site in "AB":
+        for n in range(4):
+            image = rng.integers(0, 255, (16, 16)).astype(np.uint8)
+            picture(tmp_path / site / "images" / f"p{n}.png", image)
+            picture(tmp_path / site / "masks" / f"p{n}.png", np.eye(16, dtype=np.uint8) * 255)
+    for kind in ("images", "masks"):
+        first = tmp_path / "A" / kind / "p0.png"
+        for other in (tmp_path / "A" / kind / "p9.png", tmp_path / "B" / kind / "p8.png"):
+            shutil.copy(first, other)
+        for site in "AB":  # nothing is told by these
+            picture(tmp_path / site / kind / "empty.png", np.zeros((16, 16), np.uint8))
+    given = [f"scenario.root={tmp_path}", "scenario.patient='^(.+)$'", "model.channels=[4,8]"]
+    assert main(["inspect", "scenario=folder", "scenario.size=16", *given]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "the same image" in line]
+    assert notes == [
+        "note: site A: the same image and mask in cases that count as others: p0 = p9",
+        "note: the same image and mask at several sites: A/p0, A/p9, B/p8",
+    ]
+
+
 def test_many_sites_and_stages_fit_a_terminal(cli, tmp_path: Path, capsys):
     names = [f"H{n:02d}" for n in range(30)]
     for site in names:
@@ -60,7 +85,9 @@ def test_many_sites_and_stages_fit_a_terminal(cli, tmp_path: Path, capsys):
             for kind in ("images", "masks"):
                 file = tmp_path / "data" / site / kind / f"p{n}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(file)
+                content = np.eye(8, dtype=np.uint8) * 255
+                content[0, 0] = int(site[1:]) + 100 * n
+                Image.fromarray(content if kind == "images" else content // 255 * 255).save(file)
     given = [
         "scenario=folder", f"scenario.root={tmp_path / 'data'}", "scenario.patient='^(.+)$'",
         "scenario.size=8", "model.channels=[2,4]",
