@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcl.data.files import text_of
+from fedcl.data.files import bad, text_of
 from fedcl.data.notes import Notes
 from fedcl.data.patterns import Pattern, Tree
 from fedcl.data.reading import Files
@@ -51,7 +51,12 @@ class ACDCSegmentation(CohortScenario):
                 mask = file.with_name(f"{stem}_gt.{end}")
                 if not mask.is_file():
                     raise DataError(f"site {site}: {file.parent.name}/{mask.name} is missing")
-                found.setdefault(known["case"], []).append(Files((file,), mask))
+                own = found.setdefault(known["case"], [])
+                if own and own[0].mask.parent != mask.parent:
+                    raise bad(site, file, f"{own[0].mask.parent} holds this patient too; keep one")
+                if any(one.mask.name.partition(".")[0] == f"{stem}_gt" for one in own):
+                    raise bad(site, file, "there twice, with another extension; keep one")
+                own.append(Files((file,), mask))
         if not found:
             raise DataError(f"site {site}: {path} holds no patientNNN/*_frameFF.nii.gz")
         return dict(sorted(found.items()))

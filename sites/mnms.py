@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedcl.data.files import bad
 from fedcl.data.notes import Notes
 from fedcl.data.patterns import Pattern, Tree
 from fedcl.data.reading import Files
@@ -52,6 +53,9 @@ class MnMs(CohortScenario):
                     continue
                 if not mask.is_file():
                     raise DataError(f"site {site}: {code}/{mask.name} is missing")
+                if code in found:
+                    other = found[code][0].mask.parent
+                    raise bad(site, file, f"{other} holds this patient too; keep one")
                 frames = [int(rows[code][mark]) for mark in ("ED", "ES")]
                 found[code] = [Files((file,), mask, frame=frame) for frame in frames]
         unlabelled = path / "Training" / "Unlabeled"
@@ -94,7 +98,11 @@ class MnMs(CohortScenario):
         for name in (CODE, self.by, "ED", "ES"):
             if not rows or name not in rows[0]:
                 raise DataError(f"scenario.root: {files[0]} has no column {name!r}")
+        known: set[str] = set()
         for number, row in enumerate(rows, start=2):
+            if row[CODE] in known:
+                raise DataError(f"scenario.root: {files[0]}, line {number}: {row[CODE]} once more")
+            known.add(row[CODE])
             if not all(str(row[mark]).isdecimal() for mark in ("ED", "ES")):
                 raise DataError(f"scenario.root: {files[0]}, line {number}: ED or ES is no number")
         return {row[CODE]: row for row in rows}

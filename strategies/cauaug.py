@@ -103,8 +103,7 @@ class CauAug(Archiving):
             first = first + values.mean(dim=space).sum(dim=0).cpu()
             second = second + values.square().mean(dim=space).sum(dim=0).cpu()
             own = own + values.std(dim=space, correction=0).sum(dim=0).cpu()
-        count = len(samples)
-        mean = first / count
+        mean, count = first / len(samples), len(samples)
         pooled = (second / count - mean.square()).clamp_min(0).sqrt()
         std = pooled if self.deviation == "pooled" else own / count
         record = {"spectrum": spectrum / count, "mean": mean, "std": std}
@@ -116,5 +115,6 @@ def restyle(images: Tensor, old: Mapping[str, Tensor]) -> Tensor:
     space = tuple(range(2, images.ndim))
     phase = torch.fft.rfftn(images, dim=space).angle()
     answer = torch.fft.irfftn(torch.polar(old["spectrum"], phase), images.shape[2:], dim=space)
+    varied = images.amax(space, True) > images.amin(space, True)  # others have no phase
     std, mean = (old[name].view(*old[name].shape, *(1,) * len(space)) for name in ("std", "mean"))
-    return standard(answer) * std + mean
+    return torch.where(varied, standard(answer), 0.0) * std + mean

@@ -24,7 +24,7 @@ class PLOP(Distilling):
       number s of windows, the map averaged over s windows along each axis by itself, and
       is scaled to length 1.
     - Pseudo-labels: background pixels take the teacher's class where the entropy of its
-      answer is at most `entropy`. They are meant for classes that the new site does not
+      answer is below `entropy`. They are meant for classes that the new site does not
       mark (scenario.unmarked), and then are of these or background; where it marks all of
       them, as in a change of scanner, they have little to do.
 

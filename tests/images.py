@@ -75,8 +75,10 @@ DISC = ((np.mgrid[:16, :12] - np.array([6, 4])[:, None, None]) ** 2).sum(0) < 10
 
 
 def site(root: Path, names: str = "abc", value: int = 255) -> Path:
-    for name in names:
-        picture(root / "images" / f"{name}.png", (DISC * 90).astype(np.uint8))
+    for number, name in enumerate(names):
+        image = (DISC * 90).astype(np.uint8)
+        image[0, number] = 7
+        picture(root / "images" / f"{name}.png", image)
         picture(root / "masks" / f"{name}.png", (DISC * value).astype(np.uint8))
     return root
 

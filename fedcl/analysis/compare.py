@@ -1,6 +1,7 @@
 """The command `fedcl compare`: runs to tables, tests and a report."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,7 @@ from fedcl.analysis.runs import Group, chosen, differences, example, group
 from fedcl.analysis.sources import Collection, collect, is_folder
 from fedcl.analysis.statistics import Line, gap, table
 from fedcl.analysis.tables import COLUMNS, latex, markdown, paper
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, some_of
 from fedcl.files import write_atomically
 from fedcl.reporting.console import console
 from fedcl.server.metrics import title_of
@@ -135,7 +136,18 @@ def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], l
             "not every method was run with every seed and order; tests and `closed` use those "
             "in common, the means all"
         )
+    uneven = [name for name, blocks in counts.items() if not _even(blocks)]
+    if uneven:
+        notes.append(
+            f"{some_of(uneven)}: some seeds were run in more orders than others; means are over "
+            "runs, intervals over seeds, and one may lie outside of the other"
+        )
     return groups, notes
+
+
+def _even(blocks: Iterable[tuple[int, str]]) -> bool:
+    """Return whether every seed was run in as many orders."""
+    return len(set(Counter(seed for seed, _ in blocks).values())) == 1
 
 
 def _reference(groups: Sequence[Group], asked: str | None) -> str:

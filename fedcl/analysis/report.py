@@ -18,6 +18,7 @@ from fedcl.analysis.statistics import Line, cases
 from fedcl.analysis.tables import COLUMNS
 from fedcl.reporting.figures import COLOURS, title_of
 from fedcl.reporting.terminal import released
+from fedcl.server.results import Results
 from fedcl.tasks.metrics import class_of
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -275,15 +276,22 @@ def _matrices(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
     for group in groups:
         for order in sorted({run.order for run in group.runs}):
             runs = [run.results for run in group.runs if run.order == order]
-            cells = zip(*(run.matrix for run in runs), strict=True)
-            mean = [
-                [fmean(v) if None not in v else None for v in zip(*rows, strict=True)]
-                for rows in cells
-            ]
             entry = orders.setdefault(order, {"sites": runs[0].sites, "methods": {}})
-            trained = [[site in stage for site in runs[0].sites] for stage in runs[0].stages]
+            sites = entry["sites"]  # sites of one stage come in any order
+            rows = zip(*(_by_site(run, sites) for run in runs), strict=True)
+            mean = [
+                [fmean(v) if None not in v else None for v in zip(*row, strict=True)]
+                for row in rows
+            ]
+            trained = [[site in stage for site in sites] for stage in runs[0].stages]
             entry["methods"][group.name] = {"mean": mean, "trained": trained}
     return orders
+
+
+def _by_site(run: Results, sites: Sequence[str]) -> list[list[float | None]]:
+    """Return a run's matrix with its columns in the order of `sites`."""
+    columns = [run.sites.index(site) for site in sites]
+    return [[row[column] for column in columns] for row in run.matrix]
 
 
 def _cases(groups: Sequence[Group]) -> dict[str, Any]:

@@ -122,13 +122,16 @@ def joint_of(run: Run, joint: Sequence[Run]) -> Run | None:
 def ravg(run: Run, joint: Run) -> float | None:
     """Return RAVG: the mean over sites of R[T][s] / J[s], J the joint run's last row.
 
-    A site on which joint training scores 0 has no ratio and is left out.
+    A site on which joint training scores 0 has no ratio and is left out. None where a score of
+    either is missing: a mean over fewer sites would look like one over all.
     """
     best = dict(zip(joint.results.sites, joint.results.matrix[-1], strict=True))
     pairs = [
         (value, best.get(site))
         for site, value in zip(run.results.sites, run.results.matrix[-1], strict=True)
     ]
+    if any(value is None or other is None for value, other in pairs):
+        return None
     ratios = [value / other for value, other in pairs if value is not None and other]
     return fmean(ratios) if ratios else None
 

@@ -234,7 +234,9 @@ class Kept:
     def _own_digest(self, file: Path) -> str:
         """Return the SHA-256 of one file's content."""
         known = file.stat()
-        mark = f"{file.resolve()}\0{known.st_size}\0{known.st_mtime_ns}\0{known.st_ino}"
+        # The time of the last change of any kind, which no program can set back.
+        times = f"{known.st_mtime_ns}\0{known.st_ctime_ns}"
+        mark = f"{file.resolve()}\0{known.st_size}\0{times}\0{known.st_ino}"
         note = self.place / "known" / hashlib.sha256(mark.encode()).hexdigest()
         try:
             told = note.read_text("ascii")

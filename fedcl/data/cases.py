@@ -1,6 +1,7 @@
 """The cases of one site, and how they are split."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -113,13 +114,10 @@ class SiteData:
         return replace(self, train=tuple(self.train[i] for i in sorted(order[:count])))
 
     def digest(self) -> str:
-        """Return the SHA-256 of what tells its cases from others, split by split."""
-        sha = hashlib.sha256()
-        for split in (self.train, self.val, self.test):
-            for case in split:
-                for part in case.digests():
-                    sha.update(part.encode())
-        return sha.hexdigest()
+        """Return the SHA-256 of what tells its cases from others, and of how they are split."""
+        parts = (self.train, self.val, self.test)
+        told = [[[*case.digests()] for case in part] for part in parts]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def vanished(cases: Sequence[Case], classes: int) -> list[Note]:

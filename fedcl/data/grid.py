@@ -56,6 +56,12 @@ class Cut:
     turn: Array
     axis: int
 
+    def distances(self, stored: Spacing) -> Spacing:
+        """Return (slice, row, column) of the distances between voxels along (i, j, k)."""
+        turned = [stored[int(i)] for i in np.argsort(self.turn[:, 0])]
+        across, down = (i for i in range(3) if i != self.axis)
+        return turned[self.axis], turned[down], turned[across]
+
     def __call__(self, array: Array) -> Array:
         """Return (slices, rows, columns) of (i, j, k), or (frames, ...) of (i, j, k, frames)."""
         turned = nib.orientations.apply_orientation(array, self.turn)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcl.data.grid import Shape
-from fedcl.data.resampling import scaled
+from fedcl.data.resampling import reduced, scaled
 
 Array = np.ndarray[Any, Any]
 
@@ -34,8 +34,12 @@ class Intensities:
 
     def back(self, lowest: Array) -> Array:
         """Return what is added again to intensities counted from the minimum."""
-        keeps = self.how in ("window", "none") or self.nonzero
-        return lowest if keeps else np.zeros_like(lowest)
+        return lowest if self.fixed or self.nonzero else np.zeros_like(lowest)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an intensity becomes the same in every image."""
+        return self.how in ("window", "none")
 
     def normal(self, image: Array, region: Array | None = None) -> Array:
         """Return a channel normalised; only what lies in `region` has a say.
@@ -94,7 +98,7 @@ def shown(
         image: float32, as it was read, (C, slices, rows, columns).
         shape: slices, rows and columns to which it is brought.
         ways: how each of its channels is normalised.
-        region: where voxels count, bool, of shape `shape`; None where all do.
+        region: where voxels count, bool, (slices, rows, columns); None where all do.
 
     Returns:
         float32, shape (C, *shape).
@@ -103,6 +107,17 @@ def shown(
         ValueError: nothing is left of a channel.
     """
     if shape != image.shape[1:]:
+        if region is not None:
+            # What lies outside must not shine in when voxels are averaged.
+            inside = image[:, region].mean(axis=1, dtype=np.float64)
+            outside = [None if way.fixed else mean for way, mean in zip(ways, inside, strict=True)]
+            image = np.stack(
+                [
+                    one if mean is None else np.where(region, one, np.float32(mean))
+                    for one, mean in zip(image, outside, strict=True)
+                ]
+            )
+            region = reduced(region.astype(np.uint8), shape).numpy() > 0
         # Counted from its minimum, what is constant stays so when it is resampled: otherwise
         # rounding would leave a pattern that normalising blows up.
         lowest = image.min((1, 2, 3), keepdims=True)

@@ -62,8 +62,8 @@ class Pattern:
         """
         parts = re.split(r"(\{\w+\}|\*)", self.text)
         written = [self._part(part, known) for part in parts]
-        kind = "" if self.text.endswith("/") or _extended(self.text) else f"(?:{READ})"
-        return re.compile("".join(written) + kind, re.IGNORECASE if kind else 0)
+        kind = "" if self.text.endswith("/") or _extended(self.text) else f"(?i:{READ})"
+        return re.compile("".join(written) + kind)
 
     def _part(self, part: str, known: dict[str, str]) -> str:
         if part == "*":
@@ -114,6 +114,8 @@ class Tree:
                 if not hidden(path):
                     end = "/" if path.name in folders else ""
                     name = composed("/".join([*within, path.name])) + end
+                    if name in found:
+                        raise bad(self.site, path, "another name reads alike (Unicode); rename one")
                     found[name] = path
             folders[:] = [n for n in folders if not hidden(here / n) and len(within) < self.depth]
         for name, path in found.items():

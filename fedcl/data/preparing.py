@@ -53,10 +53,8 @@ class Preparation:
             ValueError: nothing is left of it, or it cannot be brought to the spacing.
         """
         shape, image, runs = self.shape(pair), pair.image, self._runs(pair.labels)
-        region = pair.region
-        if region is not None:
-            region = reduced(region.astype(np.uint8), shape).numpy() > 0
-        normal = shown(image, shape, self.intensities(len(image)), region)
+        normal = shown(image, shape, self.intensities(len(image)), pair.region)
+        lowest = normal.min(axis=(1, 2, 3)).tolist()
         labels = reduced(pair.labels, shape).numpy()
         return [
             Scan.of(
@@ -65,6 +63,7 @@ class Preparation:
                 pair.spacing,
                 torch.from_numpy(np.ascontiguousarray(pair.labels[part])),
                 pair.plane,
+                lowest,
             )
             for part in runs
         ]
@@ -136,7 +135,7 @@ def ways(given: Any, modalities: Sequence[str] = (), chosen: Sequence[int] = ())
     """
     if given == "auto":
         taken = [modalities[n] for n in chosen if n < len(modalities)] if chosen else modalities
-        given = ["window" if one == "CT" else "zscore" for one in taken] or "zscore"
+        given = ["window" if one.casefold() == "ct" else "zscore" for one in taken] or "zscore"
     listed = given if isinstance(given, list) else [given]
     if not listed or not all(one in NORMALISATIONS for one in listed):
         raise ConfigError(

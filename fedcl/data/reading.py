@@ -104,17 +104,18 @@ def read_pair(files: Files, reader: Reader, notes: Notes) -> Pair:
     if files.region is not None:
         region = _laid_along(files.region, _read_region, grid, reader, notes)[0] > 0
         mask = np.where(region, mask, np.uint8(IGNORED))
-    # Where one of the two does not say how it lies, it is taken to lie like the other.
-    told = max((grid, mask_grid), key=_detail)
-    cut = cut_of(told, reader.dims)
+    # By the image alone, as one without a mask would be cut; how far voxels lie apart its mask may
+    # tell as well.
+    cut = cut_of(grid, reader.dims)
+    spacing = cut.distances(grid.spacing or mask_grid.spacing or (1.0, 1.0, 1.0))
     if cut.plane in ("sagittal", "coronal"):
         notes.add(f"cut into {cut.plane} slices, across the coarsest axis", first.name)
     pixels = np.stack([cut(one) for one in image])
     if reader.dims == 3 and pixels.shape[1] == 1:
         notes.add("a single slice taken for a volume (scenario.spatial_dims)", first.name)
-    measured = told.spacing is not None
+    measured = grid.spacing is not None or mask_grid.spacing is not None
     seen = None if region is None else cut(region)
-    return Pair(pixels, cut(mask), cut.spacing, cut.plane, cut.affine, measured, seen)
+    return Pair(pixels, cut(mask), spacing, cut.plane, cut.affine, measured, seen)
 
 
 def read_alone(files: Files, reader: Reader, notes: Notes) -> tuple[Pair, Cut]:
@@ -184,11 +185,6 @@ def _read_region(file: Path, reader: Reader, notes: Notes) -> tuple[Array, Grid]
     return image.max(axis=0), grid
 
 
-def _detail(grid: Grid) -> tuple[bool, bool]:
-    """Return how much a file says of its grid, so that grids can be ordered by it."""
-    return grid.affine is not None, grid.spacing is not None
-
-
 def check_same(
     site: str, mask_file: Path, image: Grid, mask: Grid, notes: Notes, same_origin: bool = True
 ) -> None:
@@ -218,8 +214,10 @@ def check_same(
     if away:
         what = "masks that their headers place elsewhere than the image, taken voxel by voxel"
         notes.add(what, f"{mask_file.name} {away:.2g} voxels")
-    if (image.affine is None) != (mask.affine is None):
-        notes.add("orientation given for image or mask alone, taken for both", mask_file.name)
+    if image.affine is None and mask.affine is not None:
+        notes.add("orientation given for the mask alone, images taken as stored", mask_file.name)
+    if image.affine is not None and mask.affine is None:
+        notes.add("orientation given for the image alone, taken for both", mask_file.name)
 
 
 def read_image(site: str, file: Path, notes: Notes, frame: int | None = None) -> tuple[Array, Grid]:

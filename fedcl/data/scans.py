@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedcl.data.grid import Shape
+from fedcl.data.grid import Shape, written
 from fedcl.data.labels import IGNORED
 from fedcl.errors import DataError
 from fedcl.seeding import numpy_rng
@@ -113,7 +113,7 @@ class Scan:
         counts: its voxels of every class, up to the last that it has, and those `IGNORED`.
         kept: the same of the labels that networks are shown.
         lowest: the image's least value, channel by channel, which it is padded with.
-        digest: SHA-256 of all arrays.
+        digest: SHA-256 of all arrays and of the spacing, which scores depend on.
         content: the arrays.
     """
 
@@ -135,6 +135,7 @@ class Scan:
         spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
         own: Tensor | None = None,
         plane: str = "",
+        lowest: Sequence[float] | None = None,
     ) -> "Scan":
         """Return a scan whose arrays are in memory.
 
@@ -144,6 +145,7 @@ class Scan:
             spacing: of `own`.
             own: the label map as it came; None, and that is `labels`.
             plane: see the class.
+            lowest: of the whole image, of which this is a part; None, and it is the whole.
 
         Raises:
             DataError: an array is of another kind or shape, or holds what is no number.
@@ -152,7 +154,7 @@ class Scan:
         problem = _problem(image, labels, own)
         if problem is not None:
             raise DataError(problem)
-        sha = hashlib.sha256()
+        sha = hashlib.sha256(written(spacing).encode())
         for tensor in (image, labels, own):
             sha.update(str(tuple(tensor.shape)).encode())
             sha.update(np.ascontiguousarray(tensor.numpy()).data)
@@ -164,7 +166,7 @@ class Scan:
             plane,
             Counts.of(own),
             Counts.of(labels),
-            tuple(image.flatten(1).amin(dim=1).tolist()),
+            tuple(image.flatten(1).amin(dim=1).tolist() if lowest is None else lowest),
             sha.hexdigest(),
             InMemory(image, labels, own),
         )

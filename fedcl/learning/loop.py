@@ -72,7 +72,7 @@ def train(
     per_epoch = math.ceil(len(samples) / learner.batch_size)
     total = learner.steps or learner.epochs * per_epoch
     known = declared(task, strategy, lesson.model)
-    best = _Best(student, validate) if learner.keep == "best" and validate else None
+    best = _Best(trained, validate) if learner.keep == "best" and validate else None
     new: dict[str, list[Tensor]] = defaultdict(list)  # losses since they were last summed up
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)

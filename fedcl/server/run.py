@@ -118,7 +118,7 @@ class Server:
         if teaching is not None and teaching.file is not None:
             for name in {role.teacher for role in job.roles.values() if role.teacher}:
                 teacher |= self.architectures[name].read(teaching.file)
-        return State(weights, self.config.fingerprint(), teacher, begun=told)
+        return State(weights, self.config.fingerprint(), teacher=teacher, begun=told)
 
     def meet(self) -> dict[str, Hello]:
         """Meet the hospitals; nothing is written before those needed first have answered.

@@ -26,8 +26,6 @@ class State:
     Attributes:
         weights: the global model; of several architectures, see `fedcl.server.architecture`.
         configuration: what the run was begun with, as `Config.fingerprint` gives it.
-        deciding: the engine's settings that decide whose updates make a round.
-        changed: which of them were changed as the run was gone on with, after which round.
         teacher: what teaches in the current stage, if anything; likewise.
         memory: what the strategy remembers of earlier stages.
         momentum: what the aggregation carries from round to round, within a stage.
@@ -66,6 +64,8 @@ class State:
         sent: the ledger's bytes at the end of each stage.
         forgot: of a run that is another one without a hospital, `from_stage`, the first stage that
             was played again, counted from 1, and `stages_replayed`.
+        deciding: the engine's settings that decide whose updates make a round.
+        changed: which of them were changed as the run was gone on with, after which round.
         tracking_run, tracking_experiment: the MLflow run, and the experiment that it is in.
         secret: what noise is drawn from that nobody else may know; a round repeated after a
             crash has the same again.
@@ -73,8 +73,6 @@ class State:
 
     weights: Arrays
     configuration: dict[str, Any] = field(default_factory=dict)
-    deciding: dict[str, Any] = field(default_factory=dict)
-    changed: list[dict[str, Any]] = field(default_factory=list)
     teacher: Arrays = field(default_factory=dict)
     memory: Arrays = field(default_factory=dict)
     momentum: Arrays = field(default_factory=dict)
@@ -110,6 +108,8 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     sent: list[dict[str, Count]] = field(default_factory=list)
     forgot: dict[str, Count] = field(default_factory=dict)
+    deciding: dict[str, Any] = field(default_factory=dict)
+    changed: list[dict[str, Any]] = field(default_factory=list)
     tracking_run: str | None = None
     tracking_experiment: str | None = None
     secret: Count = field(default_factory=lambda: secrets.randbits(62))

@@ -35,6 +35,16 @@ class Teacher:
     decay: float = setting(0.9, low=0, high=1)
     drift: float = setting(0.1, low=0)
 
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` where a weight is given that nothing would use."""
+        for key, user in (("decay", "ema"), ("drift", "both")):
+            given, unset = getattr(self, key), getattr(type(self), key)
+            if given != unset and self.refresh != user:
+                raise ConfigError(
+                    f"strategy.teacher.{key}: only teacher.refresh={user} uses it, not "
+                    f"{self.refresh}"
+                )
+
     @property
     def teaching(self) -> Teaching:
         """See `Strategy.teaching`."""

@@ -2,12 +2,14 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fedcl.analysis import report
 from fedcl.analysis.compare import latex, markdown
 from fedcl.analysis.runs import Group, Run, chosen, differences, group
 from fedcl.analysis.sources import run_folders
@@ -54,6 +56,7 @@ def run(
 def test_ravg_is_the_mean_of_the_ratios_to_joint():
     assert ravg(run(last=(0.4, 0.6)), run(last=(0.8, 0.9))) == pytest.approx((0.5 + 2 / 3) / 2)
     assert ravg(run(last=(0.4, 0.6)), run(last=(0.0, 0.9))) == pytest.approx(2 / 3)
+    assert ravg(run(last=(0.4, 0.6)), run(last=(0.8,), arrivals=("A",))) is None
 
 
 def test_a_case_is_averaged_over_orders_and_seeds_are_kept_apart():
@@ -65,6 +68,16 @@ def test_a_case_is_averaged_over_orders_and_seeds_are_kept_apart():
     assert cases(runs) == pytest.approx(
         {(0, "A", "p"): 0.4, (0, "B", "p"): 0.6, (1, "A", "p"): 0.1, (1, "B", "p"): 0.3}
     )
+
+
+def test_the_pages_matrix_knows_sites_by_their_names():
+    """Within a stage they come in any order, of every seed another."""
+    one, other = run(last=(0.9, 0.1)), run(seed=1, last=(0.1, 0.9), arrivals=("B", "A"))
+    results = [replace(r.results, arrivals=[["A", "B"]], stages=[["A"]] * 2) for r in (one, other)]
+    runs = [replace(r, results=found) for r, found in zip((one, other), results, strict=True)]
+    (found,) = report._matrices([Group("ted", runs)]).values()
+    assert found["sites"] == ["A", "B"]
+    assert found["methods"]["ted"]["mean"][-1] == pytest.approx([0.9, 0.1])
 
 
 def test_pairs_share_seed_order_and_case():

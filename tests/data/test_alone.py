@@ -101,6 +101,21 @@ def test_slices_are_laid_back_without_orientation(shape: Any, spacing: Any, dims
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+def test_a_mask_does_not_turn_an_image_that_says_nothing_of_how_it_lies(tmp_path: Path, dims: int):
+    array = RNG.normal(size=(9, 8, 5)).astype(np.float32)
+    image = tmp_path / "image.nii"
+    bare = nib.Nifti1Image(array, None)
+    bare.header.set_zooms((1, 1, 1))
+    nib.save(bare, image)
+    mask = nifti(tmp_path / "mask.nii", np.ones((9, 8, 5), np.uint8), np.diag([-1.0, -1, 1, 1]))
+    notes, reader = Notes(), Reader("A", BINARY, dims=dims)
+    pair = read_pair(Files((image,), mask), reader, notes)
+    alone, _ = read_alone(Files((image,), image), reader, Notes())
+    assert np.array_equal(pair.image, alone.image)
+    assert any("for the mask alone" in str(note) for note in notes.all())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
 def test_an_image_is_cut_as_with_a_mask(tmp_path: Path, dims: int):
     """As it was in training: the same pixels, voxel sizes and plane."""
     for axes in ("LPS", "PIR", "SLA"):

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -151,6 +152,21 @@ def test_a_file_that_may_yet_change_is_looked_at_again(site: Path, kept: Path):
     scenario().cases("A", site)
     assert len(list((kept / "known").iterdir())) == there, "nothing is noted of a fresh file"
     assert time.time() - now.stat().st_mtime < cached.FRESH
+
+
+def test_a_file_whose_time_was_set_back_is_looked_at_again(site: Path, kept: Path):
+    mask = site / "masks" / "p0.nii"
+    (site / "masks" / "p0.nii.gz").rename(site / "p0.nii.gz")
+    nib.save(nib.load(site / "p0.nii.gz"), mask)
+    os.utime(mask, (time.time() - 60, time.time() - 60))
+    before, known = scenario().cases("A", site), mask.stat()
+    content = bytearray(mask.read_bytes())
+    content[352:] = reversed(content[352:])
+    mask.write_bytes(bytes(content))
+    os.utime(mask, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert (mask.stat().st_size, mask.stat().st_mtime_ns) == (known.st_size, known.st_mtime_ns)
+    after = scenario().cases("A", site)
+    assert after[0].scans[0].digest != before[0].scans[0].digest
 
 
 def test_too_small_a_folder_and_what_was_left_half_written_are_told_and_removed(

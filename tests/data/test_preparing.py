@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedcl.data.labels import IGNORED
-from fedcl.data.preparing import Preparation, distances, sizes
+from fedcl.data.preparing import Preparation, distances, sizes, ways
 from fedcl.data.reading import Pair
 from fedcl.errors import ConfigError
 from tests.images import folder
@@ -75,6 +75,18 @@ def test_what_lies_outside_of_a_region_has_no_say_and_becomes_the_minimum(normal
     np.testing.assert_allclose(one[:, :5], inside.min(), atol=2e-5)
 
 
+@pytest.mark.parametrize("resize", [(6, 8), (24, 30)])
+@pytest.mark.parametrize("normalise", ["zscore", "minmax", "percentile"])
+def test_what_lies_outside_of_a_region_does_not_shine_in(normalise: str, resize: tuple[int, ...]):
+    image, region = volume()[:1].astype(np.float32), np.ones((4, 12, 15), bool)
+    region[:, :5] = False
+    other = image.copy()
+    other[:, :, :5] = 1e4
+    both = (pair(each, region=region) for each in (image, other))
+    one, two = (prepared(each, normalise=normalise, resize=resize) for each in both)
+    assert np.array_equal(one, two) and one.std() > 0
+
+
 @pytest.mark.parametrize("normalise", ["zscore", "minmax", "minmax_clipped", "percentile"])
 def test_an_image_looks_the_same_whatever_its_mask_has_ignored(normalise: str):
     """One to be segmented has no mask to be looked up."""
@@ -106,6 +118,18 @@ def test_percentiles_bound_what_is_almost_constant(count: int):
     image[0, 0, 0, :count] = 3000
     found = prepared(pair(image), normalise="percentile")
     assert found.min() == 0 and found.max() <= 1
+
+
+def test_slices_that_are_kept_are_padded_as_the_whole_volume_is():
+    image, labels = volume()[:1].astype(np.float32), np.zeros((4, 12, 15), np.uint8)
+    image[0, 3, 0, 0], labels[0, 2:5] = -500, 1
+    (scan,) = Preparation(margin=1)(pair(image, labels))
+    (whole,) = Preparation()(pair(image))
+    assert scan.shape[1] == 2 and scan.lowest == whole.lowest
+
+
+def test_channels_that_are_ct_in_small_letters_are_ct():
+    assert ways("auto", ["ct", "MR"]) == ["window", "zscore"]
 
 
 def test_an_empty_channel_is_zero():

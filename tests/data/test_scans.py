@@ -193,9 +193,15 @@ def test_a_sites_digest_depends_on_names_arrays_and_splits():
         ((doubled,), (b,), (c,)),
         ((b,), (a,), (c,)),
         ((a,), (b,), (case("c", 4),)),
+        ((a, b), (c,), ()),
+        ((a,), (), (b, c)),
     ):
         seen.add(SiteData(train, val, test).digest())
-    assert len(seen) == 5 and SiteData((a,), (b,), (c,)).digest() == same
+    thick = Case(
+        "c", (Scan.of(c.scans[0].content.image(), c.scans[0].content.labels(), (7, 1, 1)),)
+    )
+    seen.add(SiteData((a,), (b,), (thick,)).digest())
+    assert len(seen) == 8 and SiteData((a,), (b,), (c,)).digest() == same
 
 
 def test_slices_of_several_scans_are_one_stack():

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedcl.data.samples import Stacked
+from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.learning.loop import train
 from fedcl.learning.step import Lesson
@@ -50,7 +51,9 @@ def test_a_fields_is_the_squared_distance():
 
 def test_both_is_the_stages_teacher_and_the_rounds():
     assert make("ted", teacher=BOTH).teaching == Teaching("stage", drift=2.0)
-    assert make("ted", teacher={"drift": 2.0}).teaching == Teaching("stage"), "for both alone"
+    for key, user in (("drift", "both"), ("decay", "ema")):
+        with pytest.raises(ConfigError, match=f"^strategy.teacher.{key}: only .*refresh={user}"):
+            make("ted", teacher={key: 0.5})
     assert "drift" in declared(TASK, make("mib", teacher=BOTH), Model())
     assert "drift" not in declared(TASK, make("mib"), Model())
 

@@ -124,6 +124,24 @@ def test_which_epoch_is_kept(keep: str, kept: int):
     assert all(torch.equal(v, states[kept][k]) for k, v in student.state_dict().items())
 
 
+def test_what_is_trained_beside_the_student_is_of_the_same_epoch():
+    class Beside(type(FINETUNE)):  # type: ignore[misc]
+        def objective(self, step: Step) -> dict[str, torch.Tensor]:
+            weight = step.auxiliary.weight.sum()
+            return {"seg": super().objective(step)["seg"] + weight}
+
+    beside, states, scores = torch.nn.Linear(1, 1), [], iter([0.2, 0.9, 0.4])
+
+    def validate() -> float:
+        states.append(beside.weight.item())
+        return next(scores)
+
+    lesson = Lesson(task=TASK, student=network(), auxiliary=beside)
+    settings = Learner(epochs=3, keep="best")
+    loop.train(lesson, slices(), settings, Beside(), lambda _: 0.01, ("train",), validate=validate)
+    assert beside.weight.item() == states[1] != states[2]
+
+
 @pytest.mark.parametrize(("clip", "bounded"), [(1e-3, True), (None, False)])
 def test_clipping_bounds_the_gradient(clip: float | None, bounded: bool):
     student, norms = network(), []

@@ -14,6 +14,7 @@ from fedcl import arrays
 from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.hospital import teacher
 from fedcl.wire import records
 from fedcl.wire.local_grid import InProcessGrid
 from fedcl.wire.requests import TrainRequest
@@ -162,6 +163,20 @@ def test_what_it_began_with_teaches_in_the_first_stage(earlier: Path, tmp_path: 
     untaught = read(made(tmp_path / "untaught", *options))
     assert arrays.digest(one.state.weights) != untaught["weights_sha256"]
     assert arrays.digest(stage(tmp_path, 1)) != arrays.digest(stage(tmp_path / "untaught", 1))
+
+
+def test_what_began_with_a_teacher_knows_all_in_later_stages_too(
+    earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """MiB asks it for classes that no hospital of this run marks."""
+    told, found = teacher.taught, []
+    monkeypatch.setattr(teacher, "taught", lambda *call: found.append(told(*call)) or found[-1])
+    options = f"model.weights={earlier}", "strategy=lwf", "model.teaches=true"
+    assert read(made(tmp_path / "taught", *options))["rounds_per_stage"]
+    assert len(found) >= 2 and not any(found)
+    found.clear()
+    stages = read(made(tmp_path / "untaught", *options[:2]))["stages"]
+    assert found[-1] == stages[0]
 
 
 def test_of_no_weight_the_lesson_changes_nothing(earlier: Path, tmp_path: Path):

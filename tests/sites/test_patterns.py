@@ -187,6 +187,30 @@ def test_what_has_no_partner_or_two_is_named(tmp_path: Path):
         scenario.cases("A", tmp_path)
 
 
+def test_sites_that_differ_in_capitals_alone_have_each_its_own(tmp_path: Path):
+    for n in range(3):
+        picture(tmp_path / "seg" / f"p{n}.png", np.eye(16, dtype=np.uint8) * 255)
+        for site in ("ucl", "UCL"):
+            content = np.full((16, 16), 50 if site == "ucl" else 90, np.uint8)
+            picture(tmp_path / "img" / f"{site}_p{n}.png", content)
+    values = {"image": "img/{site}_{case}", "mask": "seg/{case}", "normalise": "none", "size": 16}
+    one = folder(root=str(tmp_path), **values)
+    for site, value in (("ucl", 50), ("UCL", 90)):
+        cases = one.cases(site, one.location(site))
+        assert [case.name for case in cases] == ["p0", "p1", "p2"]
+        assert all(case.images.eq(value).all() for case in cases)
+
+
+def test_names_that_read_alike_are_refused(tmp_path: Path):
+    for name in ("u\u0308", "\u00fc"):
+        for kind in ("images", "masks"):
+            picture(tmp_path / kind / f"{name}.png", np.eye(16, dtype=np.uint8))
+    if len(list((tmp_path / "images").iterdir())) < 2:
+        pytest.skip("the file system takes the two names for one")
+    with pytest.raises(DataError, match=r"another name reads alike \(Unicode\)"):
+        folder(size=16).cases("A", tmp_path)
+
+
 def test_a_folder_that_is_for_nothing_known_is_named(tmp_path: Path):
     for part in ("training", "extra"):
         fundus(tmp_path / part / "image" / f"of_{part}.png")

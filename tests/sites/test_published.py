@@ -1,16 +1,18 @@
 """Layouts as they are published, read from an untouched download: one command each."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from fedcl.app.cli import main
-from fedcl.errors import FedclError
+from fedcl.errors import DataError, FedclError
 from fedcl.registry import SCENARIO
 from tests import published
 from tests.conftest import read
@@ -114,6 +116,29 @@ def test_acdc_has_groups_frames_and_an_official_part(tmp_path: Path):
     assert [case.name for case in inside.cases("NOR", root / "training")] == [
         "patient004", "patient005", "patient006",
     ]  # fmt: skip
+
+
+def test_patients_that_are_there_twice_are_refused(tmp_path: Path):
+    root = published.acdc(tmp_path / "acdc")
+    shutil.copytree(root / "training" / "patient000", root / "testing" / "patient000")
+    with pytest.raises(DataError, match=r"holds this patient too; keep one"):
+        scenario("acdc_segmentation", root, official=True).sites()
+    shutil.rmtree(root / "testing" / "patient000")
+    image = next((root / "training" / "patient000").glob("*frame01.nii.gz"))
+    for file in (image, image.with_name(image.name.replace(".nii", "_gt.nii"))):
+        nib.save(nib.load(file), file.with_suffix(""))
+    with pytest.raises(DataError, match=r"there twice, with another extension; keep one"):
+        scenario("acdc_segmentation", root).sites()
+    root = published.mnms(tmp_path / "mnms")
+    first = next((root / "Training" / "Labeled").iterdir())
+    shutil.copytree(first, root / "Testing" / first.name)
+    with pytest.raises(DataError, match=r"holds this patient too; keep one"):
+        scenario("mnms", root).sites()
+    shutil.rmtree(root / "Testing" / first.name)
+    (table,) = root.glob("*.csv")
+    table.write_text(table.read_text() + table.read_text().splitlines()[-1] + "\n")
+    with pytest.raises(DataError, match=r"line \d+: \w+ once more"):
+        scenario("mnms", root).sites()
 
 
 def test_mnms_reads_the_marked_frames_of_its_vendors(tmp_path: Path):

@@ -121,6 +121,14 @@ def test_cauaug_restyle_keeps_the_phase_and_takes_magnitude_and_moments():
     assert ratio[1:4, 1:4].std() / ratio[1:4, 1:4].mean() < 1e-3
 
 
+def test_cauaug_an_image_of_one_value_stays_one():
+    images = torch.stack([torch.full((1, 8, 8), -1.0), torch.randn(1, 8, 8), torch.zeros(1, 8, 8)])
+    old = archive(torch.randn(6, 1, 8, 8) * 3 + 5)
+    empty, other, nothing = restyle(images, drawn(old, 3, torch.Generator()))
+    assert empty.eq(empty[0, 0, 0]).all() and nothing.eq(empty[0, 0, 0]).all()
+    assert other.std() > 0 and other.isfinite().all()
+
+
 @pytest.mark.parametrize("size", [(8, 8), (4, 6, 8)])
 def test_cauaug_own_style_changes_nothing_about_one_image(size: tuple[int, ...]):
     image = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(3))
