@@ -20,7 +20,8 @@ README = {"phantom": "phantom", "hippocampus, shifted": "hippocampus"}
 AGAINST = tuple(f"AVG - {name} [95 %]" for name in REFERENCES)
 KEPT = f"BWT - {REFERENCES[0]} [95 %]"
 SHORT = ("AVG", AGAINST[0], KEPT)
-LONG = ("AVG", "closed", *AGAINST, "BWT", KEPT, "worst site")
+WEIGHTS = "weights"
+LONG = ("AVG", "closed", *AGAINST, "BWT", KEPT, "worst site", WEIGHTS)
 IMAGES = {"none": "as they are", "light": "varied"}
 NOTES = {"replay": " (keeps 8 images per hospital)"}
 
@@ -63,7 +64,8 @@ def rows(work: Work, part: str, augment: str) -> list[Row]:
         at = header.index(AGAINST[0]) + 1
         header = [*header[:at], AGAINST[1], *header[at:]]
         lines = [[*line[:at], column[line[0]], *line[at:]] for line in lines]
-    return [dict(zip(header, line, strict=True)) for line in lines]
+    found = [dict(zip(header, line, strict=True)) for line in lines]
+    return [{**row, WEIGHTS: words(work.weights(row["strategy"])) or "-"} for row in found]
 
 
 def marked(heads: Sequence[str], lines: Sequence[Row]) -> str:
@@ -163,8 +165,9 @@ def measured(strategy: str, found: Found) -> str:
 
 MEASURED = """\
 On equal terms with all other methods: ten runs each (five seeds, two orders of arrival), ± is their
-standard deviation, brackets hold 95 % intervals over seeds. How that was done:
-[](how_it_was_measured.md); all methods and columns: `benchmarks/RESULTS.md`.
+standard deviation, brackets hold 95 % intervals over seeds. Weights were tuned for each stream, and
+are not the defaults everywhere. How that was done: [](how_it_was_measured.md); all methods and
+columns: `benchmarks/RESULTS.md`.
 """
 ABOUT = """## comparison
 
@@ -179,10 +182,10 @@ round, fewer in all, and "MB sent" of it are weights, not the images that would 
 What the columns mean is in `docs/explanation/measures.md`: ± is the standard deviation over runs;
 differences have a 95 % interval over seeds, which on real images are splits of the same patients; p
 is Wilcoxon's test over test cases, Holm-corrected within a table, so that it changes while a table
-grows. `s` is not to be compared: runs were made on several machines, most of those of the shifted
-hippocampus on 16 CPUs side by side (torch 2.11), the others on 2 (torch 2.13). Processors round
-differently, above all where images are varied: the first stage, which most methods have in common,
-differs by up to 0.016 in single runs.
+grows. `s` is not to be compared: runs were made on several machines, those of phantom3d on one H100
+in float32, twenty at a time, most of the shifted hippocampus on 16 CPUs side by side (both torch
+2.11), the others on 2 (torch 2.13). Processors round differently, above all where images are
+varied: the first stage, which most methods have in common, differs by up to 0.016 in single runs.
 
 All of it takes some nine hours on two CPUs, as reckoned from the runs that there are. Left out for
 that are parts of methods on all but two streams, and on all but the phantom `mas`, `fedprox`,

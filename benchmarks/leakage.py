@@ -1,13 +1,16 @@
 """What a hospital's report and the model's weights give away: attacks on every method.
 
-`python -m benchmarks.leakage` runs what has not been run yet and writes a section of
-`benchmarks/RESULTS.md`; `--report` only writes.
+`python -m benchmarks.leakage` runs what has not been run yet, keeps in `benchmarks/leakage.json`
+what every attack on every run gave, and writes a section of `benchmarks/RESULTS.md` from that;
+`--report` only writes.
 """
 
+import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
@@ -23,6 +26,7 @@ from fedcl.app.simulation import simulate
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.data.cases import Case
+from fedcl.files import write_atomically
 from fedcl.learning.hooks import StageSummary
 from fedcl.privacy.base import Privacy
 from fedcl.privacy.report_dp import ReportDP
@@ -35,6 +39,12 @@ COMMON = ["scenario=canaries", "learner.steps=10"]
 FRESH = 255  # canaries that were never planted
 AVERAGED = (1, 4, 10, 40)  # images whose spectrum is told
 CPU = torch.device("cpu")
+KEPT = Path(__file__).parent / "leakage.json"
+HEADS = {
+    "weights": "by weights", "canary": "canary, bits", "report": "by report",
+    "noisy report": "with noise", "probes": "by probes",
+}  # fmt: skip
+"""Every attack, and what it is called in the table."""
 TEXT = f"""## leakage
 
 `{" ".join(COMMON)}`, otherwise the defaults: six hospitals in three stages, seeds
@@ -204,33 +214,46 @@ def attack(folders: Iterable[Path]) -> dict[str, list[float]]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing and write the section."""
-    given = options(__doc__, arguments, "leakage")
+def measured(out: Path) -> dict[str, Any]:
+    """Run what is missing and return what every attack gave, by method and by run."""
     sys.path.insert(0, str(Path(__file__).parent / "plugins"))
-    rows: list[list[str | list[float]]] = []
+    found: dict[str, Any] = {"methods": {}, "spectra": {}}
     for method in METHODS:
-        folders = [given.out / slug(method, str(seed)) for seed in SEEDS]
+        folders = [out / slug(method, str(seed)) for seed in SEEDS]
         for seed, folder in zip(SEEDS, folders, strict=True):
-            if not given.report and completed(folder) is None:
+            if completed(folder) is None:
                 simulate(compose(overrides(method, seed)), folder)
-        found = attack(folder for folder in folders if completed(folder) is not None)
-        named = ("weights", "canary", "report", "noisy report", "probes")
-        rows.append([method, *(found[name] or "-" for name in named)])
-    heads = ["", "by weights", "canary, bits", "by report", "with noise", "by probes"]
-    spectra = [
-        [f"{count}", *map(list, zip(*(rebuilt(count, seed) for seed in SEEDS), strict=True))]
-        for count in AVERAGED
+        found["methods"][method] = attack(folders)
+    for count in AVERAGED:
+        near, far = zip(*(rebuilt(count, seed) for seed in SEEDS), strict=True)
+        found["spectra"][str(count)] = {"these": near, "others": far}
+    return found
+
+
+def section(found: Mapping[str, Any]) -> str:
+    """Return the section, given what `measured` found."""
+    rows: list[list[str | list[float]]] = [
+        [method, *(values.get(name) or "-" for name in HEADS)]
+        for method, values in found["methods"].items()
     ]
+    spectra = [[count, *values.values()] for count, values in found["spectra"].items()]
     lines = [
-        *markdown(heads, rows),
+        *markdown(["", *HEADS.values()], rows),
         "Rebuilding an image from the mean magnitude of so many spectra (`cauaug`), by Fienup's "
         "algorithm: correlation, shifted and turned at its best, with the nearest of these images, "
         "and with the nearest of as many others.",
         "",
         *markdown(["images", "these", "others"], spectra),
     ]
-    write_section("leakage", TEXT + "\n".join(lines))
+    return TEXT + "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing; keep what the attacks gave, and write the section."""
+    given = options(__doc__, arguments, "leakage")
+    if not given.report:
+        write_atomically(KEPT, json.dumps(measured(given.out), indent=1).encode())
+    write_section("leakage", section(json.loads(KEPT.read_text())))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,11 @@ class Work:
         tried = self.tuning(METHODS[name].like or name)
         return best(tried) if tried else ()
 
+    def weights(self, name: str) -> Values:
+        """Return the tuned values that a method is run with; none before all have been tried."""
+        own = {one.partition("=")[0] for one in METHODS[name].overrides}
+        return tuple(one for one in self.tuned(name) or () if one.partition("=")[0] not in own)
+
     def reported(self, name: str, augment: str, values: Values = ()) -> list[Planned]:
         """Return every run that is reported."""
         return [
@@ -97,9 +102,8 @@ class Work:
 
     def check(self, name: str, run: Run) -> None:
         """Exit where a run has not the weights that were tuned."""
-        own = {one.partition("=")[0] for one in METHODS[name].overrides}
-        for key, _, value in (one.partition("=") for one in self.tuned(name) or ()):
-            if key not in own and run.config.get(key) != float(value):
+        for key, _, value in (one.partition("=") for one in self.weights(name)):
+            if run.config.get(key) != float(value):
                 raise SystemExit(f"{run.place}: {key} is not {value}: remove it and run it again")
 
 
