@@ -37,7 +37,7 @@ class Harmony(Archiving):
         seg: weight of their segmentation: worth it where patients are few.
         correct: steps of gradient descent on the maps, per stage.
         look: whether intensities are mapped.
-        shape: whether the organ is moved and scaled.
+        shape: whether the organ is moved and scaled, where all sites mark the same classes.
     """
 
     losses = ("kd", "harmonised")
@@ -54,11 +54,12 @@ class Harmony(Archiving):
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return both terms on harmonised images."""
+        assert isinstance(step.task, Segmentation)
         images, labels = step.inputs, step.targets
         old = drawn(step.memory, len(images), step.rng)
         if self.look:
             images = appearance.mapped(images, old["theta"], old["own"][0], old["ends"])
-        if self.shape:
+        if self.shape and not step.task.candidates:  # of sites that mark other organs, no place
             images, labels = reshape(images, labels, old["place"], old["organ"][:, 0] > 0, step.rng)
         logits = step.probe(images)
         terms = {"kd": self.kd * soft_cross_entropy(logits, step.ask_teacher(images))}

@@ -61,11 +61,8 @@ class MiB(LwF):
         }
 
     def new_to_teacher(self, task: Segmentation, taught: Sequence[str]) -> list[int]:
-        """Return the classes that the teacher does not know; of one from elsewhere, none."""
-        if self.added or not taught:
-            return self.added
-        known = task.marked(taught)
-        return [number for number in range(1, task.classes) if number not in known]
+        """Return the classes that the teacher does not know."""
+        return self.added or task.unknown(taught)
 
     def check(self, task: Segmentation, model: Model) -> None:
         """See `Strategy.check`."""

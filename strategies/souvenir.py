@@ -49,8 +49,8 @@ class Souvenir(Archiving):
 
     def check(self, task: Segmentation, model: Model) -> None:
         """Raise `ConfigError` where voxels may have no class: regions are told by them."""
-        if task.ignores:
-            raise ConfigError("scenario.ignore: souvenir needs the class of every voxel; take []")
+        if key := "ignore" * task.ignores or "unmarked" * bool(task.candidates):
+            raise ConfigError(f"scenario.{key}: souvenir needs the class of every voxel")
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return both terms on restaged images."""

@@ -83,7 +83,10 @@ def recalled(
     places = tuple(sorted(hospital.places.items()))
     key = places, *marks, str(call.shares), str(call.rehearsing)
     rng = torch_rng("recall", job.seed, hospital.site, call.stage)
-    summary = SiteSummary(task=job.task, samples=samples, memory=memory, teacher=teacher, rng=rng)
+    summary = SiteSummary(
+        task=job.task, samples=samples, memory=memory, teacher=teacher,
+        taught=taught(hospital, call), rng=rng,
+    )  # fmt: skip
     kind = f"recalled by {hospital.site}"
     return of_stage(hospital, call).get(kind, key, lambda: job.strategy.recall(summary), most=1)
 

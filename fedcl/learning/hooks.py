@@ -200,6 +200,7 @@ class SiteSummary:
         samples: those that it trains on.
         memory: as the server sent it (`Strategy.remember`), on the device; not empty.
         teacher: the frozen teacher, in evaluation mode; None where nobody teaches.
+        taught: the sites that it has learned from, as far as that is known.
         rng: source of randomness.
     """
 
@@ -207,6 +208,7 @@ class SiteSummary:
     samples: Samples
     memory: Mapping[str, torch.Tensor]
     teacher: nn.Module | None
+    taught: Sequence[str]
     rng: torch.Generator
 
 

@@ -295,6 +295,14 @@ class Segmentation(Task):
         foreground = range(1, self.classes)
         return [c for c in foreground if any(c not in self.unmarked.get(s, ()) for s in sites)]
 
+    def unknown(self, taught: Sequence[str]) -> list[int]:
+        """Return the classes that a teacher does not know that has learned from some sites.
+
+        None of one from elsewhere, of which no site is known.
+        """
+        known = self.marked(taught) if taught else range(1, self.classes)
+        return [number for number in range(1, self.classes) if number not in known]
+
     @property
     def drawing(self) -> Drawing:
         """See `Drawing`: the first test case of every site."""

@@ -1,6 +1,7 @@
 """How bright images are, cell by cell and class by class, and the maps between two hospitals'."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -197,6 +198,9 @@ def corrected(
     if summary.teacher is None or not steps:
         return theta
     samples, rng = summary.samples, summary.rng
+    # What no site marks that the teacher has learned from it cannot find, however an image looks.
+    task = replace(summary.task, naive=False)
+    unknown = torch.tensor(task.unknown(summary.taught), device=samples.device)
     span = (ends[1] - ends[0]).clamp_min(1e-6)[:, None, None]
     change = torch.zeros_like(theta, requires_grad=True)
     optimiser = torch.optim.Adam([change], RATE)
@@ -205,7 +209,8 @@ def corrected(
         chosen = torch.randint(len(theta), (BATCH,), generator=rng)
         part = samples[index.to(samples.device) if samples.ready else index]
         images = mapped(part.inputs, (theta + span * change)[chosen], ends, bounds[chosen])
-        loss = summary.task.loss(summary.teacher(images), part.targets)
+        targets = part.targets.masked_fill(torch.isin(part.targets, unknown), IGNORED)
+        loss = task.loss(summary.teacher(images), targets)
         (change.grad,) = torch.autograd.grad(loss, [change])
         optimiser.step()
     return (theta + span * change).detach()

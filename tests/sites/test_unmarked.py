@@ -17,6 +17,7 @@ from fedcl.data.hidden import hidden
 from fedcl.data.labels import IGNORED
 from fedcl.data.scans import Scan
 from fedcl.errors import ConfigError
+from fedcl.models.base import Model
 from fedcl.registry import STRATEGY
 from fedcl.reporting.console import console
 from fedcl.reporting.terminal import report
@@ -276,7 +277,16 @@ def test_the_naive_reading_trains_on_background(ran: Callable[..., Path]):
     assert background["data_sha256"] == unknown["data_sha256"]
 
 
-@pytest.mark.parametrize("strategy", [one for one in STRATEGY.available() if base(one) is TINY])
+def test_souvenir_which_takes_all_that_is_marked_for_one_organ_refuses():
+    task = folder(**CLASSES | {"unmarked": {"A": [2]}}).task
+    with pytest.raises(ConfigError, match=r"^scenario\.unmarked: souvenir needs the class"):
+        STRATEGY.make({"name": "souvenir"}).check(task, Model())
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [one for one in STRATEGY.available() if base(one) is TINY and one != "souvenir"],
+)
 def test_every_method_trains_where_sites_mark_other_classes(
     ran: Callable[..., Path], strategy: str
 ):

@@ -1,5 +1,6 @@
 """Harmony, on pictures whose scanners are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from fedcl.data.labels import IGNORED
 from fedcl.data.samples import Stacked
 from fedcl.learning.strategy import SiteSummary
 from fedcl.tasks.losses import segmentation_loss
+from fedcl.tasks.segmentation import Segmentation
 from strategies.harmony import Harmony
 from strategies.parts.anatomy import reshape
 from strategies.parts.appearance import (
     CELLS,
     KNOTS,
+    corrected,
     count,
     curves,
     distributions,
@@ -61,7 +64,7 @@ def recalled(
     assert all(np.isfinite(value).all() for value in left.values())
     memory = {f"0/A/{name}": torch.tensor(value) for name, value in left.items()}
     rng = torch.Generator().manual_seed(0)
-    given = dict(task=TASK, samples=own, memory=memory, teacher=teacher, rng=rng)
+    given = dict(task=TASK, samples=own, memory=memory, teacher=teacher, taught=[], rng=rng)
     return dict(strategy.recall(SiteSummary(**given)))
 
 
@@ -155,6 +158,39 @@ class Bright(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([torch.zeros_like(images), 8 * (images - 2)], dim=1)
+
+
+PARTIAL = replace(TASK, classes=3, unmarked={"A": (2,), "B": (1,)}, candidates=((0, 1), (0, 2)))
+"""A marks class 1 alone, B class 2."""
+
+
+class Three(Bright):
+    """A teacher of three classes, the last of which is what is dark."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super().forward(images), -8 * images], dim=1)
+
+
+def test_the_teacher_is_not_asked_for_what_it_has_never_learned():
+    images, _ = patients(2)
+    samples = Stacked(images, torch.full_like(images, 2).long())
+    own, theta = ends(samples), torch.randn(2, 1, 11, 6)
+    bounds, rng = own.expand(2, *own.shape), torch.Generator().manual_seed(0)
+    given = dict(samples=samples, memory={}, teacher=Three(), rng=rng)
+    for task in (PARTIAL, replace(PARTIAL, naive=True)):
+        one, both = (SiteSummary(task=task, **given, taught=t) for t in (["A"], ["A", "B"]))
+        assert corrected(theta, own, bounds, 3, one).equal(theta)
+        assert not corrected(theta, own, bounds, 3, both).equal(theta)
+
+
+@pytest.mark.parametrize(("task", "moved"), [(TASK, True), (PARTIAL, False)])
+def test_organs_are_not_moved_where_sites_mark_other_ones(task: Segmentation, moved: bool):
+    images, labels = patients(2)
+    memory = recalled(make("harmony", look=False), *[Stacked(images, labels)] * 2)
+    answers = torch.zeros(1, task.classes, SIZE, SIZE)
+    here = step(answers, answers, inputs=images, targets=labels, memory=memory, task=task)
+    make("harmony", look=False).distil(here)
+    assert here.teacher.shown[-1].equal(images) != moved
 
 
 def test_maps_are_corrected_where_the_teacher_is_wrong_about_them():
