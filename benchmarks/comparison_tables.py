@@ -10,7 +10,7 @@ from fedcl.analysis.columns import piped
 from fedcl.analysis.statistics import table
 from fedcl.analysis.tables import paper
 
-REFERENCES = "finetune", "ted"
+REFERENCES = "finetune", "ted", "joint"
 """What every method's AVG is compared with; p is against the first."""
 TITLES = {"none": "Nobody's images are varied", "light": "Everybody's images are varied"}
 SECTIONS = (*(("methods", augment) for augment in AUGMENTS), ("parts", "none"))
@@ -58,13 +58,12 @@ def rows(work: Work, part: str, augment: str) -> list[Row]:
     if REFERENCES[0] not in there or not there.intersection(work.methods(part)):
         return []
     header, lines = paper(table(groups, REFERENCES[0]), REFERENCES[0], "-")
-    if REFERENCES[1] in there:
-        other, against = paper(table(groups, REFERENCES[1]), REFERENCES[1], "-")
-        column = {line[0]: line[other.index(AGAINST[1])] for line in against}
-        at = header.index(AGAINST[0]) + 1
-        header = [*header[:at], AGAINST[1], *header[at:]]
-        lines = [[*line[:at], column[line[0]], *line[at:]] for line in lines]
     found = [dict(zip(header, line, strict=True)) for line in lines]
+    for reference, head in zip(REFERENCES[1:], AGAINST[1:], strict=True):
+        if reference in there:
+            other, against = paper(table(groups, reference), reference, "-")
+            column = {line[0]: line[other.index(head)] for line in against}
+            found = [{**row, head: column[row["strategy"]]} for row in found]
     return [{**row, WEIGHTS: words(work.weights(row["strategy"])) or "-"} for row in found]
 
 
