@@ -53,6 +53,11 @@ def weights(keys: str, *tried: tuple[float, ...]) -> tuple[Values, ...]:
     )
 
 
+def part(name: str, *overrides: str) -> Method:
+    """Return a method with something left out, or otherwise; its weights stay those tuned."""
+    return Method((f"strategy={name}", *overrides), like=name, part="parts")
+
+
 METHODS: dict[str, Method] = {
     "finetune": Method(("strategy=finetune",)),
     "joint": Method(("strategy=joint",)),
@@ -77,58 +82,27 @@ METHODS: dict[str, Method] = {
     "souvenir": weighed("souvenir", "seg", 0.1, 0.3, 0.5, 1, 2, 4),
     "harmony": Method(("strategy=harmony",), weights("kd seg", (2, 0), (4, 0), (2, 0.2), (2, 0.5))),
     **{
-        f"ted: {terms}": Method(
-            ("strategy=ted", f"strategy.terms={terms}"), like="ted", part="parts"
-        )
+        f"ted: {terms}": part("ted", f"strategy.terms={terms}")
         for terms in ("kd", "kd+ska", "kd+akt", "kd+akt+gugf", "kd+ska+akt")
     },
-    "cauaug: DomAug alone": Method(
-        ("strategy=cauaug", "strategy.ana=false"), like="cauaug", part="parts"
-    ),
-    "cauaug: AnaAug alone": Method(
-        ("strategy=cauaug", "strategy.kd=0", "strategy.dom=0"), part="parts"
-    ),
-    "tkrl: PCD alone": Method(("strategy=tkrl", "strategy.vma=0"), like="tkrl", part="parts"),
-    "tkrl: VMA alone": Method(("strategy=tkrl", "strategy.pcd=0"), like="tkrl", part="parts"),
-    "souvenir: teacher alone": Method(
-        ("strategy=souvenir", "strategy.seg=0"), like="souvenir", part="parts"
-    ),
-    "souvenir: labels alone": Method(
-        ("strategy=souvenir", "strategy.kd=0"), like="souvenir", part="parts"
-    ),
-    "souvenir: shapes alone": Method(
-        ("strategy=souvenir", "strategy.look=false"), like="souvenir", part="parts"
-    ),
-    "souvenir: looks alone": Method(
-        ("strategy=souvenir", "strategy.shape=false"), like="souvenir", part="parts"
-    ),
-    "harmony: teacher alone": Method(
-        ("strategy=harmony", "strategy.seg=0"), like="harmony", part="parts"
-    ),
-    "harmony: labels alone": Method(
-        ("strategy=harmony", "strategy.kd=0", "strategy.seg=0.5"), like="harmony", part="parts"
-    ),
-    "harmony: shapes alone": Method(
-        ("strategy=harmony", "strategy.look=false"), like="harmony", part="parts"
-    ),
-    "harmony: looks alone": Method(
-        ("strategy=harmony", "strategy.shape=false"), like="harmony", part="parts"
-    ),
-    "harmony: not corrected": Method(
-        ("strategy=harmony", "strategy.correct=0"), like="harmony", part="parts"
-    ),
-    "ted, both teachers": Method(
-        ("strategy=ted", "strategy.teacher.refresh=both"), like="ted", part="parts"
-    ),
+    "cauaug: DomAug alone": part("cauaug", "strategy.ana=false"),
+    "cauaug: AnaAug alone": part("cauaug", "strategy.kd=0", "strategy.dom=0"),
+    "tkrl: PCD alone": part("tkrl", "strategy.vma=0"),
+    "tkrl: VMA alone": part("tkrl", "strategy.pcd=0"),
+    "souvenir: teacher alone": part("souvenir", "strategy.seg=0"),
+    "souvenir: labels alone": part("souvenir", "strategy.kd=0"),
+    "souvenir: shapes alone": part("souvenir", "strategy.look=false"),
+    "souvenir: looks alone": part("souvenir", "strategy.shape=false"),
+    "harmony: teacher alone": part("harmony", "strategy.seg=0"),
+    "harmony: labels alone": part("harmony", "strategy.kd=0", "strategy.seg=0.5"),
+    "harmony: shapes alone": part("harmony", "strategy.look=false"),
+    "harmony: looks alone": part("harmony", "strategy.shape=false"),
+    "harmony: not corrected": part("harmony", "strategy.correct=0"),
+    "ted, both teachers": part("ted", "strategy.teacher.refresh=both"),
     **{
-        f"{name}, pooled": Method(
-            (f"strategy={name}", "timeline.centralised=true"),
-            like=name,
-            part="parts",
-        )
-        for name in ("ted", "harmony")
+        f"{name}, pooled": part(name, "timeline.centralised=true")
+        for name in ("ted", "harmony", "finetune")
     },
-    "finetune, pooled": Method(("strategy=finetune", "timeline.centralised=true"), part="parts"),
     **{
         f"{name}, batch norm": Method((f"strategy={name}", "model.norm=batch"), part="parts")
         for name in ("finetune", "fedbn")

@@ -109,14 +109,9 @@ def shown(
     if shape != image.shape[1:]:
         if region is not None:
             # What lies outside must not shine in when voxels are averaged.
-            inside = image[:, region].mean(axis=1, dtype=np.float64)
-            outside = [None if way.fixed else mean for way, mean in zip(ways, inside, strict=True)]
-            image = np.stack(
-                [
-                    one if mean is None else np.where(region, one, np.float32(mean))
-                    for one, mean in zip(image, outside, strict=True)
-                ]
-            )
+            inside = image[:, region].mean(axis=1, dtype=np.float64).astype(np.float32)
+            stays = np.stack([region | way.fixed for way in ways])
+            image = np.where(stays, image, inside[:, None, None, None])
             region = reduced(region.astype(np.uint8), shape).numpy() > 0
         # Counted from its minimum, what is constant stays so when it is resampled: otherwise
         # rounding would leave a pattern that normalising blows up.
