@@ -99,10 +99,8 @@ METHODS: dict[str, Method] = {
     "harmony: looks alone": part("harmony", "strategy.shape=false"),
     "harmony: not corrected": part("harmony", "strategy.correct=0"),
     "ted, both teachers": part("ted", "strategy.teacher.refresh=both"),
-    **{
-        f"{name}, pooled": part(name, "timeline.centralised=true")
-        for name in ("ted", "harmony", "finetune")
-    },
+    **{f"{name}, pooled": part(name, "timeline.centralised=true") for name in ("ted", "harmony")},
+    "finetune, pooled": Method(("strategy=finetune", "timeline.centralised=true"), part="parts"),
     **{
         f"{name}, batch norm": Method((f"strategy={name}", "model.norm=batch"), part="parts")
         for name in ("finetune", "fedbn")
