@@ -1,6 +1,5 @@
 """MiB: distillation that knows what "background" meant to whom."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,16 +52,12 @@ class MiB(LwF):
         ):
             raise RunError(f"a site marks classes of strategy.unlabelled ({self.unlabelled})")
         seen = as_background(step.outputs, self.unlabelled)
-        added = self.new_to_teacher(step.task, step.taught)
+        added = self.added or step.task.unknown(step.taught)
         known, answers = as_background(step.outputs, added), merged(step.teacher_answers, added)
         return {
             "seg": replace(step.task, naive=False).loss(seen, step.targets),
             "kd": self.kd * soft_cross_entropy(known, answers),
         }
-
-    def new_to_teacher(self, task: Segmentation, taught: Sequence[str]) -> list[int]:
-        """Return the classes that the teacher does not know."""
-        return self.added or task.unknown(taught)
 
     def check(self, task: Segmentation, model: Model) -> None:
         """See `Strategy.check`."""
