@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Clock:
-    """Begins to run when it is made."""
+    """Begins to run when it is made; what this process did before is none of its business."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()

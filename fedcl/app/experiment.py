@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fedcl import interruption
+from fedcl.effort import Clock
 from fedcl.errors import writing
 from fedcl.files import write_atomically
 from fedcl.reporting.figures import draw
@@ -28,7 +29,7 @@ def conduct(
     server: Server,
     folder: Path,
     values: Mapping[str, Any],
-    started: float,
+    clock: Clock,
     terminal: logging.Handler,
     pictures: Callable[[], Sequence[Picture]] = lambda: (),
 ) -> Results:
@@ -38,7 +39,7 @@ def conduct(
         server: not started yet.
         folder: of the run; claimed by this process.
         values: the configuration, to be stored.
-        started: `time.perf_counter()` when this process began with it.
+        clock: begun when this process began with it.
         terminal: where warnings go.
         pictures: draws test cases, where images may be seen.
 
@@ -64,7 +65,7 @@ def conduct(
                 # In the order given: sites may arrive in the order in which they are listed.
                 text = yaml.safe_dump(dict(values), sort_keys=False)
                 write_atomically(folder / "config.yaml", text.encode())
-            server.run(about, started)
+            server.run(about, clock)
             status = "completed"
             if config.run.figures:
                 _draw(server, folder, pictures)

@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from fedcl.config.groups import DECIDING, DEPLOYED
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.config.stored import stored
+from fedcl.effort import Clock
 from fedcl.errors import ConfigError, FedclError
 from fedcl.reporting.terminal import report
 from fedcl.server.checkpoint import Checkpoint
@@ -81,11 +81,11 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
-    started = time.perf_counter()
+    clock = Clock()
     runs = Path(os.environ.get("FEDCL_RUNS", "runs")).resolve()
     gone = withdrawn(context.run_config)
     if gone is not None:
-        _forget(grid, runs, *gone, f"run-{context.run_id}", terminal, started)
+        _forget(grid, runs, *gone, f"run-{context.run_id}", terminal, clock)
         return
     values, resumed = asked_for(context.run_config)
     folder = runs / (resumed or f"run-{context.run_id}")
@@ -111,7 +111,7 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
             name=folder.name,
         )
         log.info("run folder: %s", folder)
-        outcome = conduct(server, folder, values, started, terminal)
+        outcome = conduct(server, folder, values, clock, terminal)
     Console(stderr=True).print(report(outcome))
 
 
@@ -122,7 +122,7 @@ def _forget(
     site: str,
     successor: str,
     terminal: logging.Handler,
-    started: float,
+    clock: Clock,
 ) -> None:
     """Make the run that would have been without a hospital, and let all delete what they kept."""
     over, console = SuperLinkGrid(grid), Console(stderr=True)
@@ -143,7 +143,7 @@ def _forget(
                 watchers=[Beginning(past, hospitals, site, folder)],
                 name=folder.name,
             )
-            outcome = conduct(server, folder, now, started, terminal)
+            outcome = conduct(server, folder, now, clock, terminal)
         console.print(report(outcome))
         deleted = hospitals.delete([one for stage in past.stages for one in stage])
         for line in (*deleted, *searched(past, past.values, site, folder)[0]):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from fedcl.config.groups import DEPLOYED
 from fedcl.config.schema import Config
 from fedcl.config.stored import stored
 from fedcl.config.timeline import inlined
+from fedcl.effort import Clock
 from fedcl.errors import ConfigError
 from fedcl.hospital.cache import Cache
 from fedcl.hospital.client_app import client_app
@@ -120,7 +120,7 @@ def play(
     Raises:
         FedclError: see `conduct`.
     """
-    started = time.perf_counter()
+    clock = Clock()
     torch.set_num_threads(config.job.learner.threads)
     nodes, cache = nodes_of(config, folder), Cache()
     with Display() as display, _engine(config, nodes, cache, display.replied) as grid:
@@ -130,7 +130,7 @@ def play(
             server,
             folder,
             values,
-            started,
+            clock,
             terminal=RichHandler(logging.WARNING, console=console, show_path=False),
             pictures=lambda: _pictures(server.config, server.state, nodes, cache),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedcl import arrays
 from fedcl.config.schema import Config
-from fedcl.effort import peak_memory
+from fedcl.effort import Clock
 from fedcl.errors import ConfigError, RunError, writing
 from fedcl.files import sync, write_atomically
 from fedcl.server.events import Round, Watcher
@@ -181,15 +181,12 @@ class Keeper(Watcher):
         state: of the run.
         accounts: whether what a round costs in privacy is to be written down before anybody
             sees its weights.
-        started: `time.perf_counter()` when this process began: of its processor time all is
-            counted.
+        clock: begun when this process began with the run.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, state: State, accounts: bool, started: float
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, state: State, accounts: bool, clock: Clock) -> None:
         self.checkpoint, self.state, self.accounts = checkpoint, state, accounts
-        self._clock, self._cpu = started, 0.0
+        self._clock = clock
 
     def save(self) -> None:
         """Write a snapshot of the state as it is.
@@ -197,12 +194,11 @@ class Keeper(Watcher):
         Raises:
             RunError: see `Checkpoint.save`.
         """
-        now, cpu = time.perf_counter(), time.process_time()
+        spent, self._clock = self._clock.effort(), Clock()
         ledger = self.state.ledger
-        ledger.seconds["total"] += now - self._clock
-        ledger.cpu["server"] += cpu - self._cpu
-        ledger.memory["server"] = max(ledger.memory["server"], peak_memory())
-        self._clock, self._cpu = now, cpu
+        ledger.seconds["total"] += spent["seconds"]
+        ledger.cpu["server"] += spent["cpu"]
+        ledger.memory["server"] = max(ledger.memory["server"], spent["memory"])
         self.checkpoint.save(self.state)
 
     def failed(self, tries: int = 1) -> None:

@@ -1,7 +1,6 @@
 """A run: stages > rounds > evaluation > checkpoint > whoever watches."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from flwr.serverapp import Grid
 
 from fedcl import arrays
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.errors import ConfigError, DataError, RunError, writing
 from fedcl.registry import name_of
 from fedcl.server.architecture import architectures, cost
@@ -199,19 +199,19 @@ class Server:
                 reports = strategy.reporting(one.network, config.job.task, self.shape) is not None
                 config.privacy.check_sent(strategy, shared, reports)
 
-    def run(self, about: dict[str, Hello], started: float) -> None:
+    def run(self, about: dict[str, Hello], clock: Clock) -> None:
         """Run all stages that are left.
 
         Args:
             about: what `meet` returned.
-            started: `time.perf_counter()` when this process began, for the total time.
+            clock: begun when this process began with the run.
 
         Raises:
             RunError: too few updates in a round, or a site that could not be evaluated;
                 the last checkpoint can be resumed.
         """
         config, state = self.config, self.state
-        keeper = Keeper(self.checkpoint, state, config.privacy.accounts, started)
+        keeper = Keeper(self.checkpoint, state, config.privacy.accounts, clock)
         # First tell, then save: a round told twice after a crash can be recognised, one never
         # told cannot be made up for.
         watchers = [Log(config), *self.watchers, keeper]
@@ -227,7 +227,7 @@ class Server:
         if state.initial is None:
             state.initial = self._closing.test(-1)
             state.validation = means(config.job.task, state.initial)
-            state.ledger.seconds["setup"] += time.perf_counter() - started
+            state.ledger.seconds["setup"] += clock.effort()["seconds"]
             keeper.save()
         while state.stage < len(config.timeline.stages):
             self._expect(config.timeline.present(state.stage), "arrival")

@@ -12,6 +12,7 @@ from fedcl import arrays
 from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.registry import AGGREGATION, STRATEGY
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Round, Watcher
@@ -39,7 +40,7 @@ def run(config: Config, grid: LocalGrid, folder: Path, stop: int | None = None) 
     """Go on from what `folder` holds; return what must not depend on how."""
     checkpoint = Checkpoint(folder / "checkpoint")
     server = Server(grid, config, checkpoint, checkpoint.load(), watchers=[Interrupt(stop)])
-    server.run(server.meet(), started=0.0)
+    server.run(server.meet(), Clock())
     keys = ("weights_sha256", "cases", "stages", "bytes", "stored", "rounds")
     found = outcome(config, server.state).values()
     return {key: found[key] for key in keys}

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,13 @@ def test_results_keep_the_contract(tiny):
     assert results["failures"] == []
     assert len(results["weights_sha256"]) == 64
     assert {"flwr", "torch", "monai"} <= set(results["versions"])
+
+
+def test_what_a_process_did_before_is_not_in_a_runs_cost(tiny):
+    """Several runs in one process, as benchmarks and notebooks make them."""
+    sum(number**0.5 for number in range(2_000_000))
+    before = time.process_time()
+    assert tiny("timeline.rounds=1")["cpu_seconds"]["server"] <= time.process_time() - before
 
 
 def test_bytes_add_up(tiny, tmp_path: Path):
