@@ -51,10 +51,12 @@ SMALL = ("learner.steps=10", "timeline.rounds=6", "run.figures=false")
 LONGER = ("learner.steps=20", "timeline.rounds=6", "run.figures=false")
 CARDIAC = (
     "scenario=folder", f"scenario.root={relpath(SUNNYBROOK, ROOT)}", "scenario.resize=[64,64]",
+    "scenario.cache=disk",
     *LONGER,
 )  # fmt: skip
 REAL = (
     "scenario=decathlon", f"scenario.root={relpath(HIPPOCAMPUS, ROOT)}",
+    "scenario.cache=disk",
     "scenario.spatial_dims=3", "scenario.labels=[0,1,2]", "scenario.spacing=2",
     "scenario.size=[24,32,24]", "learner.batch_size=4",
 )  # fmt: skip
