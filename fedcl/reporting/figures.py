@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from fedcl.data.grid import Array
 from fedcl.files import write_atomically
 from fedcl.server.metrics import title_of
 from fedcl.server.results import Results
@@ -230,14 +231,28 @@ def _overlays(pictures: Sequence[Picture], legend: str) -> Figure:
 
 
 def draw_case(axes: Axes, picture: Picture) -> None:
-    """Draw an image with the outlines of label and prediction."""
+    """Draw an image, the label outlined and the prediction filled, each in its class's colour."""
     axes.imshow(picture.image.numpy(), cmap="gray")
-    for mask, colour, style in (
-        (picture.label.numpy(), "#56B4E9", "solid"),
-        (picture.prediction.numpy(), "#E69F00", "dashed"),
-    ):
-        if mask.any() and not mask.all():
-            axes.contour(mask > 0, [0.5], colors=colour, linestyles=style, linewidths=1.2)
+    mark(axes, picture.prediction.numpy(), filled=True)
+    mark(axes, picture.label.numpy())
+
+
+def colour_of(number: int) -> str:
+    """Return the colour of a class, counted from 1."""
+    return COLOURS[(number - 1) % len(COLOURS)]
+
+
+def mark(axes: Axes, classes: Array, filled: bool = False) -> None:
+    """Draw the outlines of classes, (H, W), or fill them: what lies below shines through."""
+    axes.autoscale(False)
+    for number in sorted({*np.unique(classes).tolist()} - {0}):
+        inside = np.pad(classes == number, 1).astype(float)  # closed at the image's edges too
+        down, across = (np.arange(-1, size - 1) for size in inside.shape)
+        if filled:
+            colours = [colour_of(number)]
+            axes.contourf(across, down, inside, [0.5, 1.5], colors=colours, alpha=0.4)
+        else:
+            axes.contour(across, down, inside, [0.5], colors=colour_of(number), linewidths=0.9)
 
 
 def _run(results: Results) -> str:

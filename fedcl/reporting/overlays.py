@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from fedcl.data.alone import Alone
 from fedcl.data.files import is_volume
 from fedcl.data.grid import PLANES, Array
-from fedcl.reporting.sheets import colour_of, draw_slice
+from fedcl.reporting.figures import colour_of
+from fedcl.reporting.sheets import draw_slice
 
 PERCENTILES = (0.5, 99.5)
 """Of an image's values: what is shown black and white."""

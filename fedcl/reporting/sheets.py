@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fedcl.data.grid import PLANES, Array
 from fedcl.files import write_atomically
-from fedcl.reporting.figures import COLOURS
+from fedcl.reporting.figures import colour_of, mark
 from fedcl.tasks.base import Look
 
 BINS = 60
@@ -45,11 +45,6 @@ def draw_sheet(site: str, looks: Sequence[Look], file: Path) -> None:
     write_atomically(file, picture.getvalue())
 
 
-def colour_of(number: int) -> str:
-    """Return the colour of a class, counted from 1."""
-    return COLOURS[(number - 1) % len(COLOURS)]
-
-
 def draw_slice(
     axes: Axes, image: Array, labels: Array, high: float, plane: str, white: float | None = None
 ) -> None:
@@ -66,11 +61,7 @@ def draw_slice(
     origin: Literal["lower", "upper"] = "lower" if plane in PLANES else "upper"
     black = None if white is None else 0.0
     axes.imshow(image, cmap="gray", aspect=high, origin=origin, vmin=black, vmax=white)
-    axes.autoscale(False)
-    for number in sorted({*np.unique(labels).tolist()} - {0}):
-        inside = np.pad(labels == number, 1)  # so that outlines are closed at the edges
-        down, across = (np.arange(-1, size - 1) for size in inside.shape)
-        axes.contour(across, down, inside, [0.5], colors=colour_of(number), linewidths=0.9)
+    mark(axes, labels)
 
 
 def _draw_values(axes: Axes, look: Look) -> None:

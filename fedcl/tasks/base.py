@@ -43,7 +43,7 @@ class Picture:
     Attributes:
         title: which case it is.
         image: its grey values.
-        label, prediction: what is there and what was found; above 0 inside of a mask.
+        label, prediction: classes that are there and that were found, 0 for none.
     """
 
     title: str

@@ -77,8 +77,8 @@ class Field(Task):
     chunk: ClassVar[int] = 2**16
     case: ClassVar[str] = "frame"
     legend: ClassVar[str] = (
-        "what is there, the field, five times the error; masks: true (blue, solid) and the "
-        "field's (orange, dashed)"
+        "what is there, the field, five times the error; masks: true (outlined) and the field's "
+        "(filled)"
     )
     leaves: ClassVar[str] = (
         "a field's weights are a picture of the patient: whoever receives them has the image"
@@ -214,9 +214,9 @@ class Field(Task):
         middle = case.positions.shape[0] // 2
         signal, *masks = prediction[:, middle]
         true = dict(zip(case.outputs, case.values[:, middle], strict=True))
-        none = torch.zeros_like(signal)
-        label = torch.stack([none, *(true[o] for o in true if o > 0)]).amax(dim=0) > 0.5
-        found = torch.stack([none, *(masks[o - 1] for o in true if o > 0)]).amax(dim=0) > 0.5
+        none, half = torch.zeros_like(signal), torch.full_like(signal, 0.5)
+        label = torch.stack([half, *(true[o] for o in true if o > 0)]).argmax(dim=0)
+        found = torch.stack([half, *(masks[o - 1] for o in true if o > 0)]).argmax(dim=0)
         scores = self.score(prediction, case, self.names_of(case.outputs))
         title = f"{case.name}: " + ", ".join(WRITTEN[name].format(scores[name]) for name in scores)
         if 0 not in true:

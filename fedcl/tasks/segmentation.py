@@ -60,7 +60,7 @@ class Segmentation(Task):
     varied: ClassVar[bool] = True
     chunk: ClassVar[int] = IMAGES
     case: ClassVar[str] = "patient"
-    legend: ClassVar[str] = "test cases: label (blue, solid) and prediction (orange, dashed)"
+    legend: ClassVar[str] = "test cases: label (outlined) and prediction (filled), by class"
     leaves: ClassVar[str] = "no image leaves a site; weights, case names and scores do"
 
     channels: int
