@@ -23,6 +23,7 @@ from fedcl.app.simulation import FAULTY, nodes_of
 from fedcl.config.faults import KINDS
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.errors import RunError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.outcome import outcome
@@ -95,7 +96,7 @@ def play(number: int, folder: Path) -> list[str]:
         grid = InProcessGrid(FAULTY, list(nodes_of(config, folder).values()))
         server = Server(grid, config, checkpoint, checkpoint.load())
         try:
-            server.run(server.meet(), 0.0)
+            server.run(server.meet(), Clock())
         except RunError as error:
             assert str(error) and "\n" not in str(error)
             ends.append("failed")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.run import Server
 from fedcl.server.state import State
@@ -22,5 +23,5 @@ def serve(folder: Path, settings: Config, spoil: str | None, state: State | None
         nodes[3] |= {"spoil": spoil, "bad-round": 3}
     checkpoint = Checkpoint(folder / "checkpoint")
     server = Server(InProcessGrid("tests.apps:rogue", nodes), settings, checkpoint, state)
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     return server

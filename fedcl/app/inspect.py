@@ -89,7 +89,9 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
         problem = task.problem(network, samples)
         if problem is not None:
             raise DataError(f"site {site}: {problem}")
-        parameters, operations = cost(network, samples[torch.zeros(1, dtype=torch.int64)].inputs)
+        parameters, operations = cost(
+            network, samples[torch.zeros(1, dtype=torch.int64)].inputs, site
+        )
         console.print(
             f"model {model}: {parameters:,} parameters, {operations:,} multiply-accumulates per "
             "sample",

@@ -91,17 +91,24 @@ def architectures(job: Job, arrived: Sequence[str]) -> dict[str, Architecture]:
     return found
 
 
-def cost(network: nn.Module, inputs: torch.Tensor) -> tuple[int, int]:
+def cost(network: nn.Module, inputs: torch.Tensor, site: str) -> tuple[int, int]:
     """Return the parameters of a network, and its multiply-accumulates for `inputs`.
 
+    Args:
+        network: any.
+        inputs: a batch of one.
+        site: whose they are like.
+
     Raises:
-        DataError: the network cannot take them.
+        DataError: the network cannot take them; names the site.
     """
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(inputs)
     except Exception as error:  # a hospital has said the shape: networks fail in any way at it
         shape, reason = tuple(inputs.shape[1:]), (str(error).splitlines() or [repr(error)])[0]
-        raise DataError(f"the model cannot take samples of shape {shape} ({reason})") from None
+        raise DataError(
+            f"site {site}: the model cannot take samples of shape {shape} ({reason})"
+        ) from None
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return parameters, counter.get_total_flops() // 2  # it counts multiplications and additions

@@ -168,6 +168,11 @@ class Server:
         if not self.cases:
             self._first_met(site, hello)
         one = self.architectures[config.job.roles[site].model]
+        if len(hello.shape) != len(self.shape):
+            raise DataError(
+                f"site {site}: its samples have {len(hello.shape)} axes, not those of "
+                f"{next(iter(self.cases))}, {self.shape}"
+            )
         ours = strategy.reporting(one.network, config.job.task, hello.shape)
         if ours != strategy.reporting(one.network, config.job.task, self.shape):
             raise DataError(
@@ -192,7 +197,7 @@ class Server:
         sample = -torch.ones(1, *self.shape)  # of a field a corner, which every grid has
         for name, one in self.architectures.items():
             network = config.job.network(name, config.timeline.sites)
-            parameters, operations = cost(network, sample)
+            parameters, operations = cost(network, sample, site)
             self.state.costs[name] = {"parameters": parameters, "macs": operations}
             if one.sites:
                 shared = one.shared(self.state.weights).keys()

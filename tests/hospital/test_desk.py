@@ -16,6 +16,7 @@ from flwr.cli.build import build_fab_from_disk
 
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.hospital import desk
 from fedcl.hospital.desk import Desk
 from fedcl.hospital.worker import Worker
@@ -53,7 +54,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Message, Messag
     settings = [*TINY, "strategy=lwf", "timeline.stages=[[A,B]]", "timeline.rounds=1"]
     config = Config.parse(compose(settings))
     server = Server(grid, config, Checkpoint(folder / "checkpoint"), None)
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     return grid.seen
 
 

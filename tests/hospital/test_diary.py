@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.errors import RunError
 from fedcl.hospital import diary
 from fedcl.hospital.allowed import NAME
@@ -49,7 +50,7 @@ class Hospitals(InProcessGrid):
 def run(folder: Path, *overrides: str) -> Server:
     config = Config.parse(compose([*TINY, *overrides]))
     server = Server(Hospitals(folder), config, Checkpoint(folder / "checkpoint"), None)
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     return server
 
 

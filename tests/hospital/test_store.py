@@ -12,6 +12,7 @@ from fedcl import arrays
 from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.errors import RunError
 from fedcl.hospital import store
 from fedcl.hospital.cache import Cache
@@ -103,7 +104,7 @@ def test_a_site_that_lost_it_gets_it_in_the_same_round(tmp_path: Path, strategy:
         nodes = list(nodes_of(config, folder).values())
         grid = Forgetful(nodes, folder / "checkpoint" / "received", when)
         server = Server(grid, config, Checkpoint(folder / "checkpoint"))
-        server.run(server.meet(), 0.0)
+        server.run(server.meet(), Clock())
         done[when] = outcome(config, server.state).values()
         kind = "teacher" if strategy == "ted" else "memory"
         done[when]["sent"] = done[when]["bytes_by_stage"][1][kind]

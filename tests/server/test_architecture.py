@@ -161,8 +161,10 @@ def test_whatever_a_network_makes_of_a_shape_that_a_hospital_told_is_one_line(er
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise error
 
-    with pytest.raises(DataError, match=r"cannot take samples of shape \(1, 4, 4, 4\)"):
-        cost(Odd(), torch.zeros(1, 1, 4, 4, 4))
+    with pytest.raises(
+        DataError, match=r"site A: the model cannot take samples of shape \(1, 4, 4, 4\)"
+    ):
+        cost(Odd(), torch.zeros(1, 1, 4, 4, 4), "A")
 
 
 def test_inspect_tells_who_has_which_model_and_what_each_costs(capsys: Any):

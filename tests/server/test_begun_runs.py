@@ -14,6 +14,7 @@ from fedcl import arrays
 from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.hospital import teacher
 from fedcl.wire import records
 from fedcl.wire.local_grid import InProcessGrid
@@ -102,7 +103,7 @@ def test_hospitals_begin_the_first_round_with_them(earlier: Path, tmp_path: Path
     options = [f"model.weights={earlier}"]
     grid = Listening(tmp_path, *options)
     one = server(tmp_path, *options, grid=grid)
-    one.run(one.meet(), 0.0)
+    one.run(one.meet(), Clock())
     first, second = grid.sent
     wanted = stage(earlier, 2)
     for sent in (arrays.digest(one.state.weights), arrays.digest(stage(tmp_path, 1))):
@@ -155,7 +156,7 @@ def test_what_it_began_with_teaches_in_the_first_stage(earlier: Path, tmp_path: 
     options = [f"model.weights={earlier}", "strategy=lwf", f"strategy.teacher.refresh={refresh}"]
     grid = Listening(tmp_path, *options, "model.teaches=true")
     one = server(tmp_path, *options, "model.teaches=true", grid=grid)
-    one.run(one.meet(), 0.0)
+    one.run(one.meet(), Clock())
     lesson = grid.sent[0].teacher
     assert lesson is not None
     wanted = {key: torch.tensor(value) for key, value in stage(earlier, 2).items()}

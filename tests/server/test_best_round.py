@@ -10,6 +10,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from fedcl import arrays
 from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Round, Watcher
 from fedcl.server.outcome import outcome
@@ -82,7 +83,7 @@ def serve(
     grid = grid or InProcessGrid(APP, list(nodes_of(settings, folder).values()))
     checkpoint, diary = Checkpoint(folder / "checkpoint"), Diary()
     server = Server(grid, settings, checkpoint, checkpoint.load(), watchers=[diary])
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     return outcome(settings, server.state).values(), diary, server
 
 

@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.errors import RunError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.claims import Claims
@@ -168,4 +169,4 @@ def test_a_simulation_names_the_site_whose_scores_cannot_be(tmp_path: Path):
     settings = config("strategy=finetune", "timeline.stages=[[A,B],[C,D]]")
     server = Server(grid, settings, Checkpoint(tmp_path / "checkpoint"))
     with pytest.raises(RunError, match=r"site B could not be evaluated .* its dice is 7, outside"):
-        server.run(server.meet(), 0.0)
+        server.run(server.meet(), Clock())

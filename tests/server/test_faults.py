@@ -9,6 +9,7 @@ import pytest
 
 from fedcl.config.groups import Engine
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.errors import ConfigError, RunError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.outcome import outcome
@@ -79,7 +80,7 @@ def test_second_moments_without_measure_spoil_a_round_as_weights_do(tmp_path: Pa
     server = Server(
         InProcessGrid("tests.apps:rogue", nodes), settings, Checkpoint(tmp_path / "checkpoint")
     )
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     momentum = server.state.momentum.values()
     assert all(np.isfinite(one).all() for one in momentum) and server.state.shut_out == []
     (failure,) = outcome(settings, server.state).values()["failures"]
@@ -116,7 +117,7 @@ def remembered(folder: Path, settings: Config, **spoilt: str) -> State:
         nodes["ABCDEF".index(site)]["report"] = spoil
     grid = InProcessGrid("tests.apps:rogue", nodes)
     server = Server(grid, settings, Checkpoint(folder / "checkpoint"))
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     return server.state
 
 
@@ -152,7 +153,7 @@ def test_a_site_that_kept_nothing_is_not_asked_to_rehearse(tmp_path: Path):
     server = Server(
         InProcessGrid("tests.apps:rogue", nodes), settings, Checkpoint(lost / "checkpoint")
     )
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     failures = outcome(settings, server.state).values()["failures"]
     assert [(f["site"], f["round"]) for f in failures] == [("A", 1)]
     assert set(server.state.stored) == set("BCDEF")

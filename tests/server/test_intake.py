@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Message
 
 from fedcl.arrays import Arrays
+from fedcl.effort import Clock
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.exchange import Failure
 from fedcl.server.intake import Intake
@@ -143,7 +144,7 @@ def test_a_run_of_a_hundred_hospitals_ends_with_what_all_of_them_sent(tmp_path: 
     grid = InProcessGrid("benchmarks.scale:idle", nodes)
     server = Server(grid, settings, Checkpoint(tmp_path / "checkpoint"))
     before = dict(weights(server))
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     assert [len(stage) for stage in server.state.trained] == [100]
     assert not server.state.ledger.failures and server.state.round == 2
     for key, value in weights(server):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from fedcl.effort import Clock
 from fedcl.errors import RunError
 from fedcl.reporting.mlflow import Tracker
 from fedcl.server.checkpoint import Checkpoint
@@ -42,7 +43,7 @@ def begun(
 
 def results(server: Server) -> Mapping[str, Any]:
     """Run to the end; return the results."""
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     return outcome(server.config, server.state).values()
 
 
@@ -90,7 +91,7 @@ def test_mlflow_is_told_the_round_that_takes_its_place(tmp_path: Path):
     about = server.meet()
     tracker = Tracker(server.config, tmp_path, {}, server.state, about)
     server.watchers.append(tracker)
-    server.run(about, 0.0)
+    server.run(about, Clock())
     tracker.finish("FINISHED")
     client, run = MlflowClient(uri), server.state.tracking_run
     assert run is not None

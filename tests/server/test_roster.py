@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.errors import DataError, FedclError, RunError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Watcher
@@ -91,7 +92,7 @@ def deployed(folder: Path, grid: Grid, *overrides: str, name: str = "") -> Serve
 
 def run(server: Server) -> dict[str, Any]:
     """Run to the end; return the results."""
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     return outcome(server.config, server.state).values()
 
 
@@ -184,7 +185,7 @@ def test_who_was_started_again_says_anew_what_it_holds(tmp_path: Path):
     server = deployed(tmp_path, grid)
     about = server.meet()
     server.state.digests["B"] = "of other data"
-    server.run(about, 0.0)
+    server.run(about, Clock())
     found = outcome(server.config, server.state).values()
     assert grid.sent.count(("query.hello", "B")) == 2
     reasons = {one["reason"] for one in found["failures"] if one["site"] == "B"}
@@ -347,12 +348,29 @@ def test_who_may_not_speak_for_a_hospital_does_it_no_harm(tmp_path: Path):
     about = server.meet()
     grid.site = lambda node: "ABC?"[node - 1]  # what it is here; it says otherwise
     grid.contexts[4].node_config["site"] = "A"
-    server.run(about, 0.0)
+    server.run(about, Clock())
     found = outcome(server.config, server.state).values()
     assert (
         list(server.exchange.roster.refused) == ["node 4"] and "A" in server.exchange.roster.nodes
     )
     assert found["failures"] == [] and None not in found["matrix"][1]
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "cauaug"])
+@pytest.mark.parametrize("shape", [[64], [1, 64], [1, 64, 64, 64]])
+@pytest.mark.parametrize("site", ["A", "B"])
+def test_samples_with_other_axes_are_refused(
+    tmp_path: Path, site: str, shape: list[int], strategy: str
+):
+    """Whichever hospital says so, the first that is met or another; what there is has both."""
+
+    def answer(what: str, one: str, message: Message) -> RecordDict | None:
+        said = Hello(one, digest="x", train=3, val=1, test=1, samples=9, shape=shape)
+        return said.pack() if what == "query.hello" and one == site else None
+
+    server = deployed(tmp_path, Lines(tmp_path, answers=answer), f"strategy={strategy}")
+    with pytest.raises(DataError, match=f"site {site}: .*(axes|cannot take samples)"):
+        server.meet()
 
 
 def test_a_refusal_ends_when_its_node_is_stopped(tmp_path: Path):

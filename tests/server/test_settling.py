@@ -17,6 +17,7 @@ from fedcl.app.simulation import APP, nodes_of
 from fedcl.config.groups import DEPLOYED
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.errors import DataError, FedclError
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Round, Watcher
@@ -202,7 +203,7 @@ def test_a_pool_takes_what_its_sites_say(data: Path, tmp_path: Path):
     for name, own in (("auto", AUTO), ("given", spacing(BY_HAND))):
         settings = config(data, own, "timeline.centralised=true")
         one = server(settings, tmp_path / name, Lines(settings, tmp_path / name))
-        one.run(one.meet(), 0.0)
+        one.run(one.meet(), Clock())
         found = outcome(one.config, one.state).values()
         shas.append(found["weights_sha256"])
         if own == AUTO:
@@ -235,12 +236,12 @@ class Interrupt(Watcher):
 def test_a_resumed_run_keeps_the_value_and_asks_nobody_again(data: Path, tmp_path: Path):
     settings = config(data, AUTO)
     whole = server(settings, tmp_path / "whole", Lines(settings, tmp_path / "whole"))
-    whole.run(whole.meet(), 0.0)
+    whole.run(whole.meet(), Clock())
     grid = Lines(settings, tmp_path / "run")
     first = server(settings, tmp_path / "run", grid)
     first.watchers.append(Interrupt())
     with pytest.raises(KeyboardInterrupt):
-        first.run(first.meet(), 0.0)
+        first.run(first.meet(), Clock())
     assert grid.asked == [(s, True) for s in "ABC"] + [(s, False) for s in "ABC"]
 
     def lies(site: str, asked: bool, hello: Hello) -> Hello:
@@ -248,7 +249,7 @@ def test_a_resumed_run_keeps_the_value_and_asks_nobody_again(data: Path, tmp_pat
 
     later = Lines(settings, tmp_path / "run", lies)
     again = server(settings, tmp_path / "run", later)
-    again.run(again.meet(), 0.0)
+    again.run(again.meet(), Clock())
     assert later.asked == [(s, False) for s in "ABC"]
     ends = [outcome(settings, one.state).values() for one in (whole, again)]
     assert ends[0]["weights_sha256"] == ends[1]["weights_sha256"]
@@ -263,7 +264,7 @@ def test_data_that_have_changed_are_refused_as_ever(tmp_path: Path, data: Path):
     first = server(settings, tmp_path / "run", Lines(settings, tmp_path / "run"))
     first.watchers.append(Interrupt())
     with pytest.raises(KeyboardInterrupt):
-        first.run(first.meet(), 0.0)
+        first.run(first.meet(), Clock())
     image = np.random.default_rng(5).normal(size=(9, 8, 6)).astype(np.float32)
     for kind, array in (("images", image), ("masks", (image > 0.5).astype(np.uint8))):
         nifti(root / "A" / kind / "p0.nii", array, np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -391,7 +392,7 @@ def test_a_hospital_that_comes_later_is_asked_with_the_value(data: Path, tmp_pat
     one = server(settings, tmp_path, grid)
     about = one.meet()
     grid.away = ""
-    one.run(about, 0.0)
+    one.run(about, Clock())
     assert grid.asked == [("A", True), ("B", True), ("A", False), ("B", False), ("C", False)]
     found = outcome(one.config, one.state).values()
     assert found["stages"] == [["A", "B"], ["C"]] and not found["failures"]

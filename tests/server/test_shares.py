@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fedcl.effort import Clock
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
@@ -55,7 +56,7 @@ def weighed(folder: Path, *overrides: str, **about: object) -> tuple[State, dict
     settings = config(*FEW, *overrides)
     grid = InProcessGrid("tests.apps:rogue", nodes)
     server = Server(grid, settings, Checkpoint(folder / "checkpoint"))
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     return server.state, outcome(settings, server.state).values()
 
 

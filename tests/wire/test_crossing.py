@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from fedcl.config.hydra import compose
 from fedcl.config.job import Job
 from fedcl.config.schema import Config
+from fedcl.effort import Clock
 from fedcl.hospital.site import Hospital
 from fedcl.registry import STRATEGY
 from fedcl.server.checkpoint import Checkpoint
@@ -86,7 +87,7 @@ def test_nothing_crosses_but_what_is_documented(tmp_path: Path, asked: str):
     ]
     grid = Tap("fedcl.hospital.client_app:client_app", nodes)
     server = Server(grid, config, Checkpoint(tmp_path / "checkpoint"))
-    server.run(server.meet(), 0.0)
+    server.run(server.meet(), Clock())
     seen = set()
     for message, reply in grid.crossed:
         what, content = message.metadata.message_type, message.content
