@@ -23,7 +23,14 @@ SHORT = ("AVG", AGAINST[0], KEPT)
 WEIGHTS = "weights"
 LONG = ("AVG", "closed", *AGAINST, "BWT", KEPT, "worst site", WEIGHTS)
 IMAGES = {"none": "as they are", "light": "varied"}
-NOTES = {"replay": " (keeps 8 images per hospital)"}
+NOTES = {
+    "replay": " (keeps 8 images per hospital)",
+    "mib": " (here `lwf`: all mark all classes)",
+}
+ALWAYS_0 = ("joint", "joint, pooled", "individual")
+"""The methods whose BWT is 0 by definition, so that its distance from another's is that one's."""
+OTHERWISE = ("individual", "joint, pooled", "fedprox", "cauaug")
+"""The methods that compute something else than `finetune` in the first stage."""
 
 LACKING = "not run"
 
@@ -64,7 +71,11 @@ def rows(work: Work, part: str, augment: str) -> list[Row]:
             other, against = paper(table(groups, reference), reference, "-")
             column = {line[0]: line[other.index(head)] for line in against}
             found = [{**row, head: column[row["strategy"]]} for row in found]
-    return [{**row, WEIGHTS: words(work.weights(row["strategy"])) or "-"} for row in found]
+    for row in found:
+        row[WEIGHTS] = words(work.weights(row["strategy"])) or "-"
+        if row["strategy"] in ALWAYS_0:
+            row[KEPT] = "-"
+    return found
 
 
 def marked(heads: Sequence[str], lines: Sequence[Row]) -> str:
@@ -100,7 +111,25 @@ def section(work: Work, part: str, augment: str, found: Sequence[Row]) -> list[s
     lacking = [name for name in names if name not in there]
     if lacking:
         lines += [f"**Not complete yet:** {', '.join(lacking)}.", ""]
+    if part == "methods":
+        lines += [noise(work, augment), ""]
     return [*lines, *by_seed(work)] if (part, augment) == SECTIONS[0] else lines
+
+
+def noise(work: Work, augment: str) -> str:
+    """Return how far the same computation, that of the first stage, differs between methods."""
+    scores: dict[tuple[int, str], list[float]] = {}
+    for group in work.groups("methods", augment):
+        for run in group.runs if group.name not in OTHERWISE else ():
+            results = run.results
+            first = dict(zip(results.sites, results.matrix[0], strict=True))
+            learned = [score for site in results.stages[0] if (score := first[site]) is not None]
+            scores.setdefault(run.block, []).append(fmean(learned))
+    apart = max(max(found) - min(found) for found in scores.values())
+    return (
+        "The first stage, in which most methods compute the same, differs between them by up to "
+        f"{apart:.3f}."
+    )
 
 
 def by_seed(work: Work) -> list[str]:
@@ -179,12 +208,17 @@ with weight 0. `joint` calls hospitals of earlier stages too, and so takes more 
 round, fewer in all, and "MB sent" of it are weights, not the images that would have to be moved.
 
 What the columns mean is in `docs/explanation/measures.md`: ± is the standard deviation over runs;
-differences have a 95 % interval over seeds, which on real images are splits of the same patients; p
-is Wilcoxon's test over test cases, Holm-corrected within a table, so that it changes while a table
-grows. `s` is not to be compared: runs were made on several machines, those of phantom3d on one H100
-in float32, twenty at a time, most of the shifted hippocampus on 16 CPUs side by side (both torch
-2.11), the others on 2 (torch 2.13). Processors round differently, above all where images are
-varied: the first stage, which most methods have in common, differs by up to 0.016 in single runs.
+differences and "closed" have 95 % intervals over seeds, each for itself and not corrected for how
+many there are; on real images the seeds are splits of the same patients, and intervals too narrow
+for others. p is Wilcoxon's test over test cases given these trained models, Holm-corrected within a
+table, so that it changes while a table grows. RBWT divides by what was learned, and says nothing
+where that was next to nothing, as in the first stage of some seeds of the phantoms.
+
+Runs were made on several machines, so `s` is not to be compared: on phantom3d all but `harmony` on
+one H100 in float32, twenty at a time (torch 2.11), where nothing is twice the same, so that runs
+which are called paired hardly are. How far the same first stage differs is told below every table.
+On the shifted hippocampus `finetune`, `harmony` and most of `joint` ran on 16 CPUs side by side
+(torch 2.11), all else on 2 (torch 2.13).
 
 All of it takes some nine hours on two CPUs, as reckoned from the runs that there are. Left out for
 that are parts of methods on all but two streams, and on all but the phantom `mas`, `fedprox`,

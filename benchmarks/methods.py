@@ -76,11 +76,16 @@ METHODS: dict[str, Method] = {
             "weight.kd weight.ska weight.akt",
             *((0.25, 0.25, 0.1), (1, 1, 0.1), (0.25, 0.25, 0.4), (3, 3, 0.1)),
         ),
+        weights("weight.kd weight.ska weight.akt", (0.08, 0.08, 0.03), (10, 10, 0.3)),
     ),
     "cauaug": weighed("cauaug", "kd dom", 0.03, 0.1, 0.3, 1, 3, 10),
     "tkrl": weighed("tkrl", "pcd vma", 0.003, 0.01, 0.03, 0.1, 0.3, 1),
     "souvenir": weighed("souvenir", "seg", 0.1, 0.3, 0.5, 1, 2, 4),
-    "harmony": Method(("strategy=harmony",), weights("kd seg", (2, 0), (4, 0), (2, 0.2), (2, 0.5))),
+    "harmony": Method(
+        ("strategy=harmony",),
+        weights("kd seg", (2, 0), (4, 0), (2, 0.2), (2, 0.5)),
+        weights("kd seg", (1, 0), (2, 1)),
+    ),
     **{
         f"ted: {terms}": part("ted", f"strategy.terms={terms}")
         for terms in ("kd", "kd+ska", "kd+akt", "kd+akt+gugf", "kd+ska+akt")

@@ -81,6 +81,7 @@ STREAMS = {
         (*CARDIAC, "shift=scanners", "scenario.shift.strength=1"),
         COHORTS,
         "Real cardiac MRI, slices of four cohorts, each through another imaginary scanner.",
+        parts=("harmony",),
         needs=relpath(SUNNYBROOK, ROOT),
     ),
     "hippocampus, shifted": Stream(
@@ -88,7 +89,7 @@ STREAMS = {
         FOUR,
         "Real volumes, two parts of the hippocampus; four groups of 50, each through another "
         "imaginary scanner.",
-        parts=("ted", "harmony"),
+        parts=("harmony",),
         needs=relpath(HIPPOCAMPUS, ROOT),
     ),
     "hippocampus, partial labels": Stream(

@@ -11,9 +11,9 @@ from statistics import fmean
 
 from fedcl.analysis import statistics
 from fedcl.analysis.columns import Column, number, piped
-from fedcl.analysis.runs import Group, Run, shared
-from fedcl.analysis.statistics import Line, average, cases
-from fedcl.analysis.tables import difference
+from fedcl.analysis.runs import Group, Run
+from fedcl.analysis.statistics import Difference, Line, average, cases
+from fedcl.analysis.tables import difference, portion
 from fedcl.server.results import ArchitectureResults
 
 ALONE = "finetune"
@@ -31,7 +31,7 @@ class Row:
         macs: multiply-accumulates to predict a sample.
         seconds: to predict a case, mean over runs and sites.
         way: of the smallest, the share of the distance in AVG from itself alone to the largest
-            of the same runs; above 1 is beyond it.
+            of the same runs, with its interval (`fedcl.analysis.statistics.share`).
     """
 
     method: str
@@ -41,7 +41,7 @@ class Row:
     parameters: int
     macs: int
     seconds: float
-    way: float | None
+    way: Difference | None
 
 
 def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
@@ -82,7 +82,7 @@ def table(groups: Sequence[Group], reference: str) -> tuple[list[Row], str]:
                 parameters=costs[0].parameters,
                 macs=costs[0].macs,
                 seconds=fmean(fmean(one.seconds_per_case.values()) for one in costs),
-                way=_way(alone[2], group, large[2])
+                way=statistics.share(alone[2], group, large[2])
                 if alone and large and name == smallest and method != ALONE
                 else None,
             )
@@ -121,8 +121,8 @@ COLUMNS = [
         "Wilcoxon signed-rank test over test cases against the reference, corrected",
     ),
     Column(
-        "way", "way", lambda row: "" if row.way is None else f"{row.way:.0%}",
-        "share of the distance from the smallest alone to the largest of the same runs",
+        "way", "way", lambda row: portion(row.way, ""),
+        "share of the distance from the smallest alone to the largest of the same runs [95 %]",
     ),
 ]  # fmt: skip
 
@@ -159,12 +159,3 @@ def scored(run: Run, score: str) -> Run:
     """Return a run as if it were judged by another score."""
     other = run.results.secondary[score]
     return replace(run, results=replace(run.results, matrix=other.matrix, cases=other.cases))
-
-
-def _way(alone: Group, own: Group, large: Group) -> float | None:
-    common = shared(alone, own, large)
-    low, here, high = (
-        average(cases([run for run in group.runs if run.block in common])) if common else 0.0
-        for group in (alone, own, large)
-    )
-    return (here - low) / (high - low) if high > low else None

@@ -50,9 +50,10 @@ class Line:
         interval: 95 % interval of AVG over seeds; None for one seed.
         spread: of AVG and of BWT, the range over orders of arrival: of the means over the seeds
             that were run in every order; None where there are no such seeds.
-        closed: the share of the distance in AVG from `finetune` to `joint` that it closes,
-            over the seeds and orders that all three were run with. None where the interval of
-            that distance holds 0 or cannot be given (`gap`): a share of nothing says nothing.
+        closed: the share of the distance in AVG from `finetune` to `joint` that it closes, with
+            its interval (`share`), over the seeds and orders that all three were run with. None
+            where the interval of that distance holds 0 or cannot be given: a share of nothing
+            says nothing.
         bytes, stored, seconds: mean over runs of the bytes sent in all, training slices
             that hospitals keep, and the sites' seconds of training.
         difference: its AVG less the reference's, and the interval of that, as for AVG; over
@@ -70,7 +71,7 @@ class Line:
     std: dict[str, float | None] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     spread: dict[str, float | None] = field(default_factory=dict)
-    closed: float | None = None
+    closed: Difference | None = None
     bytes: float = 0.0
     stored: float = 0.0
     seconds: float = 0.0
@@ -80,15 +81,21 @@ class Line:
 
     @property
     def words(self) -> str:
-        """What it means where p is small although the interval of the difference holds 0."""
-        if self.p is None or self.difference is None or self.p >= 1 - LEVEL:
+        """What it means where only one of p and the interval of the difference tells them apart."""
+        if self.p is None or self.difference is None:
             return ""
         value, low, high = self.difference
-        if not low <= 0 <= high:
+        better, known = "better" if value > 0 else "worse", self.p < 1 - LEVEL
+        if known == (not low <= 0 <= high):
             return ""
+        if known:
+            return (
+                f"the models trained here are {better} on these test cases (p), but models trained "
+                "with other seeds may not be (the interval holds 0)"
+            )
         return (
-            f"the models trained here are {'better' if value > 0 else 'worse'} on these test "
-            "cases (p), but models trained with other seeds may not be (the interval holds 0)"
+            f"the mean over sites is {better} (the interval does not hold 0), but not the typical "
+            "test case (p): the difference is at some sites or in some cases alone"
         )
 
 
@@ -97,9 +104,9 @@ def table(groups: Sequence[Group], reference: str) -> list[Line]:
     by_name = {group.name: group for group in groups}
     joint = by_name["joint"].runs if "joint" in by_name else []
     lines = [_line(group, joint) for group in groups]
-    distance = gap(groups)
-    for line in lines if distance is not None and distance[1] > 0 else ():
-        line.closed = _closed(by_name, line.name)
+    if gap(groups) is not None:
+        for line in lines:
+            line.closed = share(by_name["finetune"], by_name[line.name], by_name["joint"])
     _test(lines, by_name, reference)
     return sorted(lines, key=lambda line: -(line.mean["avg"] or 0.0))
 
@@ -262,16 +269,28 @@ def apart(figure: str, one: Group, other: Group) -> Difference | None:
     Over the seeds and orders they share, averaged over orders first. None for fewer than two
     seeds, and where a run does not define the figure.
     """
-    common = shared(one, other)
-    by_seed: dict[int, list[float]] = {}
-    for sign, runs in ((1, one.runs), (-1, other.runs)):
-        for run in sorted((run for run in runs if run.block in common), key=lambda run: run.block):
-            value = run.results.metrics.get(figure)
-            if value is None:
-                return None
-            by_seed.setdefault(run.results.seed, []).append(sign * value)
-    values = [2 * fmean(found) for found in by_seed.values()]
-    return _around(values) if len(values) > 1 else None
+    values = _seeds(figure, one, other)
+    return _around([a - b for a, b in values]) if len(values) > 1 else None
+
+
+def _seeds(figure: str, *groups: Group) -> list[list[float]]:
+    """Return a figure of every method, seed by seed: means over the orders they all share.
+
+    Empty where a run does not define it.
+    """
+    common = shared(*groups)
+    found: list[list[float]] = []
+    for seed in sorted({seed for seed, _ in common}):
+        blocks = {block for block in common if block[0] == seed}
+        values = [
+            [run.results.metrics.get(figure) for run in one.runs if run.block in blocks]
+            for one in groups
+        ]
+        known = [[value for value in one if value is not None] for one in values]
+        if known != values:
+            return []
+        found.append([fmean(one) for one in known])
+    return found
 
 
 def gap(groups: Sequence[Group]) -> Difference | None:
@@ -282,21 +301,29 @@ def gap(groups: Sequence[Group]) -> Difference | None:
     by_name = {group.name: group for group in groups}
     if "finetune" not in by_name or "joint" not in by_name:
         return None
-    distances = {k: a - b for k, (a, b) in paired(by_name["joint"], by_name["finetune"]).items()}
-    if len({seed for seed, _, _ in distances}) < 2:
-        return None
-    return _around(_averages(distances))
+    return apart("avg", by_name["joint"], by_name["finetune"])
 
 
-def _closed(groups: Mapping[str, Group], name: str) -> float | None:
-    three = [groups["finetune"], groups["joint"], groups[name]]
-    common = shared(*three)
-    if not common:
+def share(low: Group, own: Group, high: Group) -> Difference | None:
+    """Return which share of the way in AVG from `low` to `high` a method goes, with its interval.
+
+    The ratio of two means over seeds, with Fieller's 95 % interval for such (1954), that is all
+    shares r whose own - low - r (high - low) is not told apart from 0 by Student's t. None for
+    fewer than two seeds, and where `high` is not above `low`: the interval has no ends then.
+    """
+    seeds = _seeds("avg", low, own, high)
+    if len(seeds) < 2:
         return None
-    low, high, own = (
-        fmean(run.results.avg for run in group.runs if run.block in common) for group in three
-    )
-    return (own - low) / (high - low) if high > low else None
+    gained, way = (np.array([one[k] - one[0] for one in seeds]) for k in (1, 2))
+    (a, ab), (_, b) = np.cov(gained, way) * student.ppf((1 + LEVEL) / 2, len(seeds) - 1) ** 2
+    a, ab, b = (value / len(seeds) for value in (a, ab, b))
+    up, down = float(gained.mean()), float(way.mean())
+    scale = down**2 - b
+    if down <= 0 or scale <= 0:
+        return None
+    middle = up * down - ab
+    reach = math.sqrt(max(0.0, middle**2 - scale * (up**2 - a)))
+    return up / down, (middle - reach) / scale, (middle + reach) / scale
 
 
 def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) -> None:

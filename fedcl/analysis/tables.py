@@ -48,9 +48,23 @@ def _bwt_difference(index: int) -> Callable[[Line], str]:
     return lambda line: number(line.bwt_difference[index] if line.bwt_difference else None)
 
 
+def _closed(index: int) -> Callable[[Line], str]:
+    """Likewise of the share that it closes."""
+    return lambda line: number(line.closed[index] if line.closed else None)
+
+
 def told(found: Difference | None, dash: str) -> str:
     """Return a difference with its interval, or a dash."""
     return dash if found is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
+
+
+def portion(found: Difference | None, dash: str) -> str:
+    """Return a share with its interval, or a dash."""
+    return (
+        dash
+        if found is None
+        else "{:.0%} [{:.0f}, {:.0f}]".format(found[0], *(100 * end for end in found[1:]))
+    )
 
 
 COLUMNS = [
@@ -67,10 +81,12 @@ COLUMNS = [
     Column("avg_low", "AVG from", _interval(0), "95 % interval of AVG over seeds (Student's t)"),
     Column("avg_high", "AVG to", _interval(1), "its upper end"),
     Column(
-        "closed", "closed", lambda line: number(line.closed),
+        "closed", "closed", _closed(0),
         "share of the distance in AVG from finetune to joint; none where that distance may be 0",
         short=True,
     ),
+    Column("closed_low", "closed from", _closed(1), "95 % interval of it, over seeds (Fieller)"),
+    Column("closed_high", "closed to", _closed(2), "its upper end"),
     Column(
         "difference", "difference", difference(0), "AVG less the reference's, over shared runs",
         short=True,
@@ -162,7 +178,7 @@ def paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str], 
 
     def cell(line: Line, name: str) -> str:
         if name == "closed":
-            return dash if line.closed is None else f"{line.closed:.0%}"
+            return portion(line.closed, dash)
         mean, std = line.mean[name], line.std[name]
         if mean is None:
             return dash
@@ -175,7 +191,7 @@ def paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str], 
             str(line.runs),
             *(cell(line, name) for name in PAPER),
             told(line.difference, dash),
-            dash if line.p is None else f"{line.p:.1e}" if line.p < 0.001 else f"{line.p:.3f}",
+            dash if line.p is None else "< 0.001" if line.p < 0.001 else f"{line.p:.3f}",
             told(line.bwt_difference, dash),
             f"{line.bytes / 1e6:.1f}",
             f"{line.stored:g}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from fedcl.analysis import report
 from fedcl.analysis.compare import latex, markdown
@@ -21,6 +22,7 @@ from fedcl.analysis.statistics import (
     paired,
     patients,
     ravg,
+    share,
     signed_rank,
     table,
 )
@@ -157,8 +159,9 @@ def test_forgetting_is_compared_with_an_interval_too():
 def test_closed_is_the_share_of_the_way_from_finetune_to_joint():
     groups = [many("finetune", 0.0), many("ted", 0.03), many("joint", 0.12)]
     lines = {line.name: line for line in table(groups, "ted")}
-    assert lines["ted"].closed == pytest.approx(0.25)  # shifts are linear
-    assert (lines["finetune"].closed, lines["joint"].closed) == (0.0, pytest.approx(1.0))
+    assert lines["ted"].closed == pytest.approx((0.25, 0.25, 0.25))  # shifts are linear
+    assert lines["finetune"].closed == pytest.approx((0, 0, 0), abs=1e-9)
+    assert lines["joint"].closed == pytest.approx((1, 1, 1))
     assert [line.name for line in table(groups, "ted")] == ["joint", "ted", "finetune"]
 
 
@@ -245,9 +248,47 @@ def test_no_share_is_given_of_a_distance_that_may_be_nothing():
     assert low < 0 < high
     assert all(line.closed is None for line in table([none, joint, ted], "ted"))
     lines = {line.name: line.closed for line in table([none, far, ted], "ted")}
-    assert lines["ted"] == pytest.approx(0.05 / (0.2 + np.mean(apart)))
+    assert lines["ted"][0] == pytest.approx(0.05 / (0.2 + np.mean(apart)))
     one = [shaken(name, shift, (0.0,)) for name, shift in (("finetune", 0), ("joint", 0.2))]
     assert gap(one) is None and all(line.closed is None for line in table(one, "joint"))
+
+
+def test_the_interval_of_a_share_holds_what_a_t_test_does_not_rule_out():
+    """Its ends are the shares r at which own - low - r (high - low) has p = 0.05."""
+    steps = {"low": (0, 0.01, 0, -0.01), "own": (0.02, -0.03, 0.04, 0), "high": (0.01, 0, 0.03, 0)}
+    shifts = {"low": 0.0, "own": 0.05, "high": 0.1}
+    low, own, high = (shaken(name, shifts[name], more) for name, more in steps.items())
+    gained, way = (
+        np.array([shifts[name] - shifts["low"]] * 4) + steps[name] - np.array(steps["low"])
+        for name in ("own", "high")
+    )
+    value, *ends = share(low, own, high)
+    assert value == pytest.approx(gained.mean() / way.mean())
+    assert ends[0] < value < ends[1]
+    for end in ends:
+        assert ttest_1samp(gained - end * way, 0.0).pvalue == pytest.approx(0.05)
+    assert share(high, own, low) is None, "there is no way up"
+    assert share(low, own, shaken("high", 0.0, (0.1, -0.1, 0.1, -0.09))) is None
+
+
+def test_where_the_interval_does_not_hold_0_and_p_is_large_the_row_says_so():
+    """One site gains much with every seed, and the other, which has more cases, loses a little."""
+    groups = []
+    for name, far in (("ted", 0.0), ("lwf", 0.2)):
+        runs = []
+        for seed in range(3):
+            scores = {
+                "A": {str(n): 0.5 + far + n / 100 for n in range(3)},
+                "B": {str(n): 0.7 - far / 20 - n / 100 for n in range(9)},
+            }
+            last = tuple(float(np.mean(list(one.values()))) for one in scores.values())
+            runs.append(run(name, seed, last, scores=scores, **{"scenario.seed": 1}))
+        groups.append(Group(name, runs))
+    line = next(one for one in table(groups, "ted") if one.name == "lwf")
+    assert line.p > 0.05 and 0 < line.difference[1] <= line.difference[2]
+    assert line.words.startswith(
+        "the mean over sites is better (the interval does not hold 0), but"
+    )
 
 
 def test_where_p_is_small_and_the_interval_holds_0_the_row_says_what_each_means():
