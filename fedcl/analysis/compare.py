@@ -21,6 +21,9 @@ from fedcl.files import write_atomically
 from fedcl.reporting.console import console
 from fedcl.server.metrics import title_of
 
+WIDE = 120
+"""Columns of a terminal from which on more of the table is printed."""
+
 
 def compare(
     sources: Sequence[str],
@@ -184,6 +187,8 @@ def _print(lines: Sequence[Line], reference: str, notes: Sequence[str]) -> None:
         "difference [95 %]": f"AVG - {reference} [95 %]",
         "p": f"p ({reference})",
     }
+    if console.width >= WIDE:
+        shown |= {"BWT": "BWT", "worst site": "worst site"}
     caption = escape(f"difference in AVG from, and p against: {reference}")
     view = Table(Shown("strategy", overflow="fold", min_width=8), caption=caption)
     for title in shown:

@@ -19,6 +19,7 @@ from fedcl.reporting.terminal import MOST
 from fedcl.server import settling
 from fedcl.server.architecture import cost
 from fedcl.server.outcome import cohorts, presence
+from fedcl.server.telling import padded_otherwise
 
 
 def inspect(config: Config, console: Console, sheets: Path | None = None) -> None:
@@ -44,16 +45,17 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
     shown: dict[str, tuple[str, Samples]] = {}
     said += job.scenario.left_out()
     marked: dict[str, set[str]] = {}
+    shapes: dict[str, Sequence[int]] = {}
     for number, stage in enumerate(timeline.stages, start=1):
         for site in stage:
             role = job.roles[site]
             with reading(site):
                 data = job.scenario.load(site, job.scenario.location(site), job.seed)
             data = data.limited(role.data_fraction, job.seed, site)
+            one = task.sized(data.train).samples(data.train[:1], torch.device("cpu"))
+            shapes[site] = one.shape
             for model in role.models:
-                if model not in shown:
-                    one = task.sized(data.train).samples(data.train[:1], torch.device("cpu"))
-                    shown[model] = site, one
+                shown.setdefault(model, (site, one))
             for case in (*data.train, *data.val, *data.test):
                 if isinstance(case, Case):  # a field has no masks
                     marked[f"{site}/{case.name}"] = case.marked
@@ -66,9 +68,15 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
                 draw_sheet(site, looks, sheets / f"{site}.png")
             rows.append({"site": site, "stage": str(number), **own, **counts, **told})
             said += [f"site {site}: {note}" for note in data.notes]
+    for site, padded in padded_otherwise(shapes).items():
+        said += [f"site {site}: {note}" for note in padded]
+    twice: dict[tuple[str, ...], list[str]] = {}
     for names in alike(marked):
-        if len({name.partition("/")[0] for name in names}) > 1:
-            said.append(f"the same image and mask at several sites: {some_of(names)}")
+        sites = tuple(dict.fromkeys(name.partition("/")[0] for name in names))
+        twice.setdefault(sites, []).append(" = ".join(names))
+    for sites, cases in twice.items():
+        if len(sites) > 1:
+            said.append(f"the same images and masks at {' and '.join(sites)}: {some_of(cases)}")
     title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
     lines = [[*rows[0]], *([*row.values()] for row in rows)]
     if len(rows) + 1 < len(rows[0]):  # few sites: one column each, which fits more terminals

@@ -76,9 +76,10 @@ class Channels:
             return np.repeat(image, 3, axis=0)
         if there != self.count:
             asked = f"scenario.channels={LUMINANCE}" if self.luminance else f"{self.count}"
-            colours = f", {LUMINANCE} the brightness of colours" * (there == 3)
+            colours = f", {LUMINANCE} for the brightness of colours" * (there == 3)
             raise ValueError(
-                f"{there} channels, scenario.channels asks for {asked}; "
-                f"scenario.channels={there} takes all of them, [0] the first{colours}"
+                f"{there} channels, scenario.channels asks for {asked}; store those that are "
+                f"meant, or have a run with scenario.channels={there} for all of them, [0] for the "
+                f"first{colours}"
             )
         return image

@@ -173,7 +173,12 @@ class Tree:
         beside = [path.name for known, path in self.paths.items() if above[known] == place]
         longer = [one for one in beside if one.startswith(name)]
         near = closest(name, longer or beside, surely=bool(longer))
-        raise bad(self.site, image, f"{patterns[0].key} finds no file {printable(wanted)}{near}")
+        raise bad(
+            self.site,
+            image,
+            f"{patterns[0].key} finds no file {printable(wanted)}{near}; "
+            "an image that nobody has marked is no case: mark it, or take it away",
+        )
 
 
 def _stem(name: str) -> str | None:

@@ -1,5 +1,6 @@
 """Reading image and mask files of any kind, and saying which one is at fault."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -318,7 +319,9 @@ def _read_mask(
             raise ValueError(f"{labels.key} gives colours, volumes have none; give values")
         encoded = labels.encode(array[:, :, 0] if labels.colours else array)
     except ValueError as error:
-        own = f"; +scenario.site_labels.{site}=[...] is for this site alone"
+        typed = re.fullmatch(r"\w+", site, re.ASCII)  # what a command line takes in a key
+        where = f"+scenario.site_labels.{site}=[...]" if typed else "scenario.site_labels in a YAML"
+        own = f"; {where} is for this site alone"
         raise bad(site, file, f"{error}{own * (labels.key == 'scenario.labels')}") from None
     return encoded.reshape(grid.shape), grid
 

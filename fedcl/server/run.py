@@ -1,9 +1,8 @@
 """A run: stages > rounds > evaluation > checkpoint > whoever watches."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from flwr.serverapp import Grid
@@ -25,7 +24,7 @@ from fedcl.server.rollback import means, take_back
 from fedcl.server.rounds import Stage
 from fedcl.server.settling import settled
 from fedcl.server.spoilt import SpoiltError
-from fedcl.server.state import State
+from fedcl.server.state import State, check_same
 from fedcl.server.telling import Log, tell_changes, tell_chosen, tell_notes
 from fedcl.wire.answers import Hello
 
@@ -55,7 +54,7 @@ class Server:
     ) -> None:
         self.config, self.checkpoint, self.watchers = config, checkpoint, list(watchers)
         if state is not None:
-            _check_same(state.configuration, config.fingerprint())
+            check_same(state.configuration, config.fingerprint())
         timeline = config.timeline
         arrived = timeline.seen(state.stage if state else 0)
         self.architectures = architectures(config.job, arrived)
@@ -387,13 +386,3 @@ class Server:
             room |= one.whole(arrays.of_network(one.network))
         state.weights = arrays.grown(state.weights, room)
         state.teacher = arrays.grown(state.teacher, room)
-
-
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where a run was begun with another configuration."""
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise ConfigError(
-                f"{key}: the run was begun with {before.get(key)!r}, config.yaml says "
-                f"{now.get(key)!r} now; put it back, or begin a new run"
-            )

@@ -1,12 +1,14 @@
 """The state of a run: all that it needs to go on from a round."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from fedcl.arrays import Arrays
+from fedcl.errors import ConfigError
 from fedcl.server.ledger import Ledger
 
 ARRAYS = ("weights", "teacher", "memory", "momentum", "best")
@@ -124,3 +126,31 @@ class State:
         if len(self.trained) == self.stage:
             self.trained.append([])
         self.trained[-1] += [site for site in sites if site not in self.trained[-1]]
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a run goes on with the configuration that it was begun with.
+
+    Args:
+        before: `Config.fingerprint` of then.
+        now: of now.
+
+    Raises:
+        ConfigError: it does not; names the site that is new or gone, or the setting.
+    """
+    then, there = (
+        {key.removeprefix("roles.").rpartition(".")[0] for key in one if key.startswith("roles.")}
+        for one in (before, now)
+    )
+    for site in sorted(then ^ there):
+        what = "there, and was not" if site in there else "not there any more, and was"
+        raise ConfigError(
+            f"site {site} is {what} when the run was begun: give the run the sites that it had, or "
+            "begin a new one"
+        )
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{key}: the run was begun with {before.get(key)!r}, config.yaml says "
+                f"{now.get(key)!r} now; put it back, or begin a new run"
+            )

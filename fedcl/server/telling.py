@@ -56,9 +56,9 @@ def tell_notes(config: Config, state: State, sites: Iterable[str]) -> None:
     for line in state.left_out:
         log.warning("%s", line)
     notes: dict[str, list[str]] = {}
-    largest = _largest(state.samples)
+    padded = padded_otherwise(state.samples)
     for site in sites:
-        state.notes[site] += _padded_otherwise(state.samples[site], largest)
+        state.notes[site] += padded[site]
         for note in state.notes[site]:
             notes.setdefault(note, []).append(site)
     for note, whose in notes.items():
@@ -77,15 +77,21 @@ def _largest(samples: Mapping[str, Sequence[int]]) -> dict[int, list[int]]:
     return largest
 
 
-def _padded_otherwise(shape: Sequence[int], largest: Mapping[int, Sequence[int]]) -> list[str]:
-    """Return a note where others, or the pool, train on larger samples than a site."""
-    if list(shape) == largest[len(shape)]:
-        return []
-    own, most = ("x".join(map(str, sizes[1:])) for sizes in (shape, largest[len(shape)]))
-    return [
-        f"samples of {own}, elsewhere up to {most}: networks that normalise over an image see "
-        "how much of it is padding; scenario.size makes them alike"
-    ]
+def padded_otherwise(samples: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
+    """Return, for every site, a note where others, or the pool, train on larger samples.
+
+    Args:
+        samples: of every site, the shape of what its network is shown.
+    """
+    largest, notes = _largest(samples), {}
+    for site, shape in samples.items():
+        own, most = ("x".join(map(str, sizes[1:])) for sizes in (shape, largest[len(shape)]))
+        note = (
+            f"samples of {own}, elsewhere up to {most}: networks that normalise over an image see "
+            "how much of it is padding; scenario.size makes them alike"
+        )
+        notes[site] = [] if own == most else [note]
+    return notes
 
 
 def tell_chosen(state: State) -> None:

@@ -1,5 +1,6 @@
 """`fedcl inspect` says what there is, or what is wrong."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -74,8 +75,33 @@ def test_it_names_images_that_are_there_twice(capsys, tmp_path: Path):
     notes = [line for line in capsys.readouterr().out.splitlines() if "the same image" in line]
     assert notes == [
         "note: site A: the same image and mask in cases that count as others: p0 = p9",
-        "note: the same image and mask at several sites: A/p0, A/p9, B/p8",
+        "note: the same images and masks at A and B: A/p0 = A/p9 = B/p8",
     ]
+
+
+def test_it_says_which_sites_have_smaller_samples(capsys, tmp_path: Path):
+    """As a run does, which warns of it."""
+    rng = np.random.default_rng(0)
+    for site, size in (("A", 16), ("B b", 24)):
+        for n in range(4):
+            image = rng.integers(0, 255, (size, size)).astype(np.uint8)
+            picture(tmp_path / site / "images" / f"p{n}.png", image)
+            picture(tmp_path / site / "masks" / f"p{n}.png", np.eye(size, dtype=np.uint8) * 255)
+    given = [f"scenario.root={tmp_path}", "scenario.patient='^(.+)$'", "model.channels=[4,8]"]
+    assert main(["inspect", "scenario=folder", *given]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "samples of" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith("note: site A: samples of 16x16, elsewhere up to 24x24: ")
+    for site, advice in (("A", r"\+scenario.site_labels.A=\["), ("B b", "site_labels in a YAML")):
+        only = f"scenario.stages=[['{site}']]"
+        assert main(["inspect", "scenario=folder", "scenario.labels=[0,7]", only, *given]) == 2
+        assert re.search(rf"site {site}: .*; {advice}", capsys.readouterr().err)
+
+
+def test_names_that_must_be_quoted_in_a_list_are_refused_with_how(capsys):
+    assert main(["inspect", "scenario=folder", "scenario.stages=[[München],[A]]"]) == 2
+    said = capsys.readouterr().err
+    assert "not understood" in said and "^:" not in said and "[['a b'],[c]]" in said
 
 
 def test_many_sites_and_stages_fit_a_terminal(cli, tmp_path: Path, capsys):

@@ -126,7 +126,11 @@ def test_a_channel_that_lies_elsewhere_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("channels", "said"),
     [
-        (1, "3 channels, scenario.channels asks for 1; scenario.channels=3 takes all of them"),
+        (
+            1,
+            "3 channels, scenario.channels asks for 1; store those that are meant, or have a run with "
+            "scenario.channels=3 for all of them",
+        ),
         (2, "3 channels, scenario.channels asks for 2; "),
         (4, "3 channels, scenario.channels asks for 4; "),
         ([3], "scenario.channels asks for channel 3, counted from 0, but there are 3"),
