@@ -92,7 +92,10 @@ def test_it_says_which_sites_have_smaller_samples(capsys, tmp_path: Path):
     notes = [line for line in capsys.readouterr().out.splitlines() if "samples of" in line]
     assert len(notes) == 1
     assert notes[0].startswith("note: site A: samples of 16x16, elsewhere up to 24x24: ")
-    for site, advice in (("A", r"\+scenario.site_labels.A=\["), ("B b", "site_labels in a YAML")):
+    for site, advice in (
+        ("A", r"\+scenario.site_labels.A=\["),
+        ("B b", "scenario.site_labels in a"),
+    ):
         only = f"scenario.stages=[['{site}']]"
         assert main(["inspect", "scenario=folder", "scenario.labels=[0,7]", only, *given]) == 2
         assert re.search(rf"site {site}: .*; {advice}", capsys.readouterr().err)

@@ -128,8 +128,8 @@ def test_a_channel_that_lies_elsewhere_is_refused(tmp_path: Path):
     [
         (
             1,
-            "3 channels, scenario.channels asks for 1; store those that are meant, or have a run with "
-            "scenario.channels=3 for all of them",
+            "3 channels, scenario.channels asks for 1; store those that are meant, or have a run "
+            "with scenario.channels=3 for all of them",
         ),
         (2, "3 channels, scenario.channels asks for 2; "),
         (4, "3 channels, scenario.channels asks for 4; "),
