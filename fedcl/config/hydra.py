@@ -144,8 +144,8 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
     if type(error).__name__ in ("LexerNoViableAltException", "OverrideParseException"):
         what = text.partition(" See https")[0].removeprefix("LexerNoViableAltException: ")
         return (
-            f"{what.rstrip(' ^')}: not understood; quote what has special characters once for the "
-            "shell and once for Hydra: \"key='value'\", in a list every name: "
+            f"{what.rstrip(' ^')}: not understood; quote a value with special characters once for "
+            "the shell and once for Hydra: \"key='value'\", in a list every name: "
             "\"key=[['a b'],[c]]\""
         )
     override = re.match(r"Could not override '(.+?)'", text)
