@@ -34,7 +34,8 @@ class Work:
 
     def augments(self, name: str) -> Sequence[str]:
         """Return with which augmentations a method is run."""
-        return AUGMENTS if METHODS[name].part == "methods" else AUGMENTS[:1]
+        varied = self.stream.varied is None or name in self.stream.varied
+        return AUGMENTS if METHODS[name].part == "methods" and varied else AUGMENTS[:1]
 
     def tuning(self, name: str) -> dict[Values, Planned]:
         """Return the run of every value that is tried, in the first order of arrival.

@@ -29,6 +29,7 @@ class Stream:
         tuning: the seed that weights are tuned on, in the first order; in no table.
         only: the methods that are run; None for all.
         parts: the methods whose parts are run as well; None for all.
+        varied: the methods that are run with augmentation for everybody as well; None for all.
         needs: the folder of its data; None for what is made on the spot.
     """
 
@@ -39,6 +40,7 @@ class Stream:
     tuning: int = 10
     only: tuple[str, ...] | None = MAIN
     parts: tuple[str, ...] | None = ()
+    varied: tuple[str, ...] | None = None
     needs: str | None = None
 
     @property
@@ -101,14 +103,15 @@ STREAMS = {
         "The same volumes as they came; A and C mark the anterior part alone, B and D the "
         "posterior. Tested on both, everywhere.",
         only=LABELS,
+        varied=FEW,
         needs=relpath(HIPPOCAMPUS, ROOT),
     ),
     "sunnybrook": Stream(
         CARDIAC, COHORTS, "The same slices as they came: nothing is forgotten.", only=FEW,
-        needs=relpath(SUNNYBROOK, ROOT),
+        varied=(), needs=relpath(SUNNYBROOK, ROOT),
     ),
     "hippocampus": Stream(
         VOLUMES, FOUR, "The same volumes as they came: nothing is forgotten.", only=FEW,
-        needs=relpath(HIPPOCAMPUS, ROOT),
+        varied=(), needs=relpath(HIPPOCAMPUS, ROOT),
     ),
 }  # fmt: skip
