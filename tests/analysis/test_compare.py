@@ -143,6 +143,17 @@ def test_the_report_in_a_browser(
     assert marks("cases", "path.point") == before
     assert "test cases" in browser.find_element(By.ID, "verdict").text
 
+    download = {"behavior": "allow", "downloadPath": str(tmp_path / "saved")}
+    browser.execute_cdp_cmd("Page.setDownloadBehavior", download)
+    for place in ("curves", "matrices"):
+        camera = browser.find_element(
+            By.CSS_SELECTOR, f"#{place} .modebar-btn[data-title^=Download]"
+        )
+        browser.execute_script("arguments[0].click()", camera)
+    saved = [tmp_path / "saved" / f"{name}.svg" for name in ("curves", f"matrix of {names[0]}")]
+    wait(lambda: all(file.exists() for file in saved))
+    assert all(file.read_text().startswith("<svg") for file in saved)
+
     overflow = browser.execute_script("return document.documentElement.scrollWidth")
     assert overflow <= width, "the page itself never scrolls sideways"
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
