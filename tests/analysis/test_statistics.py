@@ -26,6 +26,7 @@ from fedcl.analysis.statistics import (
     signed_rank,
     table,
 )
+from fedcl.analysis.tables import portion
 from fedcl.errors import ConfigError
 from fedcl.server.results import Results
 
@@ -269,6 +270,11 @@ def test_the_interval_of_a_share_holds_what_a_t_test_does_not_rule_out():
         assert ttest_1samp(gained - end * way, 0.0).pvalue == pytest.approx(0.05)
     assert share(high, own, low) is None, "there is no way up"
     assert share(low, own, shaken("high", 0.0, (0.1, -0.1, 0.1, -0.09))) is None
+
+
+def test_a_share_is_written_with_its_interval_or_not_at_all():
+    assert portion((0.826, -0.1, 1.004), "-") == "83% [-10, 100]"
+    assert portion(None, "-") == "-"
 
 
 def test_where_the_interval_does_not_hold_0_and_p_is_large_the_row_says_so():
