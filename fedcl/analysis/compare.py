@@ -107,7 +107,8 @@ def compare(
         _print_rows(title, architectures.COLUMNS, names, models)
     if single:
         title = f"{title_of(groups[0].runs[0].results.score)} of each class"
-        _print_rows(title, classes.COLUMNS, ("class", "strategy", "avg", "bwt"), single)
+        own = "class", "strategy", "avg", "avg_std", "bwt", "bwt_std"
+        _print_rows(title, classes.COLUMNS, own, single)
     console.print(f"written to {out}: {', '.join(files)}", soft_wrap=True, markup=False)
     for source in sources:
         if not is_folder(source):
