@@ -334,8 +334,7 @@ def _test(lines: Sequence[Line], groups: Mapping[str, Group], reference: str) ->
         pairs = paired(groups[line.name], groups[reference])
         if len({seed for seed, _, _ in pairs}) < 2:
             continue  # one seed says nothing about another
-        distances = {key: a - b for key, (a, b) in pairs.items()}
-        line.difference = _around(_averages(distances))
+        line.difference = apart("avg", groups[line.name], groups[reference])
         line.bwt_difference = apart("bwt", groups[line.name], groups[reference])
         line.p = signed_rank(*patients(pairs, groups[reference].runs))
         tested.append(line)

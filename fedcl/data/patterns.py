@@ -177,7 +177,7 @@ class Tree:
             self.site,
             image,
             f"{patterns[0].key} finds no file {printable(wanted)}{near}; "
-            "an image that nobody has marked is no case: mark it, or take it away",
+            "add it, or take its image away",
         )
 
 

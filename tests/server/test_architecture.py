@@ -17,6 +17,9 @@ from torch import nn
 
 import simulate
 from fedcl import arrays
+from fedcl.analysis import architectures
+from fedcl.analysis.runs import Group
+from fedcl.analysis.sources import read as read_run
 from fedcl.app.cli import main
 from fedcl.config.hydra import compose
 from fedcl.config.job import Job
@@ -271,6 +274,19 @@ def test_models_are_compared_over_the_cases_of_all_sites(compared: tuple[Path, P
     there = float(rows["contrastive", "large"]["difference_low"]) > 0  # a way to measure
     assert (rows["contrastive", "small"]["way"] != "") == there
     assert rows["finetune", "large"]["way"] == ""
+    groups = {}
+    for path in sorted(runs.glob("*/results.json")):
+        run = read_run(path.parent.name, path.parent)
+        method, wanted = run.results.strategy, {"small": 0.5, "large": 0.9}
+        wanted["small"] += 0.1 * (method == "contrastive")
+        for model, value in wanted.items():
+            metrics = run.results.architectures[model].metrics
+            metrics["avg"] = value + run.results.seed / 1000
+        groups.setdefault(method, []).append(run)
+    found, _ = architectures.table([Group(*one) for one in groups.items()], "finetune")
+    ways = {(row.method, row.architecture): row.way for row in found}
+    assert ways.pop(("contrastive", "small")) == pytest.approx((0.25, 0.25, 0.25), abs=1e-3)
+    assert {*ways.values()} == {None}
     assert "| contrastive | small |" in (out / "models.md").read_text()
     assert '<table id="models">' in (out / "report.html").read_text()
 
