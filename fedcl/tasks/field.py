@@ -238,10 +238,8 @@ class Field(Task):
                 found.setdefault("psnr", []).append(psnr(got, true))
                 found.setdefault("ssim", []).append(ssim(got, true))
             else:
-                inside, label = (
-                    torch.stack([mask <= 0.5, mask > 0.5])[None].float() for mask in (got, true)
-                )
-                found.setdefault("dice", []).append(fmean(dice(inside, label, case.spacing)))
+                inside, label = ((mask > 0.5).numpy() for mask in (got, true))
+                found.setdefault("dice", []).append(dice(inside, label, case.spacing))
         return {name: fmean(found[name]) for name in names}
 
     def scored(self, site: str) -> tuple[str, ...]:

@@ -11,110 +11,115 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedcl.data.labels import IGNORED
 from fedcl.tasks.base import Range
 
 Spacing = tuple[float, float, float]
 Array = NDArray[np.bool_]
-Score = Callable[[Tensor, Tensor, Spacing], list[float]]
-Ranking = Callable[[Tensor, Tensor], list[float]]
+Score = Callable[[Array, Array, Spacing], float]
+Ranking = Callable[[NDArray[np.float32], Array], float]
 
 TOLERANCE = 2.0
 """How far surfaces may lie apart that count as the same, in the unit of the spacing."""
 
 
-def dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
-    """Return 2|P n L| / (|P| + |L|) of every class; arguments as in every score of `SCORES`.
+def dice(found: Array, wanted: Array, spacing: Spacing) -> float:
+    """Return 2|P n L| / (|P| + |L|) of a class; arguments as in every score of `SCORES`.
 
     Args:
-        prediction: one-hot, shape (1, K, D, H, W), class 0 the background.
-        label: likewise.
+        found: where the class is predicted, P, shape (D, H, W).
+        wanted: where it is, L, likewise.
         spacing: distance between voxels (slice, row, column); plays no part here.
     """
     from monai.metrics import compute_dice  # takes seconds
 
-    found = compute_dice(prediction, label, include_background=False, ignore_empty=False)[0]
-    return list(map(float, found))
+    return float(compute_dice(_channel(found), _channel(wanted), ignore_empty=False))
 
 
-def iou(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
-    """Return |P n L| / |P u L| of every class."""
+def iou(found: Array, wanted: Array, spacing: Spacing) -> float:
+    """Return |P n L| / |P u L|."""
     from monai.metrics import compute_iou  # takes seconds
 
-    found = compute_iou(prediction, label, include_background=False, ignore_empty=False)[0]
-    return list(map(float, found))
+    return float(compute_iou(_channel(found), _channel(wanted), ignore_empty=False))
 
 
-def hd95(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
-    """Return the larger of the two directed 95th percentiles of surface distances, by class.
+def hd95(found: Array, wanted: Array, spacing: Spacing) -> float:
+    """Return the larger of the two directed 95th percentiles of surface distances.
 
     In the unit of `spacing`. A surface are the voxels with a neighbour outside, along an axis.
     What lies beyond an image's edge is outside, as MONAI and medpy take it, but what lies beyond
     the first and the last slice is like them: a stack that ends within an organ does not cut it,
     and a stack of one slice has the distances of its outlines.
     """
-    corner = [n * s for n, s in zip(label.shape[2:], spacing, strict=True)]
-    distances = []
-    for found, wanted in _classes(prediction, label):
-        if found.any() and wanted.any():
-            there, back = _apart(found, wanted, spacing)
-            distances.append(float(max(np.percentile(there, 95), np.percentile(back, 95))))
-        else:
-            distances.append(math.hypot(*corner) if found.any() or wanted.any() else 0.0)
-    return distances
+    if found.any() and wanted.any():
+        there, back = _apart(found, wanted, spacing)
+        return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+    corner = [n * s for n, s in zip(wanted.shape, spacing, strict=True)]
+    return math.hypot(*corner) if found.any() or wanted.any() else 0.0
 
 
-def surface_dice(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+def surface_dice(found: Array, wanted: Array, spacing: Spacing) -> float:
     """Return the share of both surfaces' voxels that lie within `TOLERANCE` of the other one.
 
     The normalised surface Dice (Nikolov et al., JMIR 2021), surfaces being those of `hd95`.
     """
-    shares = []
-    for found, wanted in _classes(prediction, label):
-        if found.any() and wanted.any():
-            distances = np.concatenate(_apart(found, wanted, spacing))
-            shares.append(float((distances <= TOLERANCE).mean()))
-        else:
-            shares.append(0.0 if found.any() or wanted.any() else 1.0)
-    return shares
+    if found.any() and wanted.any():
+        distances = np.concatenate(_apart(found, wanted, spacing))
+        return float((distances <= TOLERANCE).mean())
+    return 0.0 if found.any() or wanted.any() else 1.0
 
 
-def sensitivity(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
-    """Return |P n L| / |L| of every class; 1 where there is none to be found."""
-    return [
-        float((found & wanted).sum() / wanted.sum()) if wanted.any() else 1.0
-        for found, wanted in _classes(prediction, label)
-    ]
+def sensitivity(found: Array, wanted: Array, spacing: Spacing) -> float:
+    """Return |P n L| / |L|; 1 where there is none to be found."""
+    return float((found & wanted).sum() / wanted.sum()) if wanted.any() else 1.0
 
 
-def specificity(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
+def specificity(found: Array, wanted: Array, spacing: Spacing) -> float:
     """Return the share of voxels outside of L that are outside of P; 1 where there are none."""
-    return [
-        float((~found & ~wanted).sum() / (~wanted).sum()) if not wanted.all() else 1.0
-        for found, wanted in _classes(prediction, label)
-    ]
+    return float((~found & ~wanted).sum() / (~wanted).sum()) if not wanted.all() else 1.0
 
 
-def cldice(prediction: Tensor, label: Tensor, spacing: Spacing) -> list[float]:
-    """Return the centreline Dice of every class (Shit et al., CVPR 2021), for vessels and the like.
+def cldice(found: Array, wanted: Array, spacing: Spacing) -> float:
+    """Return the centreline Dice (Shit et al., CVPR 2021), for vessels and the like.
 
     The harmonic mean of two shares: of the prediction's centreline that lies in the label, and of
     the label's that lies in the prediction.
     """
-    shares = []
-    for found, wanted in _classes(prediction, label):
-        if found.any() and wanted.any():
-            precise = wanted[_centreline(found)].mean()
-            complete = found[_centreline(wanted)].mean()
-            both = precise + complete
-            shares.append(float(2 * precise * complete / both) if both else 0.0)
-        else:
-            shares.append(0.0 if found.any() or wanted.any() else 1.0)
-    return shares
+    if not (found.any() and wanted.any()):
+        return 0.0 if found.any() or wanted.any() else 1.0
+    precise = wanted[_centreline(found)].mean()
+    complete = found[_centreline(wanted)].mean()
+    both = precise + complete
+    return float(2 * precise * complete / both) if both else 0.0
+
+
+def auc(answers: NDArray[np.float32], wanted: Array) -> float:
+    """Return the area under the ROC curve of a class against the rest, voxel by voxel.
+
+    That is the chance that a voxel of the class gets a higher probability of it than one that is
+    not (ties count half); 1 where all voxels are of the class, or none: there is nothing to tell
+    apart.
+
+    Args:
+        answers: the class's probabilities, shape (V,).
+        wanted: where it is, likewise.
+    """
+    from scipy.stats import rankdata
+
+    many, others = int(wanted.sum()), int((~wanted).sum())
+    if not (many and others):
+        return 1.0
+    ranks = rankdata(answers)[wanted].sum()
+    return float((ranks - many * (many + 1) / 2) / (many * others))
+
+
+def _channel(mask: Array) -> Tensor:
+    """Return a mask, (D, H, W), as MONAI takes it, (1, 1, D, H, W)."""
+    return torch.from_numpy(mask)[None, None].float()
 
 
 def _centreline(mask: Array) -> Array:
@@ -130,37 +135,6 @@ def _centreline(mask: Array) -> Array:
     parts, count = label(mask, np.ones((3, 3, 3)))
     lost = np.setdiff1d(np.arange(1, count + 1), parts[thin])
     return thin | np.isin(parts, lost)
-
-
-def auc(answers: Tensor, label: Tensor) -> list[float]:
-    """Return the area under the ROC curve of every class against the rest, voxel by voxel.
-
-    That is the chance that a voxel of the class gets a higher probability of it than one that is
-    not (ties count half); 1 where all voxels are of the class, or none: there is nothing to tell
-    apart.
-
-    Args:
-        answers: probabilities, shape (K, V), class 0 the background.
-        label: classes, shape (V,).
-    """
-    from scipy.stats import rankdata
-
-    areas = []
-    for number in range(1, len(answers)):
-        wanted = label.numpy() == number
-        many, others = int(wanted.sum()), int((~wanted).sum())
-        if many and others:
-            ranks = rankdata(answers[number].numpy())[wanted].sum()
-            areas.append(float((ranks - many * (many + 1) / 2) / (many * others)))
-        else:
-            areas.append(1.0)
-    return areas
-
-
-def _classes(prediction: Tensor, label: Tensor) -> list[tuple[Array, Array]]:
-    """Return prediction and label of every class but 0, (D, H, W)."""
-    every = range(1, label.shape[1])
-    return [(prediction[0, c].numpy() > 0, label[0, c].numpy() > 0) for c in every]
 
 
 def _apart(one: Array, other: Array, spacing: Spacing) -> list[NDArray[np.float64]]:
@@ -251,26 +225,22 @@ def case_scores(
         answers: the probabilities of the classes, shape (K, D, H, W); needed for `RANKINGS`.
         unmarked: classes that have no part in the mean.
     """
-    counts = label != IGNORED
-    known = label[counts]
-    shown = counts.flatten()
-    prediction, label = (x.where(counts, 0) for x in (prediction, label))
-    p, l = (F.one_hot(x.long(), classes).movedim(-1, 0)[None].float() for x in (prediction, label))
-    wanted = {name: re.fullmatch(r"(.+?)(?:_(\d+))?", name) for name in names}
-    values: dict[str, list[float]] = {}
-    found = {}
-    for name, match in wanted.items():
-        assert match is not None
-        score, number = match.groups()
-        if score in RANKINGS and score not in values:
-            assert answers is not None, f"{score} is taken of probabilities"
-            values[score] = RANKINGS[score](answers[:, counts].float(), known)
-        elif score not in values:
-            one, other = p, l
-            if score in BY_VOXEL:  # of what is ignored not even that nothing was found there
-                one, other = (x.flatten(2)[:, :, shown][:, :, None, None] for x in (p, l))
-            values[score] = SCORES[score](one, other, spacing)
-        by_number = dict(enumerate(values[score], start=1))
-        taken = [int(number)] if number else [c for c in by_number if c not in unmarked]
-        found[name] = fmean(by_number[c] for c in taken)
-    return found
+    shown = (label != IGNORED).numpy()
+    parts: dict[str, tuple[str, list[int]]] = {}
+    for name in names:
+        number = class_of(name)
+        every = [c for c in range(1, classes) if c not in unmarked]
+        parts[name] = name.removesuffix(f"_{number}"), [number] if number else every
+    values: dict[tuple[str, int], float] = {}
+    for c in range(1, classes):  # one at a time: a mask of all of them is large
+        found, there = ((x.numpy() == c) & shown for x in (prediction, label))
+        for score in dict.fromkeys(score for score, of in parts.values() if c in of):
+            if score in RANKINGS:
+                assert answers is not None, f"{score} is taken of probabilities"
+                chances = answers[c].float().numpy()[shown]
+                values[score, c] = RANKINGS[score](chances, there[shown])
+            elif score in BY_VOXEL:  # of what is ignored not even that nothing was found there
+                values[score, c] = SCORES[score](found[shown], there[shown], spacing)
+            else:
+                values[score, c] = SCORES[score](found, there, spacing)
+    return {name: fmean(values[score, c] for c in of) for name, (score, of) in parts.items()}
