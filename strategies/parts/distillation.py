@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
 from fedcl.learning.strategy import Requirements, StageSummary, Strategy, Teaching
-from fedcl.models.base import Model
 from fedcl.settings import setting
 from fedcl.tasks.base import Task
 from fedcl.tasks.segmentation import Segmentation
@@ -78,8 +77,13 @@ class Distilling(Strategy):
 
     def check(self, task: Any, model: Any) -> None:
         """See `Strategy.check`."""
-        if self.corrects and task.candidates:
-            judged_once(model)
+        # Corrected labels and answers are of the last outputs alone: coarser ones, judged by the
+        # labels as they are, would go on unlearning what a site does not mark.
+        if self.corrects and task.candidates and model.judged:
+            raise ConfigError(
+                "model.supervised: what sites do not mark is made good for the last outputs alone, "
+                "coarser ones would unlearn it; take 0"
+            )
 
 
 @dataclass
@@ -117,19 +121,6 @@ def check_terms(terms: str, known: Sequence[str]) -> None:
             raise ConfigError(
                 f"strategy.terms: there is no {term!r}; join some of {', '.join(known)} by '+'"
             )
-
-
-def judged_once(model: Model) -> None:
-    """Raise `ConfigError` for a model that judges further outputs, by the labels as they are.
-
-    Corrected labels and answers are of the last outputs alone: the others would go on unlearning
-    the classes that a site does not mark.
-    """
-    if model.judged:
-        raise ConfigError(
-            "model.supervised: what sites do not mark is made good for the last outputs alone, "
-            "coarser ones would unlearn it; take 0"
-        )
 
 
 def filled(targets: Tensor, found: Tensor, sure: Tensor, task: Task) -> Tensor:
