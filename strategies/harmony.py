@@ -103,7 +103,7 @@ class Harmony(Archiving):
     def recall(self, summary: SiteSummary) -> Mapping[str, Tensor]:
         """Return the archive with the map to every hospital in it, (C, K, M), and its ends."""
         memory, device = summary.memory, summary.samples.device
-        if not self.look:
+        if not memory or not self.look:
             return memory
         ends = appearance.ends(summary.samples)
         own, share = appearance.distributions(summary.samples, summary.task.classes, ends)

@@ -1,18 +1,24 @@
-"""PLOP: pooled features stay where they were, and sure old answers fill the background."""
+"""PLOP: pooled features stay where they were, and sure old answers fill what is not marked."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedcl.errors import ConfigError
+from fedcl.learning.hooks import SiteSummary
 from fedcl.learning.step import Step
 from fedcl.learning.strategy import Requirements
 from fedcl.settings import setting
-from strategies.parts.distillation import Distilling, filled
+from fedcl.tasks.segmentation import Segmentation
+from strategies.parts.distillation import Distilling
+
+BINS = 1000  # of entropies, in which quantiles are found
 
 
 @dataclass
@@ -23,20 +29,24 @@ class PLOP(Distilling):
       student's and the teacher's embedding of a feature map; the embedding joins, for every
       number s of windows, the map averaged over s windows along each axis by itself, and
       is scaled to length 1.
-    - Pseudo-labels: background pixels take the teacher's class where the entropy of its
-      answer is below `entropy`. They are meant for classes that the new site does not
-      mark (scenario.unmarked), and then are of these or background; where it marks all of
-      them, as in a change of scanner, they have little to do.
+    - Pseudo-labels, where a site does not mark all classes (scenario.unmarked): what may be one of
+      those, or background, takes the teacher's class where the entropy of its answer, a share of
+      the largest possible, is below a threshold: `entropy` or, if larger, the quantile `surest`,
+      by default the median, of the entropies with which it answers that class on the site's images.
+
+    Where sites mark all classes, as in a change of scanner, there is nothing to fill in.
 
     Attributes:
         pod: weight of the feature term.
         windows: numbers of windows, 1 being the whole map.
-        entropy: as a share of the largest possible, log K; 0 for no pseudo-labels.
+        surest: share of the teacher's answers of a class that become labels.
+        entropy: what counts as sure in any case; with `surest=0`, 0 for no pseudo-labels.
     """
 
     losses, corrects = ("pod",), True
     pod: float = setting(0.3, low=0)
     windows: list[int] = setting(factory=lambda: [1, 2, 4], low=1)
+    surest: float = setting(0.5, low=0, high=1)
     entropy: float = setting(0.001, low=0, high=1)
 
     def __post_init__(self) -> None:
@@ -48,6 +58,25 @@ class PLOP(Distilling):
     def requirements(self) -> Requirements:
         """Features, which are compared."""
         return replace(super().requirements, features=True)
+
+    def recall(self, summary: SiteSummary) -> Mapping[str, Tensor]:
+        """Return the thresholds, "doubt" (K,), where there is something to fill in."""
+        task = summary.task
+        if summary.teacher is None or not task.candidates:
+            return summary.memory
+        counts = torch.zeros(task.classes * BINS, dtype=torch.int64, device=summary.samples.device)
+        for part in summary.samples.parts():
+            found, doubt = decided(task.answers(summary.teacher, part.inputs))
+            place = found * BINS + (doubt * BINS).long().clamp(max=BINS - 1)
+            place = place[possible(part.targets, found, task)]
+            counts += torch.bincount(place, minlength=len(counts))
+        edges = np.linspace(0, 1, BINS + 1)
+        doubts = [
+            np.interp(self.surest * row.sum(), np.cumsum([0, *row]), edges) if row.any() else 0
+            for row in counts.view(-1, BINS).cpu().numpy()
+        ]
+        sure = torch.tensor(doubts, dtype=torch.float32).clamp_min(self.entropy)
+        return {"doubt": sure.to(counts.device)}
 
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return L_seg on pseudo-labels and L_pod."""
@@ -61,11 +90,13 @@ class PLOP(Distilling):
         }
 
     def pseudo_labels(self, step: Step) -> Tensor:
-        """Return the labels, with the teacher's where it is sure, shape (B, 1, H, W)."""
-        q = step.teacher_answers
-        entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
-        sure = entropy < self.entropy * math.log(q.shape[1])
-        return filled(step.targets, q.argmax(dim=1, keepdim=True), sure, step.task)
+        """Return the labels, with the teacher's where it is sure, shape (B, 1, ...)."""
+        assert isinstance(step.task, Segmentation)
+        if not step.task.candidates:
+            return step.targets
+        found, doubt = decided(step.teacher_answers)
+        sure = doubt < step.memory["doubt"][found]
+        return torch.where(sure & possible(step.targets, found, step.task), found, step.targets)
 
     def embed(self, feature: Tensor) -> Tensor:
         """Return the embedding of a feature map (B, F, ...), shape (B, P)."""
@@ -77,3 +108,20 @@ class PLOP(Distilling):
                 size = [min(count, n) if a == axis else n for a, n in enumerate(shape)]
                 parts.append(pool(feature, tuple(size)).flatten(1))
         return F.normalize(torch.cat(parts, dim=1), dim=1)
+
+
+def decided(q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the likeliest class of answers (B, K, ...), and their entropy, a share of log K.
+
+    Shapes (B, 1, ...).
+    """
+    entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
+    return q.argmax(dim=1, keepdim=True), entropy / math.log(q.shape[1])
+
+
+def possible(targets: Tensor, found: Tensor, task: Segmentation) -> Tensor:
+    """Return where classes `found` are candidates for what is not marked; all (B, 1, ...)."""
+    may = torch.zeros_like(targets, dtype=torch.bool)
+    for number, classes in enumerate(task.candidates, start=1):
+        may |= (targets == -number) & torch.isin(found, torch.tensor(classes).to(found))
+    return may

@@ -12,7 +12,6 @@ from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
 from fedcl.learning.strategy import Requirements, StageSummary, Strategy, Teaching
 from fedcl.settings import setting
-from fedcl.tasks.base import Task
 from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import POOL
 
@@ -121,24 +120,6 @@ def check_terms(terms: str, known: Sequence[str]) -> None:
             raise ConfigError(
                 f"strategy.terms: there is no {term!r}; join some of {', '.join(known)} by '+'"
             )
-
-
-def filled(targets: Tensor, found: Tensor, sure: Tensor, task: Task) -> Tensor:
-    """Return targets with the classes `found` where these are sure and may be.
-
-    They may be where a target is background, or one of `Segmentation.candidates` that has them.
-
-    Args:
-        targets: of a segmentation, shape (B, 1, ...).
-        found: classes, likewise.
-        sure: where they are, likewise.
-        task: the segmentation.
-    """
-    assert isinstance(task, Segmentation)
-    may = targets == 0
-    for number, classes in enumerate(task.candidates, start=1):
-        may |= (targets == -number) & torch.isin(found, torch.tensor(classes).to(found))
-    return torch.where(sure & may, found, targets)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

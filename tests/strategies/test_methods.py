@@ -10,6 +10,7 @@ from torch import nn
 
 from fedcl.data.samples import Stacked
 from fedcl.errors import ConfigError
+from fedcl.learning.hooks import SiteSummary
 from fedcl.learning.step import Step
 from fedcl.registry import MODEL
 from fedcl.tasks.losses import marginal_loss
@@ -126,14 +127,9 @@ def test_plop_is_the_squared_distance_of_the_embeddings():
     assert torch.isfinite(student.logits.grad).all() and student.logits.grad.abs().sum() > 0
 
 
-def test_plop_labels_background_where_the_teacher_is_sure():
-    here = step(logits(0.5, 0.5, 0.5), logits(0.99, 0.7, 0.99))
-    here.targets[0, 0, 0] = torch.tensor([0, 0, 1])
-    entropy = -(0.7 * math.log(0.7) + 0.3 * math.log(0.3)) / math.log(2)
-    for bound, second in ((entropy - 0.01, 0), (entropy + 0.01, 1)):
-        labels = make("plop", entropy=bound).pseudo_labels(here)
-        assert labels.flatten().tolist() == [1, second, 1]
-    assert make("plop", entropy=0.0).pseudo_labels(here).equal(here.targets)
+def test_plop_leaves_labels_alone_where_all_classes_are_marked():
+    here = step(logits(0.5, 0.5), logits(0.99, 0.99))
+    assert make("plop").pseudo_labels(here) is here.targets
 
 
 # --- MiB -------------------------------------------------------------------------------------
@@ -181,8 +177,31 @@ def test_plop_fills_in_what_a_site_does_not_mark():
     of = {0: [1.0, 1e-9, 1e-9], 1: [1e-9, 1.0, 1e-9], 2: [1e-9, 1e-9, 1.0]}
     q = torch.tensor([of[1], of[2], of[0], [0.5, 0.3, 0.2], of[1], of[1]]).T[None, :, None].log()
     here = partly(q, -1, -1, -1, -1, -2, 2)  # -1: background or class 1; -2: or class 2
-    found = make("plop", entropy=0.1).pseudo_labels(here)
+    here = replace(here, memory={"doubt": torch.full((3,), 0.1)})
+    found = make("plop").pseudo_labels(here)
     assert found.flatten().tolist() == [1, -1, 0, -1, -2, 2]
+
+
+@pytest.mark.parametrize(("surest", "entropy"), [(0.5, 0.001), (0.2, 0.001), (0.5, 0.8), (0, 0)])
+def test_plop_is_as_sure_of_a_class_as_the_teachers_median(surest: float, entropy: float):
+    rng = torch.Generator().manual_seed(0)
+    images = 2 * torch.randn(5, 3, 40, 40, generator=rng)  # the teacher gives them as logits
+    images[:, 2] -= 100 * (images[:, 2] < images.amax(1)) + 100  # and never answers class 2
+    task = Segmentation(3, 3, unmarked={"A": (2,), "B": (1,)}, candidates=((0, 1), (0, 2)))
+    labels = torch.full((5, 1, 40, 40), -1)
+    labels[:, :, :5] = 2  # what is marked is not looked at
+    summary = SiteSummary(
+        task=task, samples=Stacked(images, labels), memory={}, teacher=nn.Identity(), taught=["A"],
+        rng=rng,
+    )  # fmt: skip
+    found = make("plop", surest=surest, entropy=entropy).recall(summary)["doubt"]
+    p = images[:, :, 5:].softmax(1).movedim(1, -1).reshape(-1, 3).double().numpy()
+    doubts = -(p * np.log(p.clip(1e-12))).sum(1) / math.log(3)
+    for number in (0, 1):
+        own = np.quantile(doubts[p.argmax(1) == number], surest) if surest else 0
+        assert found[number] == pytest.approx(max(own, entropy), abs=0.003)
+    assert found[2] == pytest.approx(entropy), "which the teacher never answers"
+    assert dict(make("plop").recall(replace(summary, teacher=None))) == {}
 
 
 @pytest.mark.parametrize("name", ["mib", "plop"])
