@@ -152,9 +152,10 @@ def as_type(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.asarray(array, dtype)
 
 
-def save_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write `arrays` as safetensors, atomically."""
-    write_atomically(path, save({key: np.asarray(a, order="C") for key, a in arrays.items()}))
+def save_file(path: Path, arrays: Mapping[str, np.ndarray], shared: bool = False) -> None:
+    """Write `arrays` as safetensors; see `write_atomically`."""
+    content = save({key: np.asarray(a, order="C") for key, a in arrays.items()})
+    write_atomically(path, content, shared)
 
 
 def load_file(path: Path) -> Arrays:

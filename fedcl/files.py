@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import time
+import uuid
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -18,14 +19,19 @@ UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 """What NFS, SMB and FUSE answer where they know no lock or no flush of a folder."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, shared: bool = False) -> None:
     """Write a file so that a crash leaves either the old or the new content, never half.
+
+    Args:
+        path: of the file; its folder is made.
+        content: of the file.
+        shared: whether several processes may write it at the same time.
 
     Raises:
         OSError: it cannot be written; the old one, if any, is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part" if shared else f"{path.name}.part")
     try:
         with part.open("wb") as file:
             file.write(content)

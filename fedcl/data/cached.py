@@ -12,7 +12,6 @@ import json
 import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,8 +24,9 @@ from torch import Tensor
 
 from fedcl.data.files import data_beside
 from fedcl.data.notes import Note
-from fedcl.data.scans import WHOLE, Box, Counts, Scan
+from fedcl.data.scans import WHOLE, Box, Content, Counts, Scan
 from fedcl.errors import DataError
+from fedcl.files import write_atomically
 
 VERSION = 2
 """Of how images are prepared: another number, and none that was kept is used."""
@@ -63,34 +63,28 @@ class OnDisk:
 
     def image(self, box: Box = WHOLE) -> Tensor:
         """See `Content.image`."""
-        return self._part("image", (slice(None), *box))
+        return self._part("image", (slice(None), *box), lambda content: content.image(box))
 
     def labels(self, box: Box = WHOLE) -> Tensor:
         """See `Content.labels`."""
-        return self._part("labels", box)
+        return self._part("labels", box, lambda content: content.labels(box))
 
     def truth(self) -> Tensor:
         """See `Content.truth`."""
-        return self._part("own", WHOLE)
+        return self._part("own", WHOLE, lambda content: content.truth())
 
     def places(self) -> Tensor:
         """See `Content.places`."""
-        return self._part("places", (slice(None), slice(None)))
+        every = (slice(None), slice(None))
+        return self._part("places", every, lambda content: content.places())
 
-    def _part(self, name: str, box: tuple[slice, ...]) -> Tensor:
+    def _part(self, name: str, box: tuple[slice, ...], made: Callable[[Content], Tensor]) -> Tensor:
+        """Return a part of an array in the file; what is `made` anew where that is gone."""
         try:
             return self._read(name, box)
         except (OSError, SafetensorError):
             scans, _ = self.again()
-        content = scans[int(self.prefix[:-1])].content
-        match name:
-            case "image":
-                return content.image(box[1:])  # type: ignore[arg-type]
-            case "labels":
-                return content.labels(box)  # type: ignore[arg-type]
-            case "own":
-                return content.truth()
-        return content.places()
+        return made(scans[int(self.prefix[:-1])].content)
 
     def _read(self, name: str, box: tuple[slice, ...]) -> Tensor:
         with safe_open(self.file, framework="pt") as stored:
@@ -139,8 +133,7 @@ class Kept:
         found = self._found(file, again)
         if found is None:
             made = anew(True)  # what was used least recently goes, see `trim`
-            found = self._found(file, again)
-            return made if found is None else found
+            found = self._found(file, again) or made
         return found
 
     def _file(self, sources: Sequence[Path], settings: Any) -> Path:
@@ -213,8 +206,11 @@ class Kept:
             "scans": [_told(scan) for scan in scans],
             "notes": [(note.what, note.items) for note in notes],
         }
+        self._put(file, save(arrays, {"told": json.dumps(told)}))
+
+    def _put(self, file: Path, content: bytes) -> None:
         try:
-            _put(file, save(arrays, {"told": json.dumps(told)}))
+            write_atomically(file, content, shared=True)
         except OSError as error:
             raise DataError(
                 f"scenario.cache: {self.place}: {error.strerror}; FEDCL_CACHE names another folder"
@@ -249,30 +245,8 @@ class Kept:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if time.time() - known.st_mtime > FRESH:
-            try:
-                _put(note, digest.encode())
-            except OSError as error:
-                raise DataError(
-                    f"scenario.cache: {self.place}: {error.strerror}; FEDCL_CACHE names another "
-                    "folder"
-                ) from error
+            self._put(note, digest.encode())
         return digest
-
-
-def _put(file: Path, content: bytes) -> None:
-    """Write a file that is whole or not there, whoever else writes it at the same time."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            part.unlink(missing_ok=True)
-        raise
 
 
 def _told(scan: Scan) -> dict[str, Any]:

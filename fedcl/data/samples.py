@@ -189,7 +189,8 @@ class Joined(Samples):
         """See `Samples.drawn`."""
         ends = list(accumulate(map(len, self.origins)))
         which = next(i for i, end in enumerate(ends) if number < end)
-        return self.origins[which].drawn(number - ends[which] + len(self.origins[which]), rng)
+        x, y = self.origins[which].drawn(number - ends[which] + len(self.origins[which]), rng)
+        return x.to(self.device), y.to(self.device)  # some are drawn on the CPU, some lie ready
 
 
 def joined(parts: Sequence[Samples]) -> Samples:

@@ -122,8 +122,8 @@ class Desk:
     def _answer(self, message: Message) -> Message | None:
         """Return what the process answers, or that it has died; None if nobody waits any more."""
         run = message.metadata.run_id
-        self._worker.ask(self.link.node, message)
         try:
+            self._worker.ask(self.link.node, message)
             while True:
                 reply = self._worker.reply(GLANCE)
                 if reply is not None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +38,9 @@ class Received:
         path = self._path(mark)
         if path is None or path.exists():
             return
-        # Of a name of its own: several processes may keep the same at the same time.
-        part = path.with_suffix(f".{os.getpid()}")
-        arrays.save_file(part, records.from_record(record))
-        part.replace(path)
-        every = sorted(path.parent.glob("*.safetensors"), key=_age, reverse=True)
+        arrays.save_file(path, records.from_record(record), shared=True)
+        # With what a process left that was killed while it wrote.
+        every = sorted(path.parent.glob("*.safetensors*"), key=_age, reverse=True)
         for old in every[FILES:]:
             old.unlink(missing_ok=True)
 
@@ -55,7 +54,8 @@ class Received:
         except RunError:  # it will be sent again
             path.unlink(missing_ok=True)
             return None
-        path.touch()
+        with suppress(FileNotFoundError):  # another process has dropped it since
+            os.utime(path)
         return found
 
     def has(self, mark: str) -> bool:

@@ -76,17 +76,24 @@ def recalled(
     hospital: Hospital, call: TrainRequest, samples: Samples, teacher: nn.Module | None
 ) -> Mapping[str, Tensor]:
     """Return what the strategy makes of what the server remembers, worked out once."""
-    memory, job = hospital.on_device(call.memory), hospital.job
+    job = hospital.job
     marks = (call.digests.get(name, "") for name in ("memory", "teacher"))
     places = tuple(sorted(hospital.places.items()))
     key = places, *marks, str(call.shares), str(call.rehearsing)
-    rng = torch_rng("recall", job.seed, hospital.site, call.stage)
-    summary = SiteSummary(
-        task=job.task, samples=samples, memory=memory, teacher=teacher,
-        taught=taught(hospital, call), rng=rng,
-    )  # fmt: skip
-    kind = f"recalled by {hospital.site}"
-    return of_stage(hospital, call).get(kind, key, lambda: job.strategy.recall(summary), most=1)
+
+    def make() -> Mapping[str, Tensor]:
+        return job.strategy.recall(
+            SiteSummary(
+                task=job.task,
+                samples=samples,
+                memory=hospital.on_device(call.memory),
+                teacher=teacher,
+                taught=taught(hospital, call),
+                rng=torch_rng("recall", job.seed, hospital.site, call.stage),
+            )
+        )
+
+    return of_stage(hospital, call).get(f"recalled by {hospital.site}", key, make, most=1)
 
 
 def start(

@@ -56,10 +56,17 @@ class Worker:
         self.used = False
 
     def ask(self, node: int, message: Message) -> None:
-        """Give it a call to answer, as the node that the SuperLink knows by that number."""
+        """Give it a call to answer, as the node that the SuperLink knows by that number.
+
+        Raises:
+            DiedError: the process is gone.
+        """
         self._given, self.used = (node, message), True
         if self.ready:
-            self._hand_over()
+            try:
+                self._hand_over()
+            except OSError:
+                raise DiedError(self._end()) from None
 
     def reply(self, seconds: float) -> Message | None:
         """Wait for its answer; write down what it says meanwhile.

@@ -223,8 +223,10 @@ def away(config: Config) -> dict[str, list[int]]:
     for stage, cohort in enumerate(cohorts(config)):
         trainers, first = timeline.trainers(cohort), stage * timeline.rounds + 1
         for round_ in range(first, first + timeline.rounds):
-            for site in set(trainers) - set(config.asked(trainers, round_)):
-                found.setdefault(site, []).append(round_)
+            asked = config.asked(trainers, round_)
+            for site in trainers:
+                if site not in asked:
+                    found.setdefault(site, []).append(round_)
     return found
 
 

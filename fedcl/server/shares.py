@@ -57,7 +57,7 @@ class Weighing:
             levels = ceilings(own, share, alone)
             counts = {site: min(count, levels.get(site, count)) for site, count in own.items()}
             share = max(share, 1 / max(1, len(own)))
-            for site in own.keys() - {*alone} if share < 1 else ():
+            for site in [site for site in own if share < 1 and site not in alone]:
                 others = sum(counts.values()) - counts[site]
                 most = max(1, int(share / (1 - share) * others + 1e-6))
                 found[site] = min(most, found.get(site, most))

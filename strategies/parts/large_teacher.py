@@ -28,7 +28,8 @@ class LargeTeacher(Teacher):
     peers: bool = True
 
     def __post_init__(self) -> None:
-        """Check that nothing is asked for that a file makes void."""
+        """Check that nothing is asked for that a file makes void, nor what nothing would use."""
+        super().__post_init__()
         if self.file is not None and self.refresh != "stage":
             raise ConfigError(
                 f"strategy.teacher.refresh: {self.refresh}, but a teacher from a file stays as it "

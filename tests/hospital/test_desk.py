@@ -185,6 +185,26 @@ def test_one_that_dies_is_an_error_at_once_and_the_next_call_is_answered(
     assert "it is started again" in caplog.text
 
 
+def test_one_that_dies_between_two_calls_ends_nothing_else(
+    seen: list[tuple[Message, Message]], bundle: bytes, own: Desk
+):
+    hello, reply = seen[0]
+
+    class Dying(Table):
+        def receive(self) -> Message | None:
+            call = super().receive()
+            if call is not None and len(self.replies) == 1:
+                own._worker._process.kill()
+                own._worker._process.join()
+            return call
+
+    table = Dying([hello] * 3, bundle)
+    attend(own, table)
+    first, died, answer = table.replies
+    assert died.error.code == CRASHED and "SIGKILL" in died.error.reason
+    assert values(first) == values(answer) == values(reply)
+
+
 def test_a_call_that_nobody_waits_for_any_more_does_not_hold_up_the_next(
     seen: list[tuple[Message, Message]],
     bundle: bytes,

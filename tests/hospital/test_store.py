@@ -64,6 +64,18 @@ def test_the_last_ones_asked_for_are_kept(tmp_path: Path):
     assert len(there) == store.FILES and 0 in there and 1 not in there
 
 
+def test_what_a_killed_process_left_half_written_goes_as_well(tmp_path: Path):
+    kept = Received(tmp_path, Cache())
+    one = record(a=[1])
+    left = tmp_path / f"{digest(one)}.safetensors.0123.part"
+    left.write_bytes(b"half")
+    os.utime(left, (1000, 1000))
+    assert not kept.has(digest(one))
+    for number in range(store.FILES):
+        kept.put(digest(record(a=[number])), record(a=[number]))
+    assert not left.exists() and len(list(tmp_path.iterdir())) == store.FILES
+
+
 @pytest.mark.parametrize("mark", ["../../etc/passwd", "A" * 64, "0" * 63, ""])
 def test_only_a_digest_names_a_file(tmp_path: Path, mark: str):
     with pytest.raises(RunError, match="is no digest"):

@@ -339,3 +339,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     error = capsys.readouterr().err
     assert f"strategy.teacher.file: {file} holds no large as configured" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["decay", "drift"])
+def test_a_weight_of_the_teacher_that_nothing_uses_is_refused(key: str):
+    for name in ("lwf", "contrastive"):
+        with pytest.raises(ConfigError, match=rf"strategy\.teacher\.{key}: only teacher\.refresh="):
+            make(name, teacher={key: 0.5})
