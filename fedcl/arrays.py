@@ -52,9 +52,13 @@ def mismatch(update: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarra
             return f"{key} has shape {array.shape}, not {reference[key].shape}"
         if array.dtype != reference[key].dtype:
             return f"{key} has type {array.dtype}, not {reference[key].dtype}"
-        if not np.isfinite(array).all():
-            return f"{key} is not finite"
-    return None
+    return not_finite(update)
+
+
+def not_finite(found: Mapping[str, np.ndarray]) -> str | None:
+    """Return which of some arrays has a NaN or an infinity, in words, or None."""
+    spoilt = next((key for key, array in found.items() if not np.isfinite(array).all()), None)
+    return spoilt and f"{spoilt} is not finite"
 
 
 def distance(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:

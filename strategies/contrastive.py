@@ -9,7 +9,7 @@ from fedcl.learning.step import Activations, Step
 from fedcl.learning.strategy import Requirements
 from fedcl.settings import setting
 from strategies.parts.contrast import SCALES, Projections, contrast, softened
-from strategies.parts.distillation import check_terms
+from strategies.parts.distillation import check_terms, used
 from strategies.parts.large_teacher import DistillingLarge
 
 TERMS = (*SCALES, "maps")
@@ -66,7 +66,7 @@ class Contrastive(DistillingLarge):
 
     def uses(self, term: str) -> bool:
         """Return whether `term` is switched on and has a weight."""
-        return term in self.terms.split("+") and getattr(self.weight, term) > 0
+        return used(term, self.terms, self.weight)
 
     @property
     def scales(self) -> list[str]:

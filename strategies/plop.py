@@ -25,16 +25,13 @@ BINS = 1000  # of entropies, in which quantiles are found
 class PLOP(Distilling):
     """PLOP (Douillard et al., CVPR 2021): L = L_seg(pseudo-labels) + pod * L_pod.
 
-    - L_pod ("local POD"), mean over the model's scales: the squared distance between the
-      student's and the teacher's embedding of a feature map; the embedding joins, for every
-      number s of windows, the map averaged over s windows along each axis by itself, and
-      is scaled to length 1.
-    - Pseudo-labels, where a site does not mark all classes (scenario.unmarked): what may be one of
-      those, or background, takes the teacher's class where the entropy of its answer, a share of
-      the largest possible, is below a threshold: `entropy` or, if larger, the quantile `surest`,
-      by default the median, of the entropies with which it answers that class on the site's images.
-
-    Where sites mark all classes, as in a change of scanner, there is nothing to fill in.
+    - L_pod ("local POD"), mean over scales: the squared distance between the student's and the
+      teacher's embedding of a feature map; that joins, for every number s of windows, the map
+      averaged over s windows along each axis by itself, and is scaled to length 1.
+    - Pseudo-labels: what a site does not mark (scenario.unmarked) takes the teacher's class where
+      the entropy of its answer, a share of the largest possible, is below a threshold: `entropy`
+      or, if larger, the quantile `surest`, by default the median, of the entropies with which it
+      answers that class on the site's images.
 
     Attributes:
         pod: weight of the feature term.
@@ -75,8 +72,7 @@ class PLOP(Distilling):
             np.interp(self.surest * row.sum(), np.cumsum([0, *row]), edges) if row.any() else 0
             for row in counts.view(-1, BINS).cpu().numpy()
         ]
-        sure = torch.tensor(doubts, dtype=torch.float32).clamp_min(self.entropy)
-        return {"doubt": sure.to(counts.device)}
+        return {"doubt": torch.tensor(doubts).to(part.inputs).clamp_min(self.entropy)}
 
     def objective(self, step: Step) -> dict[str, Tensor]:
         """Return L_seg on pseudo-labels and L_pod."""
@@ -111,10 +107,7 @@ class PLOP(Distilling):
 
 
 def decided(q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the likeliest class of answers (B, K, ...), and their entropy, a share of log K.
-
-    Shapes (B, 1, ...).
-    """
+    """Return class and entropy, as a share of log K, of answers (B, K, ...), both (B, 1, ...)."""
     entropy = -(q * torch.log(q.clamp_min(1e-12))).sum(dim=1, keepdim=True)
     return q.argmax(dim=1, keepdim=True), entropy / math.log(q.shape[1])
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from fedcl.errors import ConfigError
 from fedcl.learning.step import Step
 from fedcl.settings import setting
-from strategies.parts.distillation import Distilling, check_terms, soft_cross_entropy
+from strategies.parts.distillation import Distilling, check_terms, soft_cross_entropy, used
 
 TERMS = ("kd", "ska", "akt", "gugf")
 
@@ -66,7 +66,7 @@ class TED(Distilling):
 
     def uses(self, term: str) -> bool:
         """Return whether `term` is switched on and has a weight."""
-        return term in self.terms.split("+") and getattr(self.weight, term) > 0
+        return used(term, self.terms, self.weight)
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return the terms in use, weighted."""

@@ -103,7 +103,6 @@ class TKRL(LwF):
         if not self.pcd:
             return {}
         shape = (self.probes.count, *summary.shape)
-        with torch.no_grad():
-            classes = summary.network(torch.zeros(1, *summary.shape)).shape[1]
-        starts = {c: 0.1 * torch.randn(shape, generator=summary.rng) for c in range(1, classes)}
+        foreground = range(1, summary.task.classes)
+        starts = {c: 0.1 * torch.randn(shape, generator=summary.rng) for c in foreground}
         return {str(c): optimised(summary.network, c, n, self.probes) for c, n in starts.items()}

@@ -68,8 +68,16 @@ def compare(
     if models:
         notes.append(f"models are tested against {alone}")
     lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
-    if lacking:
-        notes.append(f"no {' and no '.join(lacking)}: RAVG or closed cannot be given")
+    for name in lacking:
+        lost = "RAVG and closed" if name == "joint" else "closed"
+        notes.append(f"no {name}: {lost} cannot be given")
+    if "joint" not in lacking:
+        without = [line.name for line in lines if line.mean["ravg"] is None]
+        if without:
+            notes.append(
+                f"RAVG of {some_of(without)} cannot be given: not every run has a joint one "
+                "with all its scores"
+            )
     distance = gap(groups)
     if distance is not None and distance[1] <= 0:
         told = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*distance)
@@ -134,6 +142,11 @@ def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], l
     groups, notes = group(found.runs)
     notes += [f"left out: {reason}" for reason in found.left_out]
     notes += [f"mixed: {reason}" for reason in apart]
+    notes += [
+        f"{run.place}: {one['setting']} was {one['from']} up to round {one['round']}"
+        for run in found.runs
+        for one in run.results.changed
+    ]
     counts = {name: set(g.blocks) for g in groups for name in [g.name]}
     if len({frozenset(blocks) for blocks in counts.values()}) > 1:
         notes.append(

@@ -1,21 +1,24 @@
 """Finished runs, from folders or from MLflow, to be compared."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
 
+from fedcl.config.groups import Engine
 from fedcl.errors import ConfigError
 from fedcl.registry import STRATEGY, describe
 from fedcl.server.results import Results
 from fedcl.settings import flat
 
 METHOD = (
-    "strategy", "aggregation", "privacy", "timeline.centralised", "engine.norm_bound",
-    "scenario.unmarked_as",
+    "strategy", "aggregation", "privacy", "timeline.centralised", "scenario.unmarked_as",
+    "engine.quorum", "engine.norm_bound", "engine.largest_change", "engine.largest_share",
+    "engine.collapse",
 )  # fmt: skip
 """What a method is made of; runs that differ in it are compared."""
 FREE = (
@@ -26,9 +29,12 @@ FREE = (
 IGNORED = (
     "engine", "tracking", "run", "learner.threads", "learner.device", "learner.compile",
     "learner.loaders", "scenario.cache", "scenario.cache_gb", "scenario.scores",
-    "scenario.table", "scenario.splits", "scenario.unmarked_sets",
+    "scenario.table", "scenario.splits", "scenario.unmarked_sets", "release.name",
+    "release.licence", "release.intended_use",
 )  # fmt: skip
 """What does not change what is learned, and where files lie: digests tell data apart."""
+BEGUN = re.compile(r"(model|models\..+)\.weights")
+"""Where the files lie that models begin with: digests tell those apart, too."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,19 @@ class Run:
     def frame(self) -> dict[str, Any]:
         """All settings that runs to be compared should share: scenario, budget, model."""
         skipped = (*METHOD, *FREE, *IGNORED)
-        own = {k: v for k, v in self.config.items() if not any(_under(k, s) for s in skipped)}
+        own = {
+            k: v
+            for k, v in self.config.items()
+            if not any(_under(k, s) for s in skipped) and not BEGUN.fullmatch(k)
+        }
+        begun = {
+            f"weights that {name} began with": one["sha256"][:12]
+            for name, one in self.results.begun.items()
+        }
         sizes = sorted(len(stage) for stage in self.results.arrivals)
         stays = sorted(self._stay(site) for site in self._special)
         same = {"sites": sorted(self.results.sites), "sites per stage": sizes}
-        return own | same | ({"stays": stays} if stays else {})
+        return own | same | begun | ({"stays": stays} if stays else {})
 
 
 @dataclass(frozen=True)
@@ -144,9 +158,13 @@ def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     several variants, the one with default settings has the plain name, the others say theirs.
     """
     mixed = {key for key, _ in _apart(runs)}
+    several = _several_teachers(runs)
     variants: dict[str, list[Run]] = {}
     for run in runs:
-        own = run.part(METHOD) | {key: run.config.get(key) for key in mixed}
+        own = run.part(METHOD) | {key: run.frame.get(key) for key in mixed}
+        if run.results.teacher_sha256:  # every seed may have its own
+            which = run.results.teacher_sha256[:8] if several else "given"
+            own["strategy.teacher.file"] = which
         variants.setdefault(json.dumps(own, sort_keys=True), []).append(run)
     groups, notes = [], []
     names = _names([(members[0], json.loads(own)) for own, members in variants.items()])
@@ -161,6 +179,15 @@ def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
                 )
         groups.append(Group(name, [latest[block] for block in sorted(latest)]))
     return groups, notes
+
+
+def _several_teachers(runs: Sequence[Run]) -> bool:
+    """Return whether one seed was run with several teachers from files."""
+    by_seed: dict[int, set[str]] = {}
+    for run in runs:
+        if run.results.teacher_sha256:
+            by_seed.setdefault(run.results.seed, set()).add(run.results.teacher_sha256)
+    return any(len(found) > 1 for found in by_seed.values())
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
@@ -244,6 +271,7 @@ def _default(strategy: str, key: str) -> Any:
         "privacy.name": "none",
         "timeline.centralised": False,
         "scenario.unmarked_as": "unknown",
+        **{f"engine.{name}": value for name, value in flat(asdict(Engine()))},
     }
     if key.startswith("strategy.") and strategy in STRATEGY.available():
         defaults = describe(STRATEGY.make({"name": strategy}))

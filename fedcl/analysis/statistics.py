@@ -234,8 +234,9 @@ def _line(group: Group, joint: Sequence[Run]) -> Line:
             else [run.results.metrics.get(figure) for run in runs]
         )
         known = [value for value in values if value is not None]
-        line.mean[figure] = fmean(known) if known else None
-        line.std[figure] = stdev(known) if len(known) > 1 else None
+        whole = len(known) == len(values)  # a mean over fewer runs would look like one over all
+        line.mean[figure] = fmean(known) if whole else None
+        line.std[figure] = stdev(known) if whole and len(known) > 1 else None
     for figure in ("avg", "bwt"):
         line.spread[figure] = _spread(runs, figure)
     if line.seeds > 1:

@@ -17,7 +17,7 @@ from fedcl.config.without import check_there, without
 from fedcl.errors import ConfigError, FedclError, RunError, writing
 from fedcl.registry import SCENARIO, name_of
 from fedcl.server.architecture import architectures
-from fedcl.server.begin import begun, key_of
+from fedcl.server.begin import begun
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.events import Watcher
 from fedcl.server.results import Results
@@ -133,7 +133,7 @@ class Past:
             before = self.begun.get(name, {}).get("sha256")
             if one.sites and before != begun(one, config.tracking.uri)[1].get("sha256"):
                 raise ConfigError(
-                    f"{key_of(one)}.weights: {one.model.weights} is not any more what "
+                    f"{one.key}.weights: {one.model.weights} is not any more what "
                     f"{self.folder} began with ({self.begun[name]['file'] if before else 'nothing'}"
                     "); put it back"
                 )

@@ -19,8 +19,9 @@ from fedcl.registry import SCENARIO, STRATEGY
 from fedcl.settings import flat
 
 RESUME = "run.resume"
+GATE = "release.on_refusal"
 FREE = (
-    "engine", "tracking", "run.figures", "release.on_refusal", "release.name", "release.licence",
+    "engine", "tracking", "run.figures", GATE, "release.name", "release.licence",
     "release.intended_use",
 )  # fmt: skip
 """What says where and how a run computes and is watched, not what it learns."""
@@ -79,6 +80,11 @@ def changes(arguments: Sequence[str]) -> Change:
             if key == "engine":
                 deciding = {one: stored["engine"][one] for one in DECIDING}
                 stored["engine"] = {**compose([f"engine={value}"])["engine"], **deciding}
+            elif key == GATE and None in (value, stored["release"]["on_refusal"]):
+                raise ConfigError(
+                    f"{key}: a run goes on with a gate as it was begun with one, or without; only "
+                    "what follows from a refusal may change"
+                )
             elif _may_change(key, staying):
                 group, _, rest = key.partition(".")
                 stored[group] = OmegaConf.to_container(_updated(stored[group], rest, value))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fedcl.data.files import EXTENSIONS, bad, composed, hidden, natural, printable
+from fedcl.data.files import EXTENSIONS, bad, composed, hidden, natural, printable, stem_of
 from fedcl.errors import ConfigError, DataError
 from fedcl.settings import closest
 
@@ -135,7 +135,7 @@ class Tree:
         """The files that are read, by their paths without extension."""
         found: dict[str, list[Path]] = {}
         for name, path in self.paths.items():
-            stem = _stem(name)
+            stem = stem_of(name)
             if stem is not None:
                 found.setdefault(stem, []).append(path)
         return found
@@ -179,12 +179,6 @@ class Tree:
             f"{patterns[0].key} finds no file {printable(wanted)}{near}; "
             "add it, or take its image away",
         )
-
-
-def _stem(name: str) -> str | None:
-    """Return a path without its extension; None where its kind is not read."""
-    end = max((e for e in EXTENSIONS if name.lower().endswith(e)), key=len, default=None)
-    return None if end is None else name[: -len(end)]
 
 
 class _Known(dict[str, str]):

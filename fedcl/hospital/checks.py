@@ -40,7 +40,9 @@ def check(hospital: Hospital) -> None:
                 f"{name_of(hospital.job.strategy)} compares those of a batch and needs at least "
                 f"{least}"
             )
-    network = hospital.network(hospital.role.model, (next(iter(hospital.places)),))
+    first_place = next(iter(hospital.places))
+    samples = hospital.samples({first_place: first[first_place]})
+    network = hospital.network(hospital.role.model, (first_place,))
     problem = too_few(hospital, network, samples, min(counts))
     if problem is not None:
         raise DataError(problem)

@@ -164,8 +164,8 @@ def train(cache: Cache, message: Message, context: Context) -> Message:
             optimiser=optimiser,
         )
     weights = arrays.of_network(student)
-    problem = arrays.mismatch(weights, weights)
-    if problem:
+    problem = arrays.not_finite(weights)
+    if problem is not None:
         raise RunError(f"training gave bad weights: {problem}")
     shared, local = arrays.split(weights, hospital.local)
     stays = _staying(local, buffers, lesson.auxiliary)

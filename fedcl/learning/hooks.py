@@ -173,6 +173,7 @@ class StageSummary:
     """What the server has at the end of a stage, to remember the stage by.
 
     Attributes:
+        task: what is learned.
         stage: counted from 0.
         network: the aggregated model, frozen, on the CPU.
         shape: of a sample, (C, H, W) or (C, D, H, W) for an image.
@@ -182,6 +183,7 @@ class StageSummary:
         rng: source of randomness.
     """
 
+    task: Any
     stage: int
     network: nn.Module
     shape: tuple[int, ...]

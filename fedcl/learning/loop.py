@@ -1,6 +1,5 @@
 """The one local training loop."""
 
-import contextlib
 import copy
 import math
 import operator
@@ -20,6 +19,7 @@ from fedcl.learning.step import Lesson, Step, joined, named
 from fedcl.learning.strategy import Strategy, declared
 from fedcl.optimisers.adam import Adam
 from fedcl.seeding import Key, torch_rng
+from fedcl.tasks.base import half
 
 
 def device_of(learner: Learner) -> torch.device:
@@ -65,7 +65,6 @@ def train(
         RunError: a loss became NaN or infinite; names the terms.
     """
     device, student, task = samples.device, lesson.student, lesson.task
-    amp = learner.amp and device.type == "cuda"
     trained = nn.ModuleList([m for m in (student, lesson.auxiliary) if m is not None])
     optimiser = optimiser or descent(lesson, Adam())
     order, rng = (task.generator(torch_rng(what, *keys), device) for what in ("batches", "drawn"))
@@ -92,7 +91,7 @@ def train(
             number=number,
             rng=rng,
         )
-        with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
+        with half(learner.amp, device):
             own = named("objective", strategy.objective(step))
             terms = joined(own, step.model_loss(), step.drift_loss())
         _check_declared(terms, known)

@@ -271,6 +271,11 @@ def _again(
         return listed([*lines, "Settings: `config.yaml` in the run's folder"])
     code = names.code(["python simulate.py", *command])
     parts = [listed(lines), code]
+    for one in results.changed:
+        parts.append(
+            f"The command alone does not make these weights: `{text(one['setting'])}` was "
+            f"{text(one['from'])} up to round {one['round']}, {text(one['to'])} from there on."
+        )
     if any(one.endswith("=...") for one in command):
         parts.append("Where `...` stands, what is meant is its hospitals' alone.")
     if not whole:

@@ -6,17 +6,18 @@ one's arrays begin with the architecture's name.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedcl.arrays import Arrays, load_file, mismatch, of_network, split, under
+from fedcl.arrays import Arrays, split, under
 from fedcl.config.job import Job
-from fedcl.errors import ConfigError, DataError, RunError
+from fedcl.config.schema import Config
+from fedcl.errors import ConfigError, DataError
 from fedcl.models.base import Model
+from fedcl.registry import name_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Architecture:
     local: frozenset[str]
 
     @property
+    def key(self) -> str:
+        """Where its settings stand in the configuration."""
+        return "model" if self.name == name_of(self.model) else f"models.{self.name}"
+
+    @property
     def parameters(self) -> set[str]:
         """The names of its arrays that are trained; the others are statistics and counters."""
         return {name for name, _ in self.network.named_parameters()}
@@ -56,29 +62,6 @@ class Architecture:
         """Return its part of a run's weights, less what stays at the sites."""
         return split(self.part(whole), self.local)[0]
 
-    def read(self, path: Path) -> Arrays:
-        """Return weights from a file, by the names that they have in the run.
-
-        Args:
-            path: safetensors, as a run leaves them in checkpoint/stage-N.safetensors: of this
-                architecture, or of several with this one among them, by the same name.
-
-        Raises:
-            ConfigError: it cannot be read, or is of another architecture.
-        """
-        try:
-            found = load_file(path)
-        except RunError as error:
-            raise ConfigError(f"strategy.teacher.file: {error}") from None
-        begin = f"{self.name}/"
-        found = under(begin, found) if any(key.startswith(begin) for key in found) else found
-        problem = mismatch(found, of_network(self.network))
-        if problem is not None:
-            raise ConfigError(
-                f"strategy.teacher.file: {path} holds no {self.name} as configured ({problem})"
-            )
-        return self.whole(found)
-
 
 def architectures(job: Job, arrived: Sequence[str]) -> dict[str, Architecture]:
     """Return the architectures of a run by name, with networks for the sites arrived."""
@@ -89,6 +72,35 @@ def architectures(job: Job, arrived: Sequence[str]) -> dict[str, Architecture]:
         local = frozenset(job.local(network))
         found[name] = Architecture(name, model, network, sites, job.prefix(name), local)
     return found
+
+
+def check_local(config: Config, one: Architecture) -> None:
+    """Raise `ConfigError` where settings do not go with what stays at hospitals, or does not."""
+    if not one.local:
+        if not config.job.task.shared:
+            raise ConfigError(
+                "scenario.shared: false, but nothing of this model stays at a site: patients "
+                "would overwrite one another; take model=diner, model.latent=16 or "
+                "strategy=individual"
+            )
+        return
+    keep = f"hospitals keep {', '.join(sorted(one.local)[:3])} to themselves"
+    if config.timeline.centralised:
+        raise ConfigError(
+            f"timeline.centralised: {keep}, which a pool has no use for; change the strategy or "
+            "scenario.shared"
+        )
+    if config.job.learner.keep == "best_round":
+        raise ConfigError(
+            f"learner.keep: best_round chooses among global models, and {keep}; take last or best"
+        )
+    for key in ("on_refusal", "name"):
+        if getattr(config.release, key) is not None:
+            raise ConfigError(f"release.{key}: it is about global models, and {keep}; take null")
+    if one.model.weights is not None:
+        raise ConfigError(
+            f"{one.key}.weights: {keep} and would begin without them; take another strategy"
+        )
 
 
 def cost(network: nn.Module, inputs: torch.Tensor, site: str) -> tuple[int, int]:

@@ -15,7 +15,6 @@ from fedcl import arrays
 from fedcl.arrays import Arrays
 from fedcl.data.files import folder_of, printable
 from fedcl.errors import ConfigError
-from fedcl.registry import name_of
 from fedcl.server.architecture import Architecture
 from fedcl.tracking.source import at_hand
 
@@ -51,7 +50,7 @@ def begun(one: Architecture, uri: str = "") -> tuple[Arrays, dict[str, Any]]:
     fresh, source = arrays.of_network(one.network), one.model.weights
     if source is None:
         return fresh, {}
-    key = key_of(one)
+    key = one.key
     with at_hand(source, uri, f"{key}.weights") as (place, called):
         path = found_at(place, f"{key}.weights")
         given = _aligned(of_architecture(one.name, load(path, f"{key}.weights")), fresh)
@@ -59,9 +58,9 @@ def begun(one: Architecture, uri: str = "") -> tuple[Arrays, dict[str, Any]]:
     taken = {key for key, value in fresh.items() if _fits(given.get(key), value)}
     renewed = [key for key in fresh if key not in taken]
     left = [key for key in given if key not in fresh]
-    spoilt = [key for key in sorted(taken) if not np.isfinite(given[key]).all()]
-    if spoilt:
-        raise ConfigError(f"{key}.weights: {file}: {spoilt[0]} is not finite")
+    spoilt = arrays.not_finite({name: given[name] for name in sorted(taken)})
+    if spoilt is not None:
+        raise ConfigError(f"{key}.weights: {file}: {spoilt}")
     if one.model.strict and (renewed or left):
         raise ConfigError(
             f"{key}.weights: {file} is not of {one.name} as configured: "
@@ -88,11 +87,6 @@ def begun(one: Architecture, uri: str = "") -> tuple[Arrays, dict[str, Any]]:
     }
 
 
-def key_of(one: Architecture) -> str:
-    """Return where in the configuration an architecture's settings stand."""
-    return "model" if one.name == name_of(one.model) else f"models.{one.name}"
-
-
 def in_words(name: str, told: Mapping[str, Any]) -> list[str]:
     """Return what an architecture began with, as `begun` tells it, a sentence each."""
     file = told["file"]
@@ -103,6 +97,20 @@ def in_words(name: str, told: Mapping[str, Any]) -> list[str]:
             named = ", ".join(told[kind][:5]) + ", ..." * (len(told[kind]) > 5)
             said.append(f"{name}: {len(told[kind])} arrays {what} of {file}: {named}")
     return said
+
+
+def taught_before(one: Architecture, file: Path) -> Arrays:
+    """Return the weights of a teacher that was trained before, of `strategy.teacher.file`.
+
+    Raises:
+        ConfigError: they cannot be read, or are of another architecture.
+    """
+    key = "strategy.teacher.file"
+    given = of_architecture(one.name, load(found_at(str(file), key), key))
+    problem = arrays.mismatch(given, arrays.of_network(one.network))
+    if problem is not None:
+        raise ConfigError(f"{key}: {file} holds no {one.name} as configured ({problem})")
+    return given
 
 
 def found_at(source: str, key: str) -> Path:

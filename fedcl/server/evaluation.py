@@ -17,7 +17,7 @@ from fedcl.server.rounds import Stage
 from fedcl.server.state import Scores, State
 from fedcl.wire import records
 from fedcl.wire.answers import Report, Scored
-from fedcl.wire.requests import EvaluateRequest, ReportRequest
+from fedcl.wire.requests import ReportRequest
 
 log = logging.getLogger("fedcl")
 
@@ -75,12 +75,7 @@ class Closing:
             # Where no site trains it, it has been trained before the run, and teaches.
             source = self.state.weights if one.sites else self.state.teacher
             sent[name] = records.to_record(one.shared(source))
-        requests = {
-            site: self.exchange.request(
-                EvaluateRequest, site, stage, model=name, arrays=sent[name], split="test"
-            )
-            for site, name in models.items()
-        }
+        requests = self.exchange.to_score(models, sent, stage, "test")
         scores: Scores = {}
         answers = self.exchange.ask(Scored, requests)
         for site, answer in answers.items():
@@ -115,6 +110,7 @@ class Closing:
                 arrays.into_network(one.network, one.part(state.weights))
                 own = {site: told for site, told in reports.items() if site in one.sites}
                 summary = StageSummary(
+                    task=job.task,
                     stage=state.stage,
                     network=one.network.requires_grad_(False).eval(),
                     shape=tuple(self.shape),

@@ -19,7 +19,7 @@ from fedcl.wire.codes import GONE, TOO_LATE
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.limits import CACHED, told
 from fedcl.wire.records import digest, size_of
-from fedcl.wire.requests import AnyRequest, Request, TrainRequest
+from fedcl.wire.requests import AnyRequest, EvaluateRequest, Request, TrainRequest
 from fedcl.wire.retrying_grid import Retries, RetryingGrid
 
 log = logging.getLogger("fedcl")
@@ -189,6 +189,24 @@ class Exchange(Retries):
         log.info("%s has lost what it was sent before; it is sent again", site)
         self.state.holds[site] = []
         return self._whole[node].pack()
+
+    def to_score(
+        self, models: Mapping[str, str], sent: Mapping[str, ArrayRecord], stage: int, split: str
+    ) -> dict[str, Request]:
+        """Return requests to score the cases of `split`, by site.
+
+        Args:
+            models: by site the architecture that is to be scored there.
+            sent: by architecture the weights, one record for all its sites.
+            stage: after which.
+            split: "test" or "val".
+        """
+        return {
+            site: self.request(
+                EvaluateRequest, site, stage, model=name, arrays=sent[name], split=split
+            )
+            for site, name in models.items()
+        }
 
     def patience(self, messages: Sequence[Message], timeout: float | None) -> float | None:
         """See `Retries.patience`: in a deployed run it follows from how long answers took so far.

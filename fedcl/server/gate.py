@@ -1,7 +1,7 @@
 """The release gate: whether a stage's model may take the place of the one in use."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from fedcl import arrays
@@ -12,7 +12,6 @@ from fedcl.server.results import Judged, Verdict
 from fedcl.server.state import State
 from fedcl.wire import records
 from fedcl.wire.answers import Scored
-from fedcl.wire.requests import EvaluateRequest
 
 FEWEST = 2
 """Cases that a paired test needs."""
@@ -48,10 +47,7 @@ class Gate:
         old, new = self._scores(sites, released), self._scores(sites, self.state.weights)
         pairs = {site: (old[site], new[site]) for site in sites}
         judged = compared(pairs, self.config.release.margin, self.config.release.alpha)
-        for site in earlier:
-            if site not in there:
-                judged[site] = Judged(note="it is not there")
-        judged = {site: judged[site] for site in earlier}
+        judged = {site: judged.get(site, Judged(note="it is not there")) for site in earlier}
         worse = {site: one for site, one in judged.items() if one.worse}
         tested = any(one.p is not None for one in judged.values())
         reason = "; ".join(_in_words(site, one) for site, one in worse.items())
@@ -83,17 +79,8 @@ class Gate:
             for name, one in self.architectures.items()
             if one.sites
         }
-        requests = {
-            site: self.exchange.request(
-                EvaluateRequest,
-                site,
-                stage,
-                model=job.roles[site].model,
-                arrays=sent[job.roles[site].model],
-                split="val",
-            )
-            for site in sites
-        }
+        models = {site: job.roles[site].model for site in sites}
+        requests = self.exchange.to_score(models, sent, stage, "val")
         found: dict[str, list[float] | str] = {}
         for site, answer in self.exchange.ask(Scored, requests).items():
             score = job.task.scored(site)[0]
@@ -132,11 +119,7 @@ def compared(
             if not few:
                 p[site] = _loss(old, new, margin)
     for site, corrected in _holm(p).items():
-        old, new = pairs[site]
-        assert not isinstance(old, str) and not isinstance(new, str)
-        judged[site] = Judged(
-            len(old), fmean(old), fmean(new), round(corrected, 6), corrected < alpha
-        )
+        judged[site] = replace(judged[site], p=round(corrected, 6), worse=corrected < alpha)
     return judged
 
 

@@ -85,7 +85,8 @@ class Verdict:
             the run began with.
         against: that of the model it was compared with; None where there was none.
         reason: why it was refused, or released without a comparison, in words.
-        hospitals: those of earlier stages.
+        hospitals: what each says that was asked; those of earlier stages, or all seen so far where
+            none was released yet.
     """
 
     released: bool

@@ -25,7 +25,7 @@ from fedcl.server.spoilt import Spoiling
 from fedcl.server.state import State
 from fedcl.wire import records
 from fedcl.wire.answers import Scored, Update
-from fedcl.wire.requests import EvaluateRequest, TrainRequest
+from fedcl.wire.requests import TrainRequest
 
 log = logging.getLogger("fedcl")
 
@@ -290,20 +290,10 @@ class Stage(FlowerStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the cohort to validate the new weights."""
-        roles = self.config.job.roles
-        return self.exchange.messages(
-            {
-                site: self.exchange.request(
-                    EvaluateRequest,
-                    site,
-                    self.number,
-                    model=roles[site].model,
-                    arrays=self._own(roles[site].model, arrays),
-                    split="val",
-                )
-                for site in self._validating
-            }
-        )
+        models = {site: self.config.job.roles[site].model for site in self._validating}
+        sent = {name: self._own(name, arrays) for name in models.values()}
+        requests = self.exchange.to_score(models, sent, self.number, "val")
+        return self.exchange.messages(requests)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

@@ -10,10 +10,10 @@ from flwr.serverapp import Grid
 from fedcl import arrays
 from fedcl.config.schema import Config
 from fedcl.effort import Clock
-from fedcl.errors import ConfigError, DataError, RunError, writing
+from fedcl.errors import DataError, RunError, writing
 from fedcl.registry import name_of
-from fedcl.server.architecture import architectures, cost
-from fedcl.server.begin import begun, in_words, key_of
+from fedcl.server.architecture import architectures, check_local, cost
+from fedcl.server.begin import begun, in_words, taught_before
 from fedcl.server.checkpoint import Checkpoint, Keeper
 from fedcl.server.evaluation import Closing
 from fedcl.server.events import Watcher
@@ -60,34 +60,7 @@ class Server:
         self.architectures = architectures(config.job, arrived)
         self.state = state or self._new()
         for one in self.architectures.values():
-            if timeline.centralised and one.local:
-                raise ConfigError(
-                    f"timeline.centralised: every hospital keeps "
-                    f"{', '.join(sorted(one.local)[:3])} to itself, which a pool has no use for; "
-                    "change the strategy or scenario.shared"
-                )
-            if config.job.learner.keep == "best_round" and one.local:
-                raise ConfigError(
-                    f"learner.keep: best_round chooses among global models, and hospitals keep "
-                    f"{', '.join(sorted(one.local)[:3])} to themselves; take last or best"
-                )
-            for key, asked in asdict(config.release).items():
-                if key in ("on_refusal", "name") and asked is not None and one.local:
-                    raise ConfigError(
-                        f"release.{key}: it is about global models, and hospitals keep "
-                        f"{', '.join(sorted(one.local)[:3])} to themselves; take null"
-                    )
-            if one.model.weights is not None and one.local:
-                raise ConfigError(
-                    f"{key_of(one)}.weights: hospitals keep {', '.join(sorted(one.local)[:3])} to "
-                    "themselves and would begin without them; take another strategy"
-                )
-            if not config.job.task.shared and not one.local:
-                raise ConfigError(
-                    "scenario.shared: false, but nothing of this model stays at a site: patients "
-                    "would overwrite one another; take model=diner, model.latent=16 or "
-                    "strategy=individual"
-                )
+            check_local(config, one)
         self.cases: dict[str, int] = {}
         self.shape: list[int] = []
         self._grid, self._name = grid, name
@@ -116,7 +89,8 @@ class Server:
         teaching = job.strategy.teaching
         if teaching is not None and teaching.file is not None:
             for name in {role.teacher for role in job.roles.values() if role.teacher}:
-                teacher |= self.architectures[name].read(teaching.file)
+                one = self.architectures[name]
+                teacher |= one.whole(taught_before(one, teaching.file))
         return State(weights, self.config.fingerprint(), teacher=teacher, begun=told)
 
     def meet(self) -> dict[str, Hello]:

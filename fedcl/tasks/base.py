@@ -121,6 +121,12 @@ class Drawing(Protocol):
         """Return how `case` and what `predict` made of it are drawn."""
 
 
+def half(amp: bool, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which networks compute in bfloat16, where that is wanted, on a GPU."""
+    on = amp and device.type == "cuda"
+    return torch.autocast("cuda", torch.bfloat16) if on else contextlib.nullcontext()
+
+
 class Task(ABC):
     """All that differs between one kind of learning and another.
 
@@ -268,8 +274,7 @@ class Task(ABC):
             amp: use bfloat16 on a GPU.
         """
         network.eval()
-        amp = amp and inputs.device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
+        with half(amp, inputs.device):
             return torch.cat([self.answer(network(part).float()) for part in self.chunks(inputs)])
 
     def chunks(self, inputs: Tensor) -> Sequence[Tensor]:

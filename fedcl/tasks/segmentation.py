@@ -1,6 +1,5 @@
 """Segmentation: a class for every voxel of slices or volumes."""
 
-import contextlib
 import copy
 import math
 from collections import Counter
@@ -23,7 +22,7 @@ from fedcl.data.samples import Samples
 from fedcl.data.scans import InMemory, Scan
 from fedcl.models.base import ImageModel
 from fedcl.seeding import seeded
-from fedcl.tasks.base import Drawing, Look, Picture, Range, Task
+from fedcl.tasks.base import Drawing, Look, Picture, Range, Task, half
 from fedcl.tasks.losses import LOSSES, marginal_loss
 from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores, class_of
 
@@ -32,8 +31,8 @@ from fedcl.tasks.metrics import SEGMENTATION, by_class, case_scores, class_of
 class Segmentation(Task):
     """Samples are slices or volumes: inputs (N, C, ...), targets class indices (N, 1, ...).
 
-    Outputs are logits (N, K, ...), answers their softmax over K. The loss is Dice plus
-    cross-entropy, in one of two forms.
+    Outputs are logits (N, K, ...), answers their softmax over K. The loss is one of `LOSSES`: Dice
+    plus cross-entropy, in one of several forms.
 
     Attributes:
         channels: of an image, C.
@@ -47,6 +46,7 @@ class Segmentation(Task):
         overlap: of the windows by which an image is answered that is larger than a sample.
         further: scores besides those that every case has.
         multiples: of what the sizes of a sample are multiples; empty for any.
+        least: voxels that a sample has along each axis at least; empty for any.
         form: of the loss, one of `LOSSES`.
         unmarked: by site, classes that its masks do not mark.
         candidates: what a voxel of unknown class may be: of targets -1 the first, of -2 the second.
@@ -220,7 +220,7 @@ class Segmentation(Task):
             yield from torch.randperm(count, generator=rng).split(size)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return Dice plus cross-entropy."""
+        """Return the loss of `form`; see `fedcl.tasks.losses`."""
         if self.naive:
             targets = targets.clamp(min=0)
         elif self.candidates:
@@ -267,10 +267,9 @@ class Segmentation(Task):
         Images larger than a sample are answered window by window, logits weighted by a Gaussian.
         """
         network.eval()
-        amp = amp and images.device.type == "cuda"
 
         def logits(inputs: Tensor) -> Tensor:
-            with torch.autocast("cuda", torch.bfloat16) if amp else contextlib.nullcontext():
+            with half(amp, inputs.device):
                 found: Tensor = network(inputs).float()
             return found
 

@@ -207,7 +207,7 @@ def corrected(
     for _ in range(steps):
         index = torch.randint(len(samples), (BATCH,), generator=rng)
         chosen = torch.randint(len(theta), (BATCH,), generator=rng)
-        part = samples[index.to(samples.device) if samples.ready else index]
+        part = samples[index]
         images = mapped(part.inputs, (theta + span * change)[chosen], ends, bounds[chosen])
         targets = part.targets.masked_fill(torch.isin(part.targets, unknown), IGNORED)
         loss = task.loss(summary.teacher(images), targets)

@@ -122,6 +122,11 @@ def check_terms(terms: str, known: Sequence[str]) -> None:
             )
 
 
+def used(term: str, terms: str, weights: Any) -> bool:
+    """Return whether a term is among `strategy.terms` and has a weight, one of `weights`."""
+    return term in terms.split("+") and getattr(weights, term) > 0
+
+
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """CE(q, p) = -sum_c q_c log p_c, mean over batch and pixels.
 

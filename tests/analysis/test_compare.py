@@ -256,6 +256,48 @@ def test_different_data_are_refused(copy: Path, tmp_path: Path, capsys):
     assert "data of site C, seed 0" in said
 
 
+def told(folder: Path, **values: Any) -> None:
+    """Have a run's results say something else."""
+    (folder / "results.json").write_text(json.dumps(read(folder) | values))
+
+
+def test_settings_that_decide_whose_updates_count_make_a_method(copy: Path, tmp_path: Path, capsys):
+    config = copy / "0" / "config.yaml"
+    config.write_text(config.read_text().replace("largest_share: 0.9", "largest_share: 0.5"))
+    change = {"round": 1, "setting": "engine.largest_share", "from": 0.9, "to": 0.5}
+    told(copy / "0", changed=[change])
+    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+    table = {row["strategy"]: row["runs"] for row in rows(tmp_path / "out" / "table.csv")}
+    assert table["finetune engine.largest_share=0.5"] == table["finetune"] == "1"
+    assert "engine.largest_share was 0.9 up to round 1" in capsys.readouterr().err
+
+
+def test_teachers_and_beginnings_are_told_apart_by_their_weights(
+    copy: Path, tmp_path: Path, capsys
+):
+    def table() -> dict[str, str]:
+        assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+        return {row["strategy"]: row["runs"] for row in rows(tmp_path / "out" / "table.csv")}
+
+    first, second = (n for n in copy.iterdir() if n.is_dir() and read(n)["strategy"] == "lwf")
+    told(first, teacher_sha256="a" * 64)
+    assert table()["lwf teacher.file=given"] == table()["lwf"] == "1"
+    told(second, teacher_sha256="b" * 64)
+    assert table()["lwf"] == "2", "every seed may have its own"
+    shutil.copytree(first, copy / "10")
+    told(copy / "10", teacher_sha256="c" * 64)
+    assert {"lwf teacher.file=aaaaaaaa", "lwf teacher.file=cccccccc"} <= table().keys()
+    told(first, begun={"plain_unet": {"sha256": "d" * 64}})
+    said = refused(capsys, str(copy), "--out", str(tmp_path / "none"))
+    assert "weights that plain_unet began with" in said and "dddddddddddd" in said
+
+
+def test_what_a_card_says_is_no_difference(copy: Path, tmp_path: Path):
+    config = copy / "0" / "config.yaml"
+    config.write_text(config.read_text().replace("licence: null", "licence: MIT"))
+    assert main(["compare", str(copy), "--out", str(tmp_path / "out")]) == 0
+
+
 def test_an_unknown_reference_and_experiment(swept: Path, tmp_path: Path, capsys):
     out = ("--out", str(tmp_path / "out"))
     said = refused(capsys, str(swept / "runs"), "--reference", "tedd", *out)

@@ -56,6 +56,17 @@ def run(
     return Run("somewhere", Results(**results), {"strategy.name": strategy, **config})
 
 
+def test_ravg_is_of_all_runs_of_a_row_or_not_given():
+    groups = [
+        Group("ted", [run(seed=n) for n in range(3)]),
+        Group("joint", [run("joint", seed=n, last=(0.8, 0.9)) for n in range(2)]),
+    ]
+    lines = {line.name: line for line in table(groups, "ted")}
+    assert lines["ted"].mean["ravg"] is None and lines["ted"].std["ravg"] is None
+    assert lines["ted"].mean["avg"] == pytest.approx(0.6)
+    assert lines["joint"].mean["ravg"] == pytest.approx(1)
+
+
 def test_ravg_is_the_mean_of_the_ratios_to_joint():
     assert ravg(run(last=(0.4, 0.6)), run(last=(0.8, 0.9))) == pytest.approx((0.5 + 2 / 3) / 2)
     assert ravg(run(last=(0.4, 0.6)), run(last=(0.0, 0.9))) == pytest.approx(2 / 3)

@@ -1,5 +1,6 @@
 """`fedcl card` of a real run: its own numbers, the digest of its weights, the way back to it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,18 @@ def test_the_card_of_a_run_has_its_numbers(run: Path, capsys):
     assert all(results["data_sha256"][site] in told for site in "AB")
     assert str(run.parent) not in told, "no path of this machine"
     assert "scenario.root=..." in told and "seed=3" in told and ".nii" not in told
+
+
+def test_a_command_that_does_not_make_the_weights_says_so(run: Path, tmp_path: Path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    change = {"round": 1, "setting": "engine.largest_share", "from": 0.9, "to": 0.5}
+    changed = read(run) | {"changed": [change]}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(changed))
+    capsys.readouterr()
+    assert main(["card", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "The command alone does not make these weights" in told
+    assert "was 0.9 up to round 1, 0.5 from there on." in told
 
 
 def test_of_an_earlier_stage_the_digest_is_that_of_its_weights(run: Path, capsys):
