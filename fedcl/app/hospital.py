@@ -2,6 +2,7 @@
 
 import logging
 import os
+from http import HTTPStatus
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from fedcl.wire.supernode import linked, node_config
 LOG = "hospital.log"
 SIZE, OLDER = 5 * 2**20, 5
 """Bytes of the log, and how many older ones are kept."""
+UNKNOWN = (
+    "the server does not know this hospital's key: it was rotated or revoked; ask the operator"
+)
 
 log = logging.getLogger("fedcl")
 
@@ -52,6 +56,10 @@ def attend(folder: Path, superlink: str, node: str) -> int:
             log.error("%s", error)
             raise
         except Exception as error:  # Flower's, or the network's
+            answer = getattr(error, "response", None)
+            if getattr(answer, "status_code", None) == HTTPStatus.PRECONDITION_FAILED:
+                log.error(UNKNOWN)  # the gate's word, see nginx.conf
+                raise RunError(UNKNOWN) from None
             log.exception("the link to the server has ended")
             raise RunError(f"the link to the server has ended ({error!r})") from None
     raise RunError("the link to the server has ended")  # attending does not end by itself

@@ -291,7 +291,10 @@ def searched(
     Raises:
         ConfigError: the run had no such site.
     """
-    wanted = past.given(values, site)
+    wanted, new = past.given(values, site), Results.read(folder)
+    if new is not None:  # a number may name a case of several hospitals
+        theirs = {case for one, own in new.cases.items() if one != site for case in own}
+        wanted = replace(wanted, cases=sorted({*wanted.cases} - theirs))
     found, count = wanted.through(folder)
     what = f"{site}, {len(wanted.cases)} names of its cases and the digest of its data"
     said = f"found in {len(found)} places, look at them" if found else "nothing of it is left"

@@ -82,7 +82,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
     clock = Clock()
-    runs = Path(os.environ.get("FEDCL_RUNS", "runs")).resolve()
+    runs = _runs()
     gone = withdrawn(context.run_config)
     if gone is not None:
         _forget(grid, runs, *gone, f"run-{context.run_id}", terminal, clock)
@@ -113,6 +113,11 @@ def _run(grid: Grid, context: Context, terminal: logging.Handler) -> None:
         log.info("run folder: %s", folder)
         outcome = conduct(server, folder, values, clock, terminal)
     Console(stderr=True).print(report(outcome))
+
+
+def _runs() -> Path:
+    """Return where this server keeps its runs."""
+    return Path(os.environ.get("FEDCL_RUNS", "runs")).resolve()
 
 
 def _forget(
@@ -196,13 +201,16 @@ def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None
     values["engine"] |= {"name": DEPLOYED}
     for key, value in flat(values):  # whatever way it was said
         given = re.sub(r"^models\.[^.]+\.", "model.", key)
-        registry = given == "model.weights" and str(value).startswith(SCHEME)
-        if given in OWN and value is not None and not registry:
+        named = str(value).startswith(SCHEME) or re.fullmatch(RUN, str(value))
+        if given in OWN and value is not None and not (named and given == "model.weights"):
             raise ConfigError(
                 f"run-config: {key}: a path; it is the server's or the hospital's own"
             )
         if key in SIMULATED and value:
             raise ConfigError(f"run-config: {key}: for simulations only")
+    for model in (values["model"], *values["models"].values()):
+        if re.fullmatch(RUN, str(model.get("weights"))):  # of an earlier run of this server
+            model["weights"] = str(_runs() / model["weights"])
     values["tracking"] = {"enabled": bool(uri), "uri": uri or ""}
     return values, None
 
@@ -222,7 +230,10 @@ def _check(override: str) -> None:
     """Raise `ConfigError` where an override is not for whoever starts a run."""
     key = override.partition("=")[0]
     if "=" not in override or not re.fullmatch(r"[A-Za-z][\w.-]*", key):
-        raise ConfigError(f"run-config: {override[:80]!r}: must be KEY=VALUE")
+        raise ConfigError(
+            f"run-config: {override[:80]!r}: must be KEY=VALUE; what is more than that goes into a "
+            "YAML of conf/, on the server and at every hospital"
+        )
     if key.partition(".")[0] not in GROUPS and key not in (*ENGINE, RESUME):
         raise ConfigError(
             f"run-config: {key}: not for a deployed run; there are: "
@@ -230,5 +241,5 @@ def _check(override: str) -> None:
         )
     if "." not in key and key != "seed" and not re.fullmatch(rf"{key}=[\w-]+", override):
         raise ConfigError(f"run-config: {key}: must be a name")
-    if "$" in override or "_target_" in override:
-        raise ConfigError(f"run-config: {key}: must be a plain value, without $ or _target_")
+    if "${" in override or "_target_" in override:
+        raise ConfigError(f"run-config: {key}: must be a plain value, without ${{ or _target_")

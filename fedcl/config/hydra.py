@@ -27,13 +27,17 @@ _open = OmegaConf.create({"models": {}, "sites": {}, "timeline": {"sites": {}}})
 for _group in (_open.models, _open.sites, _open.timeline.sites):
     _group._set_flag("struct", False)
 ConfigStore.instance().store(name="open_groups", node=_open)
+OPEN = re.compile(
+    r"scenario\.(assigned|cohorts|parts|shift\.scanners|site_files|site_labels|unmarked)\.[^=]+="
+)
+"""Settings by site or part, which not every scenario has: as above."""
 
 
 def with_plugins(arguments: Sequence[str]) -> list[str]:
     """Return a command line with what Hydra must know of plug-ins from elsewhere.
 
     Folders `conf` beside those of plug-ins on the Python path are searched. A plug-in that has no
-    YAML there has the defaults of its settings.
+    YAML there has the defaults of its settings. What is set by site may be new.
 
     Args:
         arguments: the command line; one with a `hydra.searchpath` says itself where to search.
@@ -41,6 +45,7 @@ def with_plugins(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a plug-in cannot be used.
     """
+    arguments = [f"++{one}" if OPEN.match(one) else one for one in arguments]
     places = [place for place, one in enumerate(arguments) if re.match(r"[\w.+~]+[^=]*=", one)]
     given = [arguments[place] for place in places]
     asked = [one for one in given if one.startswith("hydra.searchpath=")]

@@ -240,7 +240,8 @@ def _models_can_be_kept(config: Config) -> None:
         return
     if not config.tracking.enabled:
         raise ConfigError(
-            "release.name: MLflow keeps models, and tracking.enabled is false; take null"
+            "release.name: MLflow keeps models, and tracking.enabled is false (of a deployed run: "
+            "FEDCL_TRACKING is not set in the server's start.sh); take null"
         )
     if not config.job.task.held_out:
         raise ConfigError(

@@ -320,7 +320,7 @@ def _read_mask(
         encoded = labels.encode(array[:, :, 0] if labels.colours else array)
     except ValueError as error:
         typed = re.fullmatch(r"\w+", site, re.ASCII)  # what a command line takes in a key
-        where = f"+scenario.site_labels.{site}=[...]" if typed else "scenario.site_labels in a YAML"
+        where = f"scenario.site_labels.{site}=[...]" if typed else "scenario.site_labels in a YAML"
         own = f"; {where} is for this site alone"
         raise bad(site, file, f"{error}{own * (labels.key == 'scenario.labels')}") from None
     return encoded.reshape(grid.shape), grid

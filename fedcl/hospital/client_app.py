@@ -20,7 +20,7 @@ from fedcl import arrays
 from fedcl.data.files import reading
 from fedcl.data.samples import Samples, Stacked
 from fedcl.effort import Clock
-from fedcl.errors import FedclError, RunError
+from fedcl.errors import DataError, FedclError, RunError
 from fedcl.hospital.cache import Cache
 from fedcl.hospital.checks import check, too_few
 from fedcl.hospital.forgetting import forget
@@ -114,7 +114,7 @@ def hello(cache: Cache, message: Message, context: Context) -> Message:
     samples = [hospital.samples({name: 1.0}) for name in hospital.places]
     about = Hello(
         hospital.site,
-        digest="".join(data.digest() for data in every),
+        digest=hospital.digest(),
         train=sum(len(data.train) for data in every),
         val=sum(len(data.val) for data in every),
         test=sum(len(data.test) for data in every),
@@ -265,6 +265,11 @@ def _begin(
     call = kind.unpack(message.content)
     hospital = Hospital.of(context.node_config, call.job, call.run, cache)
     torch.set_num_threads(hospital.job.learner.threads)
+    if call.data and call.data != hospital.digest():
+        raise DataError(
+            f"site {hospital.site}: its data have changed since the run began; put back what it "
+            "had, or begin another run"
+        )
     return call, hospital, hospital.load(call.model, call.arrays, call.state, call.arrived)
 
 

@@ -1,5 +1,6 @@
 """A hospital's part in forgetting another one: what it keeps of a run goes over or goes away."""
 
+import logging
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -9,6 +10,8 @@ from fedcl.errors import RunError
 from fedcl.files import write_atomically
 from fedcl.hospital.store import SiteState
 from fedcl.wire.forgetting import ForgetRequest, Kept
+
+log = logging.getLogger("fedcl")
 
 
 def forget(message: Message, context: Context) -> Message:
@@ -41,6 +44,7 @@ def forget(message: Message, context: Context) -> Message:
         for file in files:
             file.unlink(missing_ok=True)
         gone = len(files)
+        log.info("%s: deleted %d files, of %s and of %s", call.run, gone, old.folder, received)
         if old.folder.is_dir() and not any(old.folder.iterdir()):
             old.folder.rmdir()
     return Message(Kept(site, digests, gone).pack(), reply_to=message)

@@ -138,6 +138,16 @@ class Hospital:
         """
         return self._limited(name, 1.0)
 
+    def digest(self) -> str:
+        """Return what its data are known again by: the digests of all its places."""
+
+        def make() -> str:
+            return "".join(self.data(name).digest() for name in self.places)
+
+        places = tuple(self.places.items())
+        fractions = tuple(self._role(name).data_fraction for name in self.places)
+        return self.cache.get("digest", (self._scenario, places, fractions, self.job.seed), make)
+
     def _limited(self, name: str, share: float) -> SiteData:
         """Return the cases of one of its places, with a share of the training cases it uses."""
         path, seed = self.places[name], self.job.seed

@@ -68,7 +68,7 @@ def released(results: Results) -> list[str]:
         site: judged.cases
         for verdict in results.release
         for site, judged in verdict.hospitals.items()
-        if 0 < judged.cases < FEW
+        if judged.p is not None and judged.cases < FEW
     }
     told = ", ".join(f"{site} {cases}" for site, cases in few.items())
     notes = [f"few validation cases ({told}): only large losses could be seen"] if few else []

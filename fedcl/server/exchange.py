@@ -103,6 +103,7 @@ class Exchange(Retries):
             run=self.run,
             arrivals=self._arrivals(max(stage, 0)),
             state=self.state.versions.get(site, 0),
+            data=self.state.digests.get(site, ""),
             **parts,
         )
 

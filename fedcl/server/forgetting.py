@@ -66,7 +66,8 @@ class Hospitals:
             f"{one.site} has deleted {one.deleted} files of {self.run}" for one in told.values()
         ]
         return lines + [
-            f"{site} did not answer: it must delete {self.run} in its state folder by itself"
+            f"{site} did not answer: it must delete by itself what there is of {self.run} and of "
+            "received in its state folder"
             for site in sites
             if site not in told
         ]

@@ -217,7 +217,9 @@ class Stage(FlowerStrategy):
         """
         (expected, most), round_ = self.weighed(self.asked), self.state.round + 1
         for site, count in most.items():
-            log.info("%s: %s counts as %d samples at most", self._now, site, count)
+            if count < expected[site]:
+                told = "%s: %s counts as %d samples, not as %d (engine.largest_share)"
+                log.info(told, self._now, site, count, expected[site])
         intake = Intake(self.config, self.state, self.architectures, expected, most)
         with closing(self.exchange.answers(Update, self.asked, replies)) as answers:
             for site, answer in answers:

@@ -137,7 +137,10 @@ class Server:
         if hello.measured:
             raise DataError(f"site {site}: it told a measure that it was not asked for")
         if self.state.digests.get(site, hello.digest) != hello.digest:
-            raise DataError(f"site {site}: its data have changed since the run began")
+            raise DataError(
+                f"site {site}: its data have changed since the run began; put back what it had, or "
+                "begin another run"
+            )
         if not self.cases:
             self._first_met(site, hello)
         one = self.architectures[config.job.roles[site].model]

@@ -32,7 +32,10 @@ def connect(uri: str, key: str, hint: str = "") -> MlflowClient:
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if not uri:
-        raise ConfigError(f"{key}: empty; give the address of MLflow{hint}")
+        raise ConfigError(
+            f"{key}: MLflow's address is empty; give tracking.uri, --uri or, to a server, "
+            f"FEDCL_TRACKING in its start.sh{hint}"
+        )
     with asking(uri, key, hint):
         if uri.startswith(("http://", "https://")):  # the client itself would try for minutes
             requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE).raise_for_status()

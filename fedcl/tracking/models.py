@@ -156,7 +156,9 @@ def _place(one: ModelVersion, every: Sequence[ModelVersion]) -> tuple[int, int]:
 def _reading(uri: str, key: str) -> MlflowClient:
     """Return a client of an MLflow that is there: none is made by asking it for a model."""
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise ConfigError(f"{key}: there is no MLflow at {uri}; give its address")
+        raise ConfigError(
+            f"{key}: there is no MLflow at {uri}; give its address, --uri or tracking.uri"
+        )
     return connect(uri, key)
 
 

@@ -95,7 +95,7 @@ def _named(kind: Any, most: int) -> Values:
 EFFORT: dict[str, Any] = {"seconds": Seconds, "cpu": Seconds, "memory": Memory}
 """What every answer says of the work behind it."""
 REQUEST: dict[str, Any] = {
-    "job": Job, "model": Model, "run": Run, "arrived": Sites, "state": Count,
+    "job": Job, "model": Model, "run": Run, "arrived": Sites, "state": Count, "data": Digest,
     "sizes": Annotated[list[Annotated[int, Field(ge=0, le=SITES)]], Field(max_length=SITES)],
 }  # fmt: skip
 """What every request says."""

@@ -51,6 +51,7 @@ class Request:
         run: the name of the run, or empty; what the site keeps for itself lies under it.
         arrivals: the sites that arrived in each stage so far.
         state: version of the site's own state to start from; 0 for none.
+        data: digest of the site's data when it came into the run; empty where that is not known.
     """
 
     TYPE: ClassVar[str]
@@ -62,6 +63,7 @@ class Request:
     run: str = ""
     arrivals: list[list[str]] = field(default_factory=list)
     state: int = 0
+    data: str = ""
 
     @property
     def arrived(self) -> list[str]:
@@ -101,6 +103,7 @@ class Request:
             "arrived": self.arrived,
             "sizes": [len(stage) for stage in self.arrivals],
             "state": self.state,
+            "data": self.data,
         }
 
     @classmethod
@@ -110,7 +113,7 @@ class Request:
             raise ValueError("stages that are none")
         left = iter(values["arrived"])
         return {
-            **{name: values[name] for name in ("job", "model", "run", "state")},
+            **{name: values[name] for name in ("job", "model", "run", "state", "data")},
             "arrays": content.array_records["arrays"],
             "arrivals": [[next(left) for _ in range(size)] for size in values["sizes"]],
         }

@@ -54,6 +54,26 @@ def test_whoever_starts_a_run_can_name_no_path_and_no_code(run_config: dict[str,
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_settings_by_site_and_models_of_earlier_runs_can_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("FEDCL_RUNS", str(tmp_path))
+    given = "scenario=folder scenario.site_labels.RUNMC=[0,255] scenario.unmarked.BMC=[1]"
+    pattern = "'scenario.patient=\"^(.+)$\"'"
+    values = asked_for({"overrides": f"{given} {pattern} model.weights=run-12"})[0]
+    assert values["scenario"]["site_labels"] == {"RUNMC": [0, 255]}
+    assert values["scenario"]["unmarked"] == {"BMC": [1]}
+    assert values["scenario"]["patient"] == "^(.+)$"
+    assert values["model"]["weights"] == str(tmp_path / "run-12")
+    small = "models.small.name=unet models.small.weights=run-3"
+    assert asked_for({"overrides": small})[0]["models"]["small"]["weights"] == str(
+        tmp_path / "run-3"
+    )
+    for other in ("run-12/..", "run-x", "../run-12"):
+        with pytest.raises(ConfigError, match=r"model\.weights: a path"):
+            asked_for({"overrides": f"model.weights={other}"})
+
+
 def test_what_may_be_asked_for_is_understood(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("FEDCL_TRACKING", raising=False)
     registry = "model.weights=models:/prostate@released release.on_refusal=keep"

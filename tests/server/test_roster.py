@@ -184,12 +184,14 @@ def test_who_was_started_again_says_anew_what_it_holds(tmp_path: Path):
     grid = Lines(tmp_path, starts=lambda site, sent: str("B" in rounds(sent) and site == "B"))
     server = deployed(tmp_path, grid)
     about = server.meet()
-    server.state.digests["B"] = "of other data"
+    server.state.digests["B"] = "0" * 64
     server.run(about, Clock())
     found = outcome(server.config, server.state).values()
     assert grid.sent.count(("query.hello", "B")) == 2
-    reasons = {one["reason"] for one in found["failures"] if one["site"] == "B"}
-    assert "site B: its data have changed since the run began" in reasons
+    told = {one["what"]: one["reason"] for one in found["failures"] if one["site"] == "B"}
+    changed = "site B: its data have changed since the run began; put back what it had"
+    assert {"update", "test"} <= told.keys() and all(changed in reason for reason in told.values())
+    assert not any("B" in trained for trained in server.state.trained)
     assert found["matrix"][1][1] is None and found["metrics"]["avg"] is None
 
 
