@@ -2,10 +2,12 @@
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.run_pb2 import Run
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -13,7 +15,7 @@ from rich.table import Table
 from fedcl.app.provision.federation import expires
 from fedcl.app.provision.hospitals import superlink
 from fedcl.app.run_folder import holds_run
-from fedcl.errors import ConfigError, FedclError
+from fedcl.errors import ConfigError, FedclError, one_line
 from fedcl.files import locked
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.results import Results
@@ -52,13 +54,14 @@ def status(place: Path) -> dict[str, Any]:
         place: the folder that `fedcl deploy` wrote, the server's part of it, or a run's folder.
 
     Returns:
-        `hospitals`, those that the SuperLink knows; `problem`, why it cannot be asked; `runs`, the
-        latest first. docs/reference/commands.md says what is in them.
+        `hospitals`, those that the SuperLink knows; `refused`, runs that ended before they had a
+        folder; `problem`, why it cannot be asked; `runs`, the latest first.
+        docs/reference/commands.md says what is in them.
 
     Raises:
         ConfigError: it is no such folder.
     """
-    told: dict[str, Any] = {"certificate": None, "hospitals": [], "problem": None}
+    told: dict[str, Any] = {"certificate": None, "hospitals": [], "refused": [], "problem": None}
     if holds_run(place):
         return told | {"runs": [_run(place)]}
     server = next((one for one in (place / "server", place) if (one / "flwr").is_dir()), None)
@@ -66,7 +69,13 @@ def status(place: Path) -> dict[str, Any]:
         raise ConfigError(f"status: {place} is no run's folder, and none that fedcl deploy wrote")
     try:
         told["certificate"] = _moment(expires(server).timestamp())
-        told["hospitals"] = _hospitals(server)
+        with superlink(server) as link:
+            told["hospitals"] = [_hospital(node) for node in _by_name(link.nodes())]
+            told["refused"] = [
+                _refused(run)
+                for run in link.failed(LATEST)
+                if not holds_run(server / "runs" / f"run-{run.run_id}")
+            ]
     except FedclError as error:
         told["problem"] = str(error)
     runs = [one for one in (server / "runs").glob("run-*") if holds_run(one)]
@@ -74,17 +83,22 @@ def status(place: Path) -> dict[str, Any]:
     return told | {"runs": [_run(one) for one in runs[:LATEST]]}
 
 
-def _hospitals(server: Path) -> list[dict[str, Any]]:
-    """Return the hospitals that a server lets in, by name."""
-    with superlink(server) as link:
-        known = sorted(link.nodes(), key=lambda node: node.name)
-    told = []
-    for node in known:
-        times = {"online": node.last_activated_at, "offline": node.last_deactivated_at}
-        since = times.get(node.status, node.registered_at)
-        one = {"site": node.name, "state": node.status, "since": _moment(since)}
-        told.append({**one, "heard": _moment(heard(node))})
-    return told
+def _by_name(nodes: Iterable[NodeInfo]) -> list[NodeInfo]:
+    return sorted(nodes, key=lambda node: node.name)
+
+
+def _hospital(node: NodeInfo) -> dict[str, Any]:
+    """Return what is known of a hospital that a server lets in."""
+    times = {"online": node.last_activated_at, "offline": node.last_deactivated_at}
+    since = times.get(node.status, node.registered_at)
+    one = {"site": node.name, "state": node.status, "since": _moment(since)}
+    return {**one, "heard": _moment(heard(node))}
+
+
+def _refused(run: Run) -> dict[str, Any]:
+    """Return what became of a run that has failed and left nothing."""
+    reason = one_line(run.status.details) or "flwr log says why"
+    return {"run": f"run-{run.run_id}", "ended": _moment(run.finished_at), "reason": reason}
 
 
 def _moment(when: str | float | None) -> str | None:
@@ -153,6 +167,8 @@ def _in_words(told: dict[str, Any]) -> Iterator[str | Table]:
         yield table
     if told["certificate"]:
         yield f"the server's certificate lasts until {told['certificate']}"
+    for run in told["refused"]:
+        yield escape(f"{run['run']}: refused ({run['ended']}): {run['reason']}")
     for run in told["runs"]:
         if run["problem"]:
             yield escape(f"{run['run']}: {run['problem']}")

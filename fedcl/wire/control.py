@@ -1,7 +1,7 @@
-"""What the operator of a SuperLink asks it: who its hospitals are, and to let others in.
+"""What the operator of a SuperLink asks it: its hospitals, its runs, and to let others in.
 
-It is the interface of the command `flwr supernode`, private to Flower (1.41): the command itself
-shows neither names nor keys, by which hospitals are told apart here.
+It is the interface of the commands `flwr supernode` and `flwr ls`, private to Flower (1.41): they
+show neither names nor keys, by which hospitals are told apart here.
 """
 
 import time
@@ -11,8 +11,14 @@ from pathlib import Path
 
 import httpx
 from flwr.common.constant import HEARTBEAT_PATIENCE
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.run_pb2 import Run
 from flwr.supercore.control import ControlHttpClient
 
 from fedcl.errors import RunError, one_line
@@ -32,6 +38,12 @@ class Control:
         """Return the hospitals that it lets in, those that have never been there included."""
         known = self._client.ListNodes(ListNodesRequest()).nodes_info
         return [node for node in known if node.status != "unregistered"]
+
+    def failed(self, count: int) -> list[Run]:
+        """Return those of the latest runs, so many, that have failed, the latest first."""
+        known = self._client.ListRuns(ListRunsRequest(limit=count)).run_dict.values()
+        failed = [run for run in known if run.status.sub_status == "failed"]
+        return sorted(failed, key=lambda run: run.finished_at, reverse=True)
 
     def register(self, key: bytes, site: str) -> None:
         """Let a hospital in: whoever has the private key to a public one, PEM."""

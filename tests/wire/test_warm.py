@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fedcl.app.status import status
 from tests.conftest import TINY, read
 from tests.federation import Federation, other_version
 
@@ -45,6 +46,9 @@ def test_other_code_is_refused_and_a_process_that_dies_costs_nothing_but_time(
     number = refused.name.removeprefix("run-")
     reason = "B did not start: refused: the run's code"
     fed.until(lambda: reason in fed.flwr("log", number, "federation", "--show"), 60)
+    told = status(fed.folder)
+    assert [one["run"] for one in told["refused"]] == [refused.name] and told["runs"] == []
+    assert reason in told["refused"][0]["reason"]
 
     gone = worker(fed, "B")
     fed.processes["B"].send_signal(signal.SIGTERM)  # in order, with all that belongs to it
