@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedcl.config.groups import DEPLOYED
 from fedcl.data.intensities import CLIPPED, PERCENTILES
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
@@ -271,6 +272,10 @@ def _again(
         return listed([*lines, "Settings: `config.yaml` in the run's folder"])
     code = names.code(["python simulate.py", *command])
     parts = [listed(lines), code]
+    if results.engine == DEPLOYED:
+        parts.append(
+            "Hospitals ran it, where the data lie; a simulation needs `scenario.root` as well."
+        )
     for one in results.changed:
         parts.append(
             f"The command alone does not make these weights: `{text(one['setting'])}` was "

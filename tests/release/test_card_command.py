@@ -39,13 +39,14 @@ def test_the_card_of_a_run_has_its_numbers(run: Path, capsys):
 def test_a_command_that_does_not_make_the_weights_says_so(run: Path, tmp_path: Path, capsys):
     shutil.copytree(run, tmp_path / "run")
     change = {"round": 1, "setting": "engine.largest_share", "from": 0.9, "to": 0.5}
-    changed = read(run) | {"changed": [change]}
+    changed = read(run) | {"changed": [change], "engine": "superlink"}
     (tmp_path / "run" / "results.json").write_text(json.dumps(changed))
     capsys.readouterr()
     assert main(["card", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().out
     assert "The command alone does not make these weights" in told
     assert "was 0.9 up to round 1, 0.5 from there on." in told
+    assert "Hospitals ran it, where the data lie" in told
 
 
 def test_of_an_earlier_stage_the_digest_is_that_of_its_weights(run: Path, capsys):
