@@ -232,14 +232,11 @@ def _write(folder: Path, state: State) -> None:
         if getattr(state, kind):
             arrays.save_file(folder / f"{kind}.safetensors", getattr(state, kind))
     numbers = {
-        item.name: getattr(state, item.name)
-        for item in fields(state)
-        if item.name not in (*ARRAYS, "ledger")
+        item.name: getattr(state, item.name) for item in fields(state) if item.name not in ARRAYS
     }
-    numbers["ledger"] = asdict(state.ledger)
     numbers["format"] = FORMAT
     numbers["sha256"] = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.glob("*.safetensors")
     }
-    write_atomically(folder / NUMBERS, json.dumps(numbers).encode())
+    write_atomically(folder / NUMBERS, json.dumps(numbers, default=asdict).encode())

@@ -65,7 +65,7 @@ class Gate:
         Where no stage was released yet, the model that the run began with is everybody's.
         """
         timeline, stage = self.config.timeline, self.state.stage
-        passed = [t for t, one in enumerate(self.state.verdicts) if one["released"]]
+        passed = [t for t, one in enumerate(self.state.verdicts) if one.released]
         if not passed:
             return timeline.seen(stage)
         served = {s for t in passed for s in (*timeline.stages[t], *self.state.trained[t])}

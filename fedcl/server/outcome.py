@@ -13,7 +13,7 @@ from fedcl.config.schema import Config
 from fedcl.data.source import Source
 from fedcl.registry import name_of
 from fedcl.server.metrics import summary
-from fedcl.server.results import ArchitectureResults, Results, ScoreResults, read_verdict
+from fedcl.server.results import ArchitectureResults, Results, ScoreResults
 from fedcl.server.state import Scores, State
 from fedcl.tasks.metrics import class_of
 
@@ -43,7 +43,7 @@ def outcome(
         away=away(config),
         rounds_per_stage=config.timeline.rounds,
         chosen=state.chosen,
-        release=[read_verdict(one) for one in state.verdicts],
+        release=state.verdicts,
         score=first,
         case=task.case,
         matrix=matrices[first],

@@ -1,6 +1,5 @@
 """What a run leaves in results.json, as it is written and read."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -206,12 +205,6 @@ class Results:
             for key in absent:  # those of the run; and what is not known is not written as 0
                 del values["architectures"][name][key]
         return values
-
-
-def read_verdict(values: Mapping[str, Any]) -> Verdict:
-    """Return what became of a stage's model, from JSON."""
-    hospitals = {site: Judged(**one) for site, one in values["hospitals"].items()}
-    return Verdict(**{**values, "hospitals": hospitals})
 
 
 _ADAPTER = TypeAdapter(Results)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 from flwr.serverapp import Grid
@@ -260,7 +259,7 @@ class Server:
             if config.job.learner.keep == "best_round":
                 tell_chosen(state)
         else:
-            state.chosen.append([0, *state.chosen][state.verdicts[-1]["model"]])
+            state.chosen.append([0, *state.chosen][state.verdicts[-1].model])
         state.best, state.best_score = {}, None
         state.changes, state.shut_out = {}, []
         state.validation = means(config.job.task, scores)
@@ -290,13 +289,13 @@ class Server:
             return True
         trained = [name for name, one in self.architectures.items() if one.sites]
         begun = all(state.begun.get(name, {"renewed": name})["renewed"] == [] for name in trained)
-        released = state.verdicts[-1]["model"] if state.verdicts else 0
+        released = state.verdicts[-1].model if state.verdicts else 0
         if not released and not begun:
             verdict = Verdict(True, number, reason="it is the first one")
         else:
             gate = Gate(self.config, self.exchange, state, self.architectures)
             verdict = gate.judge(self._ended(released).weights, released)
-        state.verdicts.append(asdict(verdict))
+        state.verdicts.append(verdict)
         if verdict.released:
             return True
         log.warning("the model of stage %d is refused: %s", number, verdict.reason)
@@ -314,7 +313,7 @@ class Server:
         """
         state = self.state
         self._write(f"refused-{state.stage + 1}.safetensors")
-        before = self._ended(state.verdicts[-1]["model"])
+        before = self._ended(state.verdicts[-1].model)
         for name in ("weights", "teacher", "memory", "versions", "kept", "stored"):
             setattr(state, name, getattr(before, name))
         state.best, state.trained[state.stage :] = {}, [[]]

@@ -15,7 +15,6 @@ from fedcl import arrays
 from fedcl.config.schema import Config
 from fedcl.errors import ConfigError, RunError
 from fedcl.server.architecture import architectures
-from fedcl.server.results import Verdict
 from fedcl.server.state import ARRAYS, State
 from fedcl.timeline import POOL
 
@@ -31,7 +30,6 @@ _Written: Any = TypedDict("state", {**_kinds, "format": int, "sha256": dict[str,
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _Written.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
 _WRITTEN: TypeAdapter[Any] = TypeAdapter(_Written)
-_VERDICTS = TypeAdapter(list[Verdict])
 
 
 def read(folder: Path, config: Config | None = None) -> State:
@@ -132,12 +130,7 @@ def _problems(state: State) -> Iterator[str]:
         foreign = sorted({site for one in every for site in one} - sites)
         if foreign:
             yield f"{name}: {foreign[0][:50]!r} is no site of the run"
-    try:
-        verdicts = _VERDICTS.validate_python(state.verdicts)
-    except ValidationError as error:
-        yield f"verdicts: {error.errors(include_url=False)[0]['msg']}"
-        return
-    if any(not 0 <= verdict.model <= len(verdicts) for verdict in verdicts):
+    if any(not 0 <= verdict.model <= len(state.verdicts) for verdict in state.verdicts):
         yield "verdicts: a model of a stage that there was not"
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from fedcl.arrays import Arrays
 from fedcl.errors import ConfigError
 from fedcl.server.ledger import Ledger
+from fedcl.server.results import Verdict
 
 ARRAYS = ("weights", "teacher", "memory", "momentum", "best")
 """The parts of a state that are arrays: one file each."""
@@ -82,7 +83,7 @@ class State:
     best_score: float | None = None
     best_round: Count = 0
     chosen: list[Count] = field(default_factory=list)
-    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
     round: Count = 0
     tries: Count = 0
     changes: dict[str, float] = field(default_factory=dict)
