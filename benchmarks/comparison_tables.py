@@ -202,10 +202,12 @@ ABOUT = """## comparison
 How well methods remember, on equal terms: the same learning rates, steps, rounds and augmentation
 for all. Where a method has weights, four values were tried, and a fifth where the best lay at the
 edge of these, on seed 10, in the first order, without augmentation, by the test scores of that
-split. The split is in no table; on real images some of its patients are. `finetune` is every method
-with weight 0. `joint` calls hospitals of earlier stages too, and so takes more steps in all;
-`joint, pooled` is central training on all images, which takes the steps of one hospital in every
-round, fewer in all, and "MB sent" of it are weights, not the images that would have to be moved.
+split. The split is in no table; on real images some of its patients are. `harmony` takes the values
+of `harmony, corrected`: it was meant to have the correction, which is off since these results were
+seen; where nothing is forgotten it was tuned without. `finetune` is every method with weight 0.
+`joint` calls hospitals of earlier stages too, and so takes more steps in all; `joint, pooled` is
+central training on all images, which takes the steps of one hospital in every round, fewer in all,
+and "MB sent" of it are weights, not the images that would have to be moved.
 
 What the columns mean is in `docs/explanation/measures.md`: ± is the standard deviation over runs;
 differences and "closed" have 95 % intervals over seeds, each for itself and not corrected for how

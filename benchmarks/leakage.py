@@ -34,7 +34,11 @@ from fedcl.registry import SCENARIO
 from fedcl.seeding import numpy_rng, torch_rng
 
 SEEDS = range(5)
-METHODS = ("finetune", "lwf", "ted", "cauaug", "tkrl", "ewc", "souvenir", "harmony")
+METHODS: dict[str, list[str]] = {
+    **{name: [] for name in ("finetune", "lwf", "ted", "cauaug", "tkrl", "ewc", "souvenir")},
+    "harmony": ["strategy.correct=40"],
+}
+"""What is attacked, with its settings."""
 COMMON = ["scenario=canaries", "learner.steps=10"]
 FRESH = 255  # canaries that were never planted
 AVERAGED = (1, 4, 10, 40)  # images whose spectrum is told
@@ -47,8 +51,9 @@ HEADS = {
 """Every attack, and what it is called in the table."""
 TEXT = f"""## leakage
 
-`{" ".join(COMMON)}`, otherwise the defaults: six hospitals in three stages, seeds
-{", ".join(map(str, SEEDS))}; mean over seeds (range). Patients of hospital A, who came first.
+`{" ".join(COMMON)}`, otherwise the defaults (`harmony` with `strategy.correct=40`): six
+hospitals in three stages, seeds {", ".join(map(str, SEEDS))}; mean over seeds (range).
+Patients of hospital A, who came first.
 
 - **By weights**: how well the final model's loss tells patients that it was trained on from others
   (area under the ROC curve, .5 is chance; Yeom et al., CSF 2018).
@@ -70,7 +75,7 @@ def overrides(method: str, seed: int) -> list[str]:
     quiet = ["engine=inprocess", "tracking.enabled=false", "run.figures=false"]
     patients = SCENARIO.make({"name": "phantom", "seed": seed}).load("A", None, seed).train
     canary = [f"scenario.canary={seed}", f"scenario.patient={int(patients[0].name[1:])}"]
-    return [*COMMON, *quiet, f"strategy={method}", f"seed={seed}", *canary]
+    return [*COMMON, *quiet, f"strategy={method}", *METHODS[method], f"seed={seed}", *canary]
 
 
 class Attacked:

@@ -58,6 +58,8 @@ def part(name: str, *overrides: str) -> Method:
     return Method((f"strategy={name}", *overrides), like=name, part="parts")
 
 
+CORRECTED = "strategy.correct=40"
+
 METHODS: dict[str, Method] = {
     "finetune": Method(("strategy=finetune",)),
     "joint": Method(("strategy=joint",)),
@@ -86,6 +88,7 @@ METHODS: dict[str, Method] = {
         weights("kd seg", (2, 0), (4, 0), (2, 0.2), (2, 0.5)),
         weights("kd seg", (1, 0), (2, 1)),
     ),
+    "harmony, corrected": Method(("strategy=harmony", CORRECTED), like="harmony"),
     **{
         f"ted: {terms}": part("ted", f"strategy.terms={terms}")
         for terms in ("kd", "kd+ska", "kd+akt", "kd+akt+gugf", "kd+ska+akt")
@@ -98,13 +101,15 @@ METHODS: dict[str, Method] = {
     "souvenir: labels alone": part("souvenir", "strategy.kd=0"),
     "souvenir: shapes alone": part("souvenir", "strategy.look=false"),
     "souvenir: looks alone": part("souvenir", "strategy.shape=false"),
-    "harmony: teacher alone": part("harmony", "strategy.seg=0"),
-    "harmony: labels alone": part("harmony", "strategy.kd=0", "strategy.seg=0.5"),
     "harmony: shapes alone": part("harmony", "strategy.look=false"),
-    "harmony: looks alone": part("harmony", "strategy.shape=false"),
-    "harmony: not corrected": part("harmony", "strategy.correct=0"),
+    "harmony, corrected: teacher alone": part("harmony", CORRECTED, "strategy.seg=0"),
+    "harmony, corrected: labels alone": part(
+        "harmony", CORRECTED, "strategy.kd=0", "strategy.seg=0.5"
+    ),
+    "harmony, corrected: looks alone": part("harmony", CORRECTED, "strategy.shape=false"),
+    "harmony, corrected, pooled": part("harmony", CORRECTED, "timeline.centralised=true"),
     "ted, both teachers": part("ted", "strategy.teacher.refresh=both"),
-    **{f"{name}, pooled": part(name, "timeline.centralised=true") for name in ("ted", "harmony")},
+    "ted, pooled": part("ted", "timeline.centralised=true"),
     "finetune, pooled": Method(("strategy=finetune", "timeline.centralised=true"), part="parts"),
     **{
         f"{name}, batch norm": Method((f"strategy={name}", "model.norm=batch"), part="parts")

@@ -10,7 +10,7 @@ FEW = ("finetune", "joint", "ted", "harmony")
 """The methods that are run where nothing is forgotten, so that there is little to compare."""
 MAIN = (
     "finetune", "joint", "joint, pooled", "lwf", "ewc", "ted", "cauaug", "tkrl", "souvenir",
-    "harmony",
+    "harmony", "harmony, corrected",
 )  # fmt: skip
 """Those that are run where a run takes longer."""
 LABELS = ("finetune", "joint", "individual", "lwf", "mib", "plop", "ewc", "ted", "harmony")

@@ -28,14 +28,14 @@ class Harmony(Archiving):
     is labelled and of every class. H draws an earlier hospital for every image and maps
     intensities so that, over all of one's images, each of these regions has the mean it has there:
     one smooth curve, inversions included, that may change slowly with position, as coils have it
-    (`strategies.parts.appearance.curves`); some steps of gradient descent then correct it where the
-    teacher q, which stays as it is, is wrong about it. It sees no label, so none shows in H(x).
-    Image and label are moved and scaled as organs lie there.
+    (`strategies.parts.appearance.curves`). It sees no label, so none shows in H(x). Image and label
+    are moved and scaled as organs lie there. Some steps of gradient descent can correct the curve
+    where the teacher q, which stays as it is, is wrong about it: that has gained nothing.
 
     Attributes:
         kd: weight of the teacher's answers on harmonised images.
         seg: weight of their segmentation: worth it where patients are few.
-        correct: steps of gradient descent on the maps, per stage.
+        correct: steps of gradient descent on the maps, per stage; 0 for none.
         look: whether intensities are mapped.
         shape: whether the organ is moved and scaled, where all sites mark the same classes.
     """
@@ -48,7 +48,7 @@ class Harmony(Archiving):
 
     kd: float = setting(2.0, low=0)
     seg: float = setting(0.0, low=0)
-    correct: int = setting(40, low=0)
+    correct: int = setting(0, low=0)
     look: bool = True
     shape: bool = True
 

@@ -146,7 +146,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a verdict on nothing": (
         number("verdicts", [{"released": True, "model": 10**6}]), "verdicts: a model of a stage"
     ),
-    "a verdict that is none": (number("verdicts", [{"model": 1}]), "state.json: verdicts.0.released: "),
+    "a verdict that is none": (number("verdicts", [{"model": 1}]), "verdicts.0.released: "),
     "no configuration left": (number("configuration", {"seed": 0}), "configuration: it says"),
     "nested without end": (
         nested,
