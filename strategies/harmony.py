@@ -15,7 +15,7 @@ from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
 from strategies.parts import appearance
 from strategies.parts.anatomy import organs, places, reshape
-from strategies.parts.distillation import Archiving, drawn, soft_cross_entropy
+from strategies.parts.distillation import Archiving, drawn, hospitals, soft_cross_entropy
 
 
 @dataclass
@@ -107,14 +107,12 @@ class Harmony(Archiving):
             return memory
         ends = appearance.ends(summary.samples)
         own, share = appearance.distributions(summary.samples, summary.task.classes, ends)
-        places = sorted({key.rpartition("/")[0] for key in memory})
-        left = (
-            [memory[f"{place}/{name}"].cpu() for name in ("level", "share")] for place in places
-        )
+        every = hospitals(memory)
+        left = ([memory[f"{one}/{name}"].cpu() for name in ("level", "share")] for one in every)
         maps = [appearance.fitted(own, share, ends, *one) for one in left]
         theta, ends = torch.stack(maps).to(device), ends.to(device)
-        bounds = torch.stack([memory[f"{place}/ends"] for place in places])
+        bounds = torch.stack([memory[f"{one}/ends"] for one in every])
         theta = appearance.corrected(theta, ends, bounds, self.correct, summary)
-        for place, one in zip(places, theta, strict=True):
-            memory = {**memory, f"{place}/theta": one, f"{place}/own": ends}
+        for one, found in zip(every, theta, strict=True):
+            memory = {**memory, f"{one}/theta": found, f"{one}/own": ends}
         return memory

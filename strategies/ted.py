@@ -84,17 +84,17 @@ class TED(Distilling):
             )
         return losses
 
-    def adaptive_transfer(self, logits: Tensor, taught: Tensor) -> Tensor:
+    def adaptive_transfer(self, logits: Tensor, answers: Tensor) -> Tensor:
         """Return L_akt.
 
         Args:
             logits: the student's, shape (B, K, H, W).
-            taught: the teacher's probabilities, same shape.
+            answers: the teacher's probabilities, same shape.
         """
         p = torch.softmax(logits, dim=1)
-        pseudo = taught.max(dim=1).indices  # on a CPU ten times as fast as argmax
+        pseudo = answers.max(dim=1).indices  # on a CPU ten times as fast as argmax
         error = (p.detach().max(dim=1).indices != pseudo).float()
-        u = self.uncertainty(p.detach(), taught) if self.uses("gugf") else 1.0
+        u = self.uncertainty(p.detach(), answers) if self.uses("gugf") else 1.0
         picked = p.gather(1, pseudo.unsqueeze(1)).squeeze(1)
         return -(u * error * torch.log(picked + 1e-5)).sum() / (error.sum() + 1)
 

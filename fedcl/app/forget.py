@@ -17,7 +17,6 @@ from fedcl.config.stored import stored
 from fedcl.errors import ConfigError, RunError
 from fedcl.hospital.store import SiteState
 from fedcl.interruption import ToldError, reason
-from fedcl.server.forgetting import versions_of
 from fedcl.server.state import State
 
 
@@ -114,7 +113,7 @@ class Files:
     def hand_over(self, state: State) -> None:
         """Copy the files."""
         for site in state.versions:
-            for version in versions_of(state, site):
+            for version in state.versions_at_ends(site):
                 file = _kept(self.run, site).file(version)
                 if file.is_file():
                     copied(file, _kept(self.out, site).file(version))

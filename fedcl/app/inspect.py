@@ -36,7 +36,7 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
     said: list[str] = []
     name = config.job.scenario.measures
     if name:
-        config = config.settled({name: settling.joined(_measured(config))})
+        config = config.settled({name: settling.medians(_measured(config))})
         value = getattr(config.job.scenario, name)
         said.append(f"scenario.{name}: {value}, the median over the sites of the first stage")
     job, timeline = config.job, config.timeline

@@ -200,16 +200,16 @@ def _lesson(
     frozen = job.strategy.partition(student, call.stage).frozen
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    taught = teacher(hospital, call, samples)
+    lessons = teacher(hospital, call, samples)
     return Lesson(
         task=job.task,
         student=student,
         model=job.models[call.model],
         auxiliary=auxiliary,
-        memory=recalled(hospital, call, samples, taught.get("teacher")),
+        memory=recalled(hospital, call, samples, lessons.get("teacher")),
         round=call.round,
         start={name: value.detach().clone() for name, value in student.named_parameters()},
-        **taught,
+        **lessons,
         **start(hospital, call, student, samples),
     )
 

@@ -43,7 +43,7 @@ class Hospitals:
         nodes = {site: node for site, node in self.roster.nodes.items() if site in state.versions}
         told = self._ask(
             {
-                node: ForgetRequest(self.run, successor, versions_of(state, site))
+                node: ForgetRequest(self.run, successor, state.versions_at_ends(site))
                 for site, node in nodes.items()
             }
         )
@@ -82,11 +82,6 @@ class Hospitals:
                 if not reply.has_error():
                     found[reply.metadata.src_node_id] = Kept.unpack(reply.content)
         return found
-
-
-def versions_of(state: State, site: str) -> list[int]:
-    """Return the versions of its own state that a site had at the ends of stages."""
-    return sorted({ended[site] for ended in state.ended if site in ended})
 
 
 def _anybody(*_: object) -> None:

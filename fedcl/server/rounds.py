@@ -160,7 +160,7 @@ class Stage(FlowerStrategy):
             rounds=self.config.timeline.rounds,
             attempt=1 + 2 * self.state.tries,
             keep=self.knowledge.staying,
-            needed=sorted({ended[site] for ended in self.state.ended if site in ended}),
+            needed=self.state.versions_at_ends(site),
         )
 
     def aggregate_train(

@@ -28,11 +28,11 @@ def settled(grid: Grid, config: Config, state: State) -> Config:
     if not name:
         return config
     if name not in state.settled:
-        state.settled[name] = joined(_asked(grid, config, name))
+        state.settled[name] = medians(_asked(grid, config, name))
     return config.settled(state.settled)
 
 
-def joined(told: Mapping[str, Sequence[float]]) -> list[float]:
+def medians(told: Mapping[str, Sequence[float]]) -> list[float]:
     """Return the median of what sites have measured, number by number, as people can retype it."""
     return [round(median(numbers), 6) for numbers in zip(*told.values(), strict=True)]
 

@@ -122,6 +122,10 @@ class State:
         """The stage in progress, counted from 0."""
         return len(self.rows)
 
+    def versions_at_ends(self, site: str) -> list[int]:
+        """Return the versions of its own state that a site had at the ends of stages."""
+        return sorted({ended[site] for ended in self.ended if site in ended})
+
     def note_trained(self, sites: list[str]) -> None:
         """Record that `sites` trained in the current stage, in order of first training."""
         if len(self.trained) == self.stage:

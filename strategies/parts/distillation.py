@@ -105,9 +105,14 @@ class Archiving(Distilling):
         return old | new
 
 
+def hospitals(archive: Mapping[str, Tensor]) -> list[str]:
+    """Return whose records an archive holds, "STAGE/SITE" each, in order."""
+    return sorted({key.rpartition("/")[0] for key in archive})
+
+
 def drawn(archive: Mapping[str, Tensor], count: int, rng: torch.Generator) -> dict[str, Tensor]:
     """Draw hospitals from an archive; return their records, stacked, shapes (count, ...)."""
-    places = sorted({key.rpartition("/")[0] for key in archive})
+    places = hospitals(archive)
     names = {key.rpartition("/")[2] for key in archive}
     chosen = torch.randint(len(places), (count,), generator=rng).tolist()
     return {n: torch.stack([archive[f"{places[i]}/{n}"] for i in chosen]) for n in sorted(names)}
