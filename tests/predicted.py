@@ -21,7 +21,7 @@ SHAPES = {"A": (20, 17, 6), "B": (24, 22, 7)}
 """Indexed (i, j, k): columns, rows, slices. B's images are the larger ones, along every axis."""
 VALUES: dict[str, list[list[int]]] = {"A": [[7], [3, 4]], "B": [[1], [2]]}
 """Per hospital and class, the mask values that mean it; background is 0."""
-LABELS = ["scenario.labels=[0,7,[3,4]]", "+scenario.site_labels.B=[0,1,2]"]
+LABELS = ["scenario.labels=[0,7,[3,4]]", "scenario.site_labels.B=[0,1,2]"]
 
 
 def volume(site: str, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -93,7 +93,7 @@ def test_it_says_which_sites_have_smaller_samples(capsys, tmp_path: Path):
     assert len(notes) == 1
     assert notes[0].startswith("note: site A: samples of 16x16, elsewhere up to 24x24: ")
     for site, advice in (
-        ("A", r"\+scenario.site_labels.A=\["),
+        ("A", r"scenario.site_labels.A=\["),
         ("B b", "scenario.site_labels in a"),
     ):
         only = f"scenario.stages=[['{site}']]"

@@ -69,7 +69,7 @@ def test_a_site_may_mark_classes_by_values_of_its_own(cli, tmp_path: Path):
     run = tmp_path / "run"
     assert cli(
         *own, "scenario=folder", f"scenario.root={tmp_path}", "scenario.patient='^(.+)$'",
-        "scenario.resize=16", "+scenario.site_labels.B=[0,7]", "strategy=finetune",
+        "scenario.resize=16", "scenario.site_labels.B=[0,7]", "strategy=finetune",
         f"run.dir={run}",
     ) == 0  # fmt: skip
     assert read(run)["notes"] == {}

@@ -145,7 +145,7 @@ def test_bad_input_is_one_line(
         ),
         (["scenario.parts.late.outputs=[signal,signal]"], "at most once"),
         (["scenario=folder_signal", "scenario.masks=[]", "scenario.size=16"], "give one name"),
-        (["scenario.shared=false", "model=diner", "timeline.centralised=true"], "keeps table"),
+        (["scenario.shared=false", "model=diner", "timeline.centralised=true"], "keep table"),
         (
             ["strategy=field_server_distillation", "timeline.centralised=true"],
             "reads every site's own update",

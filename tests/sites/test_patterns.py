@@ -78,7 +78,7 @@ def test_sites_whose_files_lie_each_in_another_way_are_run_together(cli, tmp_pat
         vessels(tmp_path / "CHASE" / f"Image_0{n}L_1stHO.png")
         fundus(tmp_path / "STARE" / "stare-images" / f"im000{n}.ppm", n)
         vessels(tmp_path / "STARE" / "labels-ah" / f"im000{n}.ah.png")
-    files = "+scenario.site_files"
+    files = "scenario.site_files"
     asked = [
         "scenario=folder", f"scenario.root={tmp_path}", "scenario.patient='^(.+)$'",
         "scenario.channels=[1]", "scenario.patch=[16,16]", "strategy=lwf", "timeline.rounds=1",
