@@ -76,6 +76,8 @@ def recalled(
     hospital: Hospital, call: TrainRequest, samples: Samples, teacher: nn.Module | None
 ) -> Mapping[str, Tensor]:
     """Return what the strategy makes of what the server remembers, worked out once."""
+    if call.memory is None and teacher is None:
+        return {}
     job = hospital.job
     marks = (call.digests.get(name, "") for name in ("memory", "teacher"))
     places = tuple(sorted(hospital.places.items()))

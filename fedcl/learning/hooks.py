@@ -201,7 +201,7 @@ class SiteSummary:
         task: what is learned.
         samples: those that it trains on.
         memory: as the server sent it (`Strategy.remember`), on the device; empty where it
-            remembers nothing, as in the first stage.
+            remembers nothing.
         teacher: the frozen teacher, in evaluation mode; None where nobody teaches.
         taught: the sites that it has learned from, as far as that is known.
         rng: source of randomness.

@@ -122,8 +122,8 @@ class Strategy:
     def recall(self, summary: SiteSummary) -> Mapping[str, Tensor]:
         """Return what a site makes of what the server remembers; steps have it as `memory`.
 
-        Asked once per stage, before the site's first training in it, and again where the teacher
-        is another one.
+        Asked once per stage in which the server remembers anything or a model teaches, before the
+        site's first training in it, and again where the teacher is another one.
         """
         return summary.memory
 
