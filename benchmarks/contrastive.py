@@ -147,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key, budget in setting.budgets.items()
         for name in setting.methods
     }
+    if given.report and not any(completed(one) for runs in planned.values() for one, _ in runs):
+        raise RuntimeError(f"{given.out}: nothing is complete; run without --report first")
     if not given.report:
         for setting in SETTINGS:
             seeds = range(max(budget.seeds for budget in setting.budgets.values()))

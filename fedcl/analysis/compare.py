@@ -14,7 +14,7 @@ from fedcl.analysis import architectures, classes
 from fedcl.analysis.columns import Column, as_csv
 from fedcl.analysis.runs import Group, chosen, differences, example, group
 from fedcl.analysis.sources import Collection, collect, is_folder
-from fedcl.analysis.statistics import Line, gap, table
+from fedcl.analysis.statistics import FIGURES, Line, gap, table
 from fedcl.analysis.tables import COLUMNS, latex, markdown, paper
 from fedcl.errors import ConfigError, some_of
 from fedcl.files import write_atomically
@@ -78,6 +78,11 @@ def compare(
                 f"RAVG of {some_of(without)} cannot be given: not every run has a joint one "
                 "with all its scores"
             )
+    for one in groups:
+        for figure in FIGURES:
+            known = sum(run.results.metrics.get(figure) is not None for run in one.runs)
+            if 0 < known < len(one.runs):
+                notes.append(f"{one.name}: no {figure}, which {known} of {len(one.runs)} runs have")
     distance = gap(groups)
     if distance is not None and distance[1] <= 0:
         told = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*distance)

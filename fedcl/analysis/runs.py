@@ -20,7 +20,10 @@ METHOD = (
     "engine.quorum", "engine.norm_bound", "engine.largest_change", "engine.largest_share",
     "engine.collapse",
 )  # fmt: skip
-"""What a method is made of; runs that differ in it are compared."""
+"""What a method is made of; runs that differ in it are compared.
+
+Of the engine it is what decides whose updates count, but for how long is waited.
+"""
 FREE = (
     "seed", "timeline.stages", "timeline.sites", "timeline.order", "scenario.seed",
     "scenario.stages", "scenario.root", "strategy.teacher.file",

@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def status(place: Path) -> dict[str, Any]:
     try:
         told["certificate"] = _moment(expires(server).timestamp())
         with superlink(server) as link:
-            told["hospitals"] = [_hospital(node) for node in _by_name(link.nodes())]
+            nodes = sorted(link.nodes(), key=lambda node: node.name)
+            told["hospitals"] = [_hospital(node) for node in nodes]
             told["refused"] = [
                 _refused(run)
                 for run in link.failed(LATEST)
@@ -81,10 +82,6 @@ def status(place: Path) -> dict[str, Any]:
     runs = [one for one in (server / "runs").glob("run-*") if holds_run(one)]
     runs.sort(key=lambda one: one.stat().st_mtime, reverse=True)
     return told | {"runs": [_run(one) for one in runs[:LATEST]]}
-
-
-def _by_name(nodes: Iterable[NodeInfo]) -> list[NodeInfo]:
-    return sorted(nodes, key=lambda node: node.name)
 
 
 def _hospital(node: NodeInfo) -> dict[str, Any]:
@@ -168,7 +165,7 @@ def _in_words(told: dict[str, Any]) -> Iterator[str | Table]:
     if told["certificate"]:
         yield f"the server's certificate lasts until {told['certificate']}"
     for run in told["refused"]:
-        yield escape(f"{run['run']}: refused ({run['ended']}): {run['reason']}")
+        yield escape(f"{run['run']}: failed, and has no folder ({run['ended']}): {run['reason']}")
     for run in told["runs"]:
         if run["problem"]:
             yield escape(f"{run['run']}: {run['problem']}")

@@ -146,7 +146,8 @@ class Hospital:
 
         places = tuple(self.places.items())
         fractions = tuple(self._role(name).data_fraction for name in self.places)
-        return self.cache.get("digest", (self._scenario, places, fractions, self.job.seed), make)
+        key = self._scenario, places, fractions, self.job.seed
+        return self.cache.get("digest", key, make, most=4096)  # it is asked for in every call
 
     def _limited(self, name: str, share: float) -> SiteData:
         """Return the cases of one of its places, with a share of the training cases it uses."""
