@@ -1,7 +1,7 @@
 """The command `fedcl compare`: runs to tables, tests and a report."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -67,28 +67,7 @@ def compare(
     single = classes.table([ranking[line.name] for line in lines])
     if models:
         notes.append(f"models are tested against {alone}")
-    lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
-    for name in lacking:
-        lost = "RAVG and closed" if name == "joint" else "closed"
-        notes.append(f"no {name}: {lost} cannot be given")
-    if "joint" not in lacking:
-        without = [line.name for line in lines if line.mean["ravg"] is None]
-        if without:
-            notes.append(
-                f"RAVG of {some_of(without)} cannot be given: not every run has a joint one "
-                "with all its scores"
-            )
-    for one in groups:
-        for figure in FIGURES:
-            known = sum(run.results.metrics.get(figure) is not None for run in one.runs)
-            if 0 < known < len(one.runs):
-                notes.append(f"{one.name}: no {figure}, which {known} of {len(one.runs)} runs have")
-    distance = gap(groups)
-    if distance is not None and distance[1] <= 0:
-        told = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*distance)
-        notes.append(f"closed cannot be given: joint - finetune is {told}, which may be 0 or less")
-    elif distance is None and not lacking:
-        notes.append("closed cannot be given: finetune and joint share fewer than two seeds")
+    notes += [*_not_given(groups, lines)]
     notes += [f"{line.name}: {line.words}" for line in lines if line.words]
     if groups[0].runs[0].results.case == "frame":
         notes.append("cases are frames, not patients: p says nothing about other volumes")
@@ -128,6 +107,31 @@ def compare(
             from fedcl.analysis.tracking import log_comparison
 
             log_comparison(uri, source, out, lines, files)
+
+
+def _not_given(groups: Sequence[Group], lines: Sequence[Line]) -> Iterator[str]:
+    """Yield which figures of the table cannot be given, and why."""
+    lacking = [name for name in ("finetune", "joint") if name not in {g.name for g in groups}]
+    for name in lacking:
+        lost = "RAVG and closed" if name == "joint" else "closed"
+        yield f"no {name}: {lost} cannot be given"
+    without = [line.name for line in lines if line.mean["ravg"] is None]
+    if without and "joint" not in lacking:
+        yield (
+            f"RAVG of {some_of(without)} cannot be given: not every run has a joint one with all "
+            "its scores"
+        )
+    for one in groups:
+        for figure in FIGURES:
+            known = sum(run.results.metrics.get(figure) is not None for run in one.runs)
+            if 0 < known < len(one.runs):
+                yield f"{one.name}: no {figure}, which {known} of {len(one.runs)} runs have"
+    distance = gap(groups)
+    if distance is not None and distance[1] <= 0:
+        told = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*distance)
+        yield f"closed cannot be given: joint - finetune is {told}, which may be 0 or less"
+    elif distance is None and not lacking:
+        yield "closed cannot be given: finetune and joint share fewer than two seeds"
 
 
 def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], list[str]]:

@@ -1,6 +1,7 @@
 """The command `fedcl inspect`: what a scenario's sites hold and what their models cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from rich.table import Table
 from fedcl.config.schema import Config
 from fedcl.data.cases import Case, alike
 from fedcl.data.files import reading
+from fedcl.data.notes import Note
 from fedcl.data.samples import Samples
 from fedcl.errors import DataError, some_of
 from fedcl.registry import name_of
@@ -39,72 +41,105 @@ def inspect(config: Config, console: Console, sheets: Path | None = None) -> Non
         config = config.settled({name: settling.medians(_measured(config))})
         value = getattr(config.job.scenario, name)
         said.append(f"scenario.{name}: {value}, the median over the sites of the first stage")
-    job, timeline = config.job, config.timeline
-    task, several = job.task, len(job.models) > 1
-    rows: list[dict[str, str]] = []
+    job, held = config.job, {}
     shown: dict[str, tuple[str, Samples]] = {}
-    said += job.scenario.left_out()
-    marked: dict[str, set[str]] = {}
-    shapes: dict[str, Sequence[int]] = {}
-    for number, stage in enumerate(timeline.stages, start=1):
-        for site in stage:
-            role = job.roles[site]
-            with reading(site):
-                data = job.scenario.load(site, job.scenario.location(site), job.seed)
-            data = data.limited(role.data_fraction, job.seed, site)
-            one = task.sized(data.train).samples(data.train[:1], torch.device("cpu"))
-            shapes[site] = one.shape
-            for model in role.models:
-                shown.setdefault(model, (site, one))
-            for case in (*data.train, *data.val, *data.test):
-                if isinstance(case, Case):  # a field has no masks
-                    marked[f"{site}/{case.name}"] = case.marked
-            parts = {"train": data.train, "val": data.val, "test": data.test}
-            counts = {name: str(len(cases)) for name, cases in parts.items()}
-            own = {"model": role.model} if several else {}
-            told = task.describe(data)
-            looks = task.looks(data) if sheets is not None else []
-            if sheets is not None and looks:
-                draw_sheet(site, looks, sheets / f"{site}.png")
-            rows.append({"site": site, "stage": str(number), **own, **counts, **told})
-            said += [f"site {site}: {note}" for note in data.notes]
-    for site, padded in padded_otherwise(shapes).items():
-        said += [f"site {site}: {note}" for note in padded]
+    for site in config.timeline.sites:
+        held[site], samples = _held(config, site, sheets)
+        for model in job.roles[site].models:
+            shown.setdefault(model, (site, samples))
+    said += [*job.scenario.left_out(), *_notes(held)]
+    console.print(_cases(f"{name_of(job.scenario)}, seed {job.seed}: cases per part", held))
+    if sheets is not None:
+        drawn = sum(one.drawn for one in held.values())
+        what = f"{drawn} pictures in {sheets}" if drawn else f"{job.task.words} have no pictures"
+        console.print(f"sheets: {what}", markup=False, soft_wrap=True)
+    for note in said:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print(_timeline(config))
+    for model, (site, samples) in shown.items():
+        console.print(f"model {model}: {_cost(config, model, site, samples)}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a site holds, as a run would split it.
+
+    Attributes:
+        row: what the table says of it.
+        shape: of its samples.
+        marked: what tells two cases apart, by their names; none of fields, which have no masks.
+        notes: what was dropped, resampled or guessed.
+        drawn: whether there is a sheet of it.
+    """
+
+    row: Mapping[str, str]
+    shape: Sequence[int]
+    marked: Mapping[str, set[str]]
+    notes: Sequence[Note]
+    drawn: bool
+
+
+def _held(config: Config, site: str, sheets: Path | None) -> tuple[_Held, Samples]:
+    """Return what a site holds, with the samples of its first case; draw its sheet if asked."""
+    job, task, role = config.job, config.job.task, config.job.roles[site]
+    with reading(site):
+        data = job.scenario.load(site, job.scenario.location(site), job.seed)
+    data = data.limited(role.data_fraction, job.seed, site)
+    looks = task.looks(data) if sheets is not None else []
+    if sheets is not None and looks:
+        draw_sheet(site, looks, sheets / f"{site}.png")
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    cases = [case for part in parts.values() for case in part if isinstance(case, Case)]
+    row = {"site": site, "stage": str(config.timeline.arrival(site) + 1)}
+    row |= {"model": role.model} if len(job.models) > 1 else {}
+    row |= {name: str(len(part)) for name, part in parts.items()} | task.describe(data)
+    samples = task.sized(data.train).samples(data.train[:1], torch.device("cpu"))
+    marked = {case.name: case.marked for case in cases}
+    return _Held(row, samples.shape, marked, data.notes, bool(looks)), samples
+
+
+def _notes(held: Mapping[str, _Held]) -> Iterator[str]:
+    """Yield what is to be known about the sites' cases, each by itself and side by side."""
+    for site, one in held.items():
+        yield from (f"site {site}: {note}" for note in one.notes)
+    for site, padded in padded_otherwise({s: one.shape for s, one in held.items()}).items():
+        yield from (f"site {site}: {note}" for note in padded)
+    marked = {f"{s}/{name}": what for s, one in held.items() for name, what in one.marked.items()}
     twice: dict[tuple[str, ...], list[str]] = {}
     for names in alike(marked):
         sites = tuple(dict.fromkeys(name.partition("/")[0] for name in names))
         twice.setdefault(sites, []).append(" = ".join(names))
     for sites, cases in twice.items():
         if len(sites) > 1:
-            said.append(f"the same images and masks at {' and '.join(sites)}: {some_of(cases)}")
-    title = f"{name_of(job.scenario)}, seed {job.seed}: cases per part"
+            yield f"the same images and masks at {' and '.join(sites)}: {some_of(cases)}"
+
+
+def _cases(title: str, held: Mapping[str, _Held]) -> Table:
+    """Return how many cases each site has, and what they are like."""
+    rows = [one.row for one in held.values()]
     lines = [[*rows[0]], *([*row.values()] for row in rows)]
     if len(rows) + 1 < len(rows[0]):  # few sites: one column each, which fits more terminals
         lines = [list(column) for column in zip(*lines, strict=True)]
     table = Table(*map(escape, lines[0]), title=escape(title), title_justify="left")
     for line in lines[1:]:
         table.add_row(*map(escape, line))
-    console.print(table)
-    if sheets is not None:
-        drawn = sum((sheets / f"{row['site']}.png").is_file() for row in rows)
-        what = f"{drawn} pictures in {sheets}" if drawn else f"{task.words} have no pictures"
-        console.print(f"sheets: {what}", markup=False, soft_wrap=True)
-    for note in said:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
-    console.print(_timeline(config))
-    for model, (site, samples) in shown.items():
-        network = job.network(model, timeline.sites)
-        problem = task.problem(network, samples)
-        if problem is not None:
-            raise DataError(f"site {site}: {problem}")
-        parameters, operations = cost(
-            network, samples[torch.zeros(1, dtype=torch.int64)].inputs, site
-        )
-        console.print(
-            f"model {model}: {parameters:,} parameters, {operations:,} multiply-accumulates per "
-            "sample",
-            soft_wrap=True,
-        )
+    return table
+
+
+def _cost(config: Config, model: str, site: str, samples: Samples) -> str:
+    """Return what a model costs, by a sample of a site.
+
+    Raises:
+        DataError: it cannot take the sample.
+    """
+    job = config.job
+    network = job.network(model, config.timeline.sites)
+    problem = job.task.problem(network, samples)
+    if problem is not None:
+        raise DataError(f"site {site}: {problem}")
+    inputs = samples[torch.zeros(1, dtype=torch.int64)].inputs
+    parameters, operations = cost(network, inputs, site)
+    return f"{parameters:,} parameters, {operations:,} multiply-accumulates per sample"
 
 
 def _measured(config: Config) -> dict[str, list[float]]:

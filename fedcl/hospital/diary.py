@@ -56,8 +56,7 @@ def read(message: Message) -> Call:
 def _words(call: Request | ForgetRequest) -> str:
     if isinstance(call, TrainRequest):
         again = f" (attempt {call.attempt})" if call.attempt > 1 else ""
-        number = (call.round - 1) % call.rounds + 1
-        return f"train, stage {call.stage + 1}, round {number} of {call.rounds}{again}"
+        return f"train, stage {call.stage + 1}, round {call.round}{again}"
     if isinstance(call, EvaluateRequest):
         what = "validate" if call.split == "val" else "test"
         return f"{what}, stage {len(call.arrivals)}"

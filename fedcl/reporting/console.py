@@ -66,12 +66,12 @@ class Display(Watcher):
 
     def round_began(self, stage: int, number: int, cohort: list[str]) -> None:
         """Say which sites train now."""
-        rounds = self.timeline.rounds
+        stages = len(self.timeline.stages)
         names = ", ".join(cohort) if len(cohort) <= 6 else f"{len(cohort)} sites"
         self.bar.update(
             self.task,
-            description=f"stage {stage + 1}/{len(self.timeline.stages)} "
-            f"round {number - stage * rounds}/{rounds} [bold]{escape(names)}[/]",
+            description=f"stage {stage + 1}/{stages} "
+            f"round {number}/{stages * self.timeline.rounds} [bold]{escape(names)}[/]",
         )
 
     def round_done(self, done: Round, state: State) -> None:

@@ -34,8 +34,8 @@ def begun(folder: Path) -> Path:
 def test_a_run_is_told_by_its_latest_snapshot(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["status", str(begun(tmp_path / "run-7")), "--json"]) == 0
     (run,) = json.loads(capsys.readouterr().out)["runs"]
-    assert (run["run"], run["state"], run["stage"], run["round"]) == ("run-7", "stopped", 2, 2)
-    assert (run["stages"], run["rounds"], run["failed"]) == (3, 4, 7)
+    assert (run["run"], run["state"], run["stage"], run["round"]) == ("run-7", "stopped", 2, 6)
+    assert (run["stages"], run["rounds"], run["failed"]) == (3, 12, 7)
     assert run["sites"].keys() == {"A", "B"}, "C is still to come"
     assert run["sites"]["B"] == {
         "trained": True, "left_out": False, "share": 0.25,
@@ -44,7 +44,7 @@ def test_a_run_is_told_by_its_latest_snapshot(tmp_path: Path, capsys: pytest.Cap
     assert [one["round"] for one in run["failures"]] == [2, 3, 4, 5, 6]
     assert main(["status", str(tmp_path / "run-7")]) == 0
     said = capsys.readouterr().out
-    assert "run-7: stopped, stage 2 of 3, round 2 of 4 done" in said and "12.3 MB down" in said
+    assert "run-7: stopped, stage 2 of 3, round 6 of 12 done" in said and "12.3 MB down" in said
     assert "the last of 7 failures" in said and "[bold]reason 6" in said
 
 

@@ -60,8 +60,8 @@ def test_a_run_is_written_down_call_by_call(tmp_path: Path, caplog: pytest.LogCa
     said = caplog.text
     for words in (
         "run-1: who are you, and what do you hold: ",
-        "run-1: train, stage 1, round 2 of 2: ",
-        "run-1: train, stage 2, round 1 of 2: ",
+        "run-1: train, stage 1, round 2: ",
+        "run-1: train, stage 2, round 3: ",
         "run-1: validate, stage 1: ",
         "run-1: test, stage 2: ",
         "run-1: report, stage 1: ",

@@ -54,7 +54,7 @@ def test_a_run_outlives_its_hospitals_and_its_server(
     fed.start("B")
     fed.until((snapshots / "round-000001-stage-000").exists)
     fed.start("C")
-    fed.until(lambda: fed.said("A").count(": train, stage 1, round 2 of 2") == 1)
+    fed.until(lambda: fed.said("A").count(": train, stage 1, round 2") == 1)
     fed.kill_application()
     fed.run([f"run.resume={folder.name}"])
     fed.until((folder / "results.json").exists)

@@ -57,7 +57,7 @@ def test_other_code_is_refused_and_a_process_that_dies_costs_nothing_but_time(
     fed.start("B")
     fed.until(lambda: fed.online() == 2)
     folder = fed.run(SMALL)
-    fed.until(lambda: f"{folder.name}: train, stage 1, round 2 of 2" in fed.said("A"))
+    fed.until(lambda: f"{folder.name}: train, stage 1, round 2" in fed.said("A"))
     worker(fed, "A").kill()
     here = tmp_path / "here"
     common = ["engine=inprocess", "tracking.enabled=false", "run.figures=false"]
