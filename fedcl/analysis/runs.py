@@ -32,8 +32,8 @@ FREE = (
 IGNORED = (
     "engine", "tracking", "run", "learner.threads", "learner.device", "learner.compile",
     "learner.loaders", "scenario.cache", "scenario.cache_gb", "scenario.scores",
-    "scenario.table", "scenario.splits", "scenario.unmarked_sets", "release.name",
-    "release.licence", "release.intended_use",
+    "scenario.table", "scenario.splits", "scenario.unmarked_sets", "scenario.name_left_out",
+    "release.name", "release.licence", "release.intended_use",
 )  # fmt: skip
 """What does not change what is learned, and where files lie: digests tell data apart."""
 BEGUN = re.compile(r"(model|models\..+)\.weights")

@@ -1,8 +1,8 @@
 """What a run was, for the one that it would have been without one of its hospitals."""
 
+import logging
 import shutil
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from fedcl.config.groups import DEPLOYED
 from fedcl.config.schema import Config
 from fedcl.config.stored import stored
 from fedcl.config.without import check_there, without
-from fedcl.errors import ConfigError, FedclError, RunError, writing
+from fedcl.errors import ConfigError, DataError, FedclError, RunError, writing
 from fedcl.registry import SCENARIO, name_of
 from fedcl.server.architecture import architectures
 from fedcl.server.begin import begun
@@ -24,6 +24,8 @@ from fedcl.server.results import Results
 from fedcl.server.state import State
 from fedcl.server.withdrawal import cleaned, obstacle
 from fedcl.wire.answers import Hello
+
+log = logging.getLogger("fedcl")
 
 
 class Keepers(Protocol):
@@ -145,24 +147,28 @@ class Past:
             raise RunError(f"{self.checkpoint.folder} has no snapshot of the end of stage {stages}")
         return state
 
-    def given(self, values: Mapping[str, Any], site: str) -> Search:
-        """Return what to look for in a run without a site.
+    def given(self, values: Mapping[str, Any], site: str) -> tuple[Search, str]:
+        """Return what to look for in a run without a site, and why that is not all; or nothing.
 
         Args:
             values: the configuration; it says where files lie.
             site: to be forgotten.
 
         Raises:
-            ConfigError: it had none of this name.
+            ConfigError: it had none of this name, or the configuration is none of its scenario.
         """
         check_there(site, self.stages)
         cases = {one: {*self.cases.get(one, ())} for stage in self.stages for one in stage}
+        scenario, lacking = SCENARIO.make(values["scenario"]), ""
         for one in cases:
-            with suppress(FedclError):  # its files are gone already
-                cases[one].update(SCENARIO.make(values["scenario"]).case_names(one))
+            try:
+                cases[one].update(scenario.case_names(one))
+            except (ConfigError, DataError) as error:  # its files may be gone already
+                if one == site:
+                    lacking = f"only its test cases are known by name: {error}"
         own = cases.pop(site).difference(*cases.values())
         digests = [one for one in [self.digests.get(site)] if one]
-        return Search(site, sorted(own), digests, list(cases))
+        return Search(site, sorted(own), digests, list(cases)), lacking
 
     def remains(self, site: str) -> list[str]:
         """Return where else there is still what a site gave, and how to delete it."""
@@ -228,7 +234,8 @@ class Beginning(Watcher):
         for number in range(state.stage):
             try:
                 earlier = self.past.checkpoint.ended(number)
-            except RunError:
+            except RunError as error:
+                log.warning("stages before are not taken over from there: %s", error)
                 continue
             if earlier is not None:
                 target.save(replace(cleaned(earlier, config, self.site), forgot=told(number)))
@@ -291,7 +298,7 @@ def searched(
     Raises:
         ConfigError: the run had no such site.
     """
-    wanted, new = past.given(values, site), Results.read(folder)
+    (wanted, lacking), new = past.given(values, site), Results.read(folder)
     if new is not None:  # a number may name a case of several hospitals
         theirs = {case for one, own in new.cases.items() if one != site for case in own}
         wanted = replace(wanted, cases=sorted({*wanted.cases} - theirs))
@@ -299,7 +306,7 @@ def searched(
     what = f"{site}, {len(wanted.cases)} names of its cases and the digest of its data"
     said = f"found in {len(found)} places, look at them" if found else "nothing of it is left"
     lines = [*map(str, found), f"searched {count} files in {folder} for {what}: {said}"]
-    return [*lines, *past.remains(site)], len(found)
+    return [*lines, *filter(None, [lacking]), *past.remains(site)], len(found)
 
 
 def say(console: Console, line: str) -> None:

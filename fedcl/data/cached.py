@@ -9,12 +9,13 @@ or cannot be read is made again, if its sources are still the same.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ FRESH = 2.0
 ABANDONED = 86400.0
 """Seconds after which nobody goes on writing a file."""
 SUFFIX = ".safetensors"
+
+log = logging.getLogger("fedcl")
 
 
 def folder() -> Path:
@@ -82,7 +85,8 @@ class OnDisk:
         """Return a part of an array in the file; what is `made` anew where that is gone."""
         try:
             return self._read(name, box)
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError) as error:
+            _say_lost(self.file, str(error))
             scans, _ = self.again()
         return made(scans[int(self.prefix[:-1])].content)
 
@@ -90,6 +94,12 @@ class OnDisk:
         with safe_open(self.file, framework="pt") as stored:
             found: Tensor = stored.get_slice(f"{self.prefix}{name}")[box]
         return found
+
+
+@cache
+def _say_lost(file: Path, reason: str) -> None:
+    """Say once of every file that it cannot be read any more: every part is prepared anew."""
+    log.warning("FEDCL_CACHE: %s is prepared anew for every use (%s)", file, reason)
 
 
 Made = tuple[list[Scan], list[Note]]

@@ -31,7 +31,8 @@ def forget(message: Message, context: Context) -> Message:
         file = old.file(version)
         try:
             digests[version] = arrays.digest(arrays.load_file(file))
-        except RunError:  # it is not there, or damaged
+        except RunError as error:  # it is not there, or damaged
+            log.warning("%s: %s", call.run, error)
             continue
         if call.successor:
             write_atomically(new.file(version), file.read_bytes())

@@ -225,7 +225,7 @@ class RoundSummary:
         joined: the average of what the sites sent.
         updates: what each of them sent, in site order; empty unless the strategy requires every
             update. These and all sites below are of one architecture.
-        teacher: the global weights at the end of the previous stage; none in the first.
+        teacher: the global weights at the end of the previous stage; empty in the first.
         earlier: the sites that arrived in earlier stages.
         lost: those of them that have never delivered anything.
         before: the global weights that the round started from.

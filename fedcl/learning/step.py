@@ -241,7 +241,7 @@ class Step(Lesson):
 
     def noise(self, mean: float, std: float) -> Tensor:
         """Draw Normal(mean, std) noise of the inputs' shape."""
-        drawn = torch.randn(self.inputs.shape, generator=self.rng)
+        drawn = torch.randn(self.inputs.shape, generator=self.rng, device=self.rng.device)
         return drawn.mul_(std).add_(mean).to(self.inputs.device)
 
 

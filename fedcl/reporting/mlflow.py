@@ -3,7 +3,6 @@
 Before the first round MLflow must answer; after it, nothing that MLflow does ends a run.
 """
 
-import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from fedcl.server.results import FILE, Results
 from fedcl.server.state import State
 from fedcl.settings import flat
 from fedcl.tracking.client import SQLITE, asking, connect, spelt
-from fedcl.tracking.models import register
+from fedcl.tracking.models import aliased, register
 from fedcl.tracking.names import RELEASED
 from fedcl.wire.answers import Hello
 
@@ -90,11 +89,13 @@ class Tracker(Watcher):
         judged = config.release.on_refusal is not None and not state.begun
         if name is None or not judged or state.initial is not None:
             return
-        with contextlib.suppress(MlflowException):  # there is none
-            now = self.client.get_model_version_by_alias(name, RELEASED).version
+        with asking(self.uri, "tracking.uri", WITHOUT):
+            now = aliased(self.client, name, RELEASED)
+        if now is not None:
             log.warning(
                 "release.name: version %s of %s is in use, and is not compared with: this run does "
-                "not begin with it (model.weights=models:/%s@%s)", now, name, name, RELEASED,
+                "not begin with it (model.weights=models:/%s@%s)",
+                now.version, name, name, RELEASED,
             )  # fmt: skip
 
     def round_done(self, done: Round, state: State) -> None:

@@ -156,9 +156,7 @@ class Closing:
         if not owed:
             return {}
         there = self.config.timeline.trainers(stage.cohort)
-        for site in owed:
-            if site not in there:
-                state.ledger.fail(site, state.stage, state.round, "report", "it is not there")
+        lacking = {site: "it is not there" for site in owed if site not in there}
         requests = {
             site: self.exchange.request(
                 ReportRequest,
@@ -175,24 +173,36 @@ class Closing:
         reports: dict[str, Report] = {}
         for site, answer in self.exchange.ask(Report, requests).items():
             if isinstance(answer, Failure):
-                problem: str | None = answer.reason
+                lacking[site] = answer.reason
+            elif problem := _problem(answer, forms[job.roles[site].model]):
+                lacking[site] = problem
             else:
-                problem = _problem(answer, forms[job.roles[site].model])
-                if problem is None:
-                    reports[site] = answer
-            if problem is not None:
-                state.ledger.fail(site, state.stage, state.round, "report", problem)
-        told = {job.roles[site].model for site in reports}
-        asked = {job.roles[site].model for site in owed}
-        if len(reports) < self.config.engine.needed(len(owed)) or told != asked:
-            raise RunError(
-                f"{len(reports)} of {len(owed)} sites reported after stage {state.stage + 1}, "
-                f"engine.quorum asks for {self.config.engine.quorum} and one at least of every "
-                "model; log.txt says why"
-            )
+                reports[site] = answer
+        for site, reason in lacking.items():
+            state.ledger.fail(site, state.stage, state.round, "report", reason)
+        self._check_quorum(reports, owed, lacking)
         if self.config.privacy.at_hospitals:
             self._tell_spent(there)
         return reports
+
+    def _check_quorum(
+        self, reports: Collection[str], owed: Collection[str], lacking: Mapping[str, str]
+    ) -> None:
+        """Raise `RunError` where too few sites have reported, in all or of a model."""
+        roles, needed = self.config.job.roles, self.config.engine.needed(len(owed))
+        told = {roles[site].model for site in reports}
+        silent = [name for name in {roles[s].model: None for s in owed} if name not in told]
+        if len(reports) >= needed and not silent:
+            return
+        asks = f"engine.quorum asks for {needed}"
+        if len(reports) >= needed:
+            asks = f"none of model {some_of(silent)}"
+        first = {site: reason.partition("\n")[0] for site, reason in lacking.items()}
+        reasons = some_of((f"{site}: {reason}" for site, reason in first.items()), sep="; ")
+        raise RunError(
+            f"{len(reports)} of {len(owed)} sites reported after stage {self.state.stage + 1}, "
+            f"{asks} ({reasons})"
+        )
 
     def _tell_spent(self, asked: Collection[str]) -> None:
         """Say what the reports that were asked for have cost by now."""

@@ -1,13 +1,12 @@
 """Asking hospitals for what they have kept of a run that one of them is to be forgotten in."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedcl.config.schema import Config
-from fedcl.errors import RunError
+from fedcl.errors import RunError, one_line
 from fedcl.server.roster import Roster
 from fedcl.server.state import State
 from fedcl.wire.fields import MalformedError
@@ -49,6 +48,8 @@ class Hospitals:
         )
         for site, version in state.versions.items():
             answer = told.get(nodes.get(site, 0))
+            if isinstance(answer, str):
+                raise RunError(f"site {site} cannot say what it had kept of {self.run}: {answer}")
             if answer is None or answer.digests.get(version) != state.kept[site]:
                 there = "is not there to say" if answer is None else "has lost"
                 raise RunError(f"site {site} {there} what it had kept of {self.run}")
@@ -60,27 +61,39 @@ class Hospitals:
             sites: those that took part in it.
         """
         call = ForgetRequest(self.run, delete=True)
-        answers = self._ask(dict.fromkeys(self.grid.get_node_ids(), call)).values()
-        told = {one.site: one for one in answers}
+        answers = self._ask(dict.fromkeys(self.grid.get_node_ids(), call))
+        told = {one.site: one for one in answers.values() if isinstance(one, Kept)}
         lines = [
             f"{one.site} has deleted {one.deleted} files of {self.run}" for one in told.values()
         ]
-        return lines + [
-            f"{site} did not answer: it must delete by itself what there is of {self.run} and of "
-            "received in its state folder"
-            for site in sites
-            if site not in told
+        # The name of a node that cannot answer as it should may not be known.
+        failed = [f"node {node}: {why}" for node, why in answers.items() if isinstance(why, str)]
+        return [
+            *lines,
+            *failed,
+            *(
+                f"{site} has not said that it did: it must delete by itself what there is of "
+                f"{self.run} and of received in its state folder"
+                for site in sites
+                if site not in told
+            ),
         ]
 
-    def _ask(self, calls: Mapping[int, ForgetRequest]) -> dict[int, Kept]:
-        """Return what nodes answer; those that fail are left out."""
+    def _ask(self, calls: Mapping[int, ForgetRequest]) -> dict[int, Kept | str]:
+        """Return what nodes answer, or why that is nothing; the silent ones are left out."""
         messages = [Message(call.pack(), node, call.TYPE) for node, call in calls.items()]
         replies = self.grid.send_and_receive(messages, timeout=self.config.engine.timeout)
-        found = {}
+        found: dict[int, Kept | str] = {}
         for reply in replies:
-            with suppress(MalformedError):
-                if not reply.has_error():
-                    found[reply.metadata.src_node_id] = Kept.unpack(reply.content)
+            try:
+                answer: Kept | str = (
+                    one_line(reply.error.reason or f"error {reply.error.code}")
+                    if reply.has_error()
+                    else Kept.unpack(reply.content)
+                )
+            except MalformedError as error:
+                answer = str(error)
+            found[reply.metadata.src_node_id] = answer
         return found
 
 

@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, one_line
 from fedcl.tracking.client import SQLITE, asking, connect, spelt
 from fedcl.tracking.names import BUNDLE, NAME, RELEASED, SCHEME
 
@@ -42,10 +42,11 @@ def fetch(reference: str, uri: str, key: str, folder: Path) -> tuple[str, str]:
             path = Path(
                 download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=uri)
             )
-        except MlflowException:
+        except MlflowException as error:
             number = f"version {version.version} of {version.name}"
             raise ConfigError(
-                f"{key}: the files of {number} cannot be had from {place}; they may be deleted"
+                f"{key}: the files of {number} cannot be had from {place}; they may be deleted "
+                f"({one_line(str(error))})"
             ) from None
     bundle = path / BUNDLE  # a model that somebody else has registered may have none
     called = f"{SCHEME}{version.name}/{version.version}"
@@ -87,7 +88,7 @@ def register(
         version = client.create_model_version(name, source, run_id=run, tags=spelt_ | own)
     if TOLD in version.tags:
         return
-    now = _aliased(client, name, RELEASED)
+    now = aliased(client, name, RELEASED)
     later = now is not None and now.run_id == run and int(now.tags.get(STAGE, 0)) > stage
     if released and not later:
         client.set_registered_model_alias(name, RELEASED, version.version)
@@ -174,7 +175,7 @@ def _found(client: MlflowClient, reference: str, key: str) -> ModelVersion:
             f"{key}: {reference[:200]!r}: give models:/NAME@{RELEASED} or models:/NAME/VERSION"
         )
     name, number, alias = parts.groups()
-    found = _aliased(client, name, alias) if alias else _numbered(client, name, number)
+    found = aliased(client, name, alias) if alias else _numbered(client, name, number)
     if found is not None:
         return found
     there = client.search_model_versions(f"name='{name}'")
@@ -187,7 +188,8 @@ def _found(client: MlflowClient, reference: str, key: str) -> ModelVersion:
     raise ConfigError(f"{key}: {name} has no {what}; there are versions {numbers}")
 
 
-def _aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Return the version of a model that an alias names; None where it names none."""
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:

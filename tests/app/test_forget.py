@@ -163,6 +163,14 @@ def test_of_one_folder_that_all_share_nobody_gets_what_the_hospital_had(
     assert_never_had(tmp_path / "out", never)
     assert "4 names of its cases" in " ".join(capsys.readouterr().out.split())
     assert "cases that no site holds: 4" in (tmp_path / "out" / "log.txt").read_text()
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    forget(whole, "B", tmp_path / "out", "--search")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "only its test cases are known by name: " in said and str(tmp_path / "data") in said
+    moved = f"scenario.root={tmp_path / 'elsewhere'}"
+    forget(whole, "B", tmp_path / "out", "--search", "--set", moved)
+    assert "only its test cases" not in capsys.readouterr().out
+    assert forget(whole, "B", tmp_path / "out", "--search", "--set", "scenario.rooot=x") == 2
 
 
 @pytest.mark.slow
@@ -271,6 +279,7 @@ def test_nothing_is_left_behind_and_what_is_planted_is_found(
     for path in (*kept, out / "sites" / "C" / "x"):
         assert f"{path.relative_to(out)}: " in said, path
     assert "found in 6 places" in said
+    assert "only its test cases" not in said
     assert forget(whole, "C", whole, "--search") == 1, "the run that had it is full of it"
 
 

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from fedcl.app.server_app import app, withdrawn
+from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.errors import ConfigError
 from fedcl.hospital.forgetting import forget
+from fedcl.server.forgetting import Hospitals
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.flower import set_id
 from fedcl.wire.forgetting import ForgetRequest, Kept
@@ -78,10 +82,26 @@ def test_what_a_hospital_has_lost_is_learned_again(
     assert made["forgot"] == {"from_stage": 1, "stages_replayed": 1}
     said = capsys.readouterr().err
     assert "(site A has lost what it had kept of run-1)" in said
-    assert (
-        "B did not answer: it must delete by itself what there is of run-1 and of received" in said
-    )
+    assert "B has not said that it did: it must delete by itself what there is of run-1" in said
     assert made["weights_sha256"] == asked(3, line.replace(",[B]", ""), "A")["weights_sha256"]
+
+
+def test_a_hospital_that_cannot_delete_is_told_with_its_reason(tmp_path: Path):
+    def broken(message: Message, context: Context) -> Message:
+        if context.node_id == 1:
+            raise PermissionError("read-only file system")
+        return forget(message, context)
+
+    hospital = ClientApp()
+    hospital.query("forget")(broken)
+    nodes: list[Any] = [{"site": one, "state-path": str(tmp_path / one)} for one in "AB"]
+    config = Config.parse(compose(OWN))
+    asked = Hospitals(InProcessGrid(hospital, nodes), config, "run-1", "run-2")
+    lines = asked.delete(["A", "B"])
+    assert lines[0] == "B has deleted 0 files of run-1"
+    assert lines[1].startswith("node 1: ") and "read-only file system" in lines[1]
+    assert lines[2].startswith("A has not said that it did: it must delete by itself")
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
