@@ -40,7 +40,8 @@ class PLOP(Distilling):
         entropy: what counts as sure in any case; with `surest=0`, 0 for no pseudo-labels.
     """
 
-    losses, corrects = ("pod",), True
+    losses = ("pod",)
+    corrects = True
     pod: float = setting(0.3, low=0)
     windows: list[int] = setting(factory=lambda: [1, 2, 4], low=1)
     surest: float = setting(0.5, low=0, high=1)

@@ -49,8 +49,9 @@ class Souvenir(Archiving):
 
     def check(self, task: Segmentation, model: Model) -> None:
         """Raise `ConfigError` where voxels may have no class: regions are told by them."""
-        if key := "ignore" * task.ignores or "unmarked" * bool(task.candidates):
-            raise ConfigError(f"scenario.{key}: souvenir needs the class of every voxel")
+        for key, asked in (("ignore", task.ignores), ("unmarked", task.candidates)):
+            if asked:
+                raise ConfigError(f"scenario.{key}: souvenir needs the class of every voxel")
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return both terms on restaged images."""

@@ -114,7 +114,7 @@ def export(
     except RunError as error:
         raise ConfigError(
             f"export --shape: {wanted}: {error}; leave it out, for the planned "
-            f"{task.space.shape}" + ", and --everywhere" * everywhere
+            f"{task.space.shape}" + (", and --everywhere" if everywhere else "")
         ) from None
     low, high = field.source.get("scale", (0.0, 1.0)) if output == "signal" else (0.0, 1.0)
     values = (low + (high - low) * volume.T).astype(np.float32)

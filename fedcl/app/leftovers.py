@@ -32,7 +32,7 @@ class Leftover:
     def __str__(self) -> str:
         """Say in one line what was found where."""
         place = " ".join(self.place.split())
-        return f"{self.file}: {self.what}" + f", in {place[:80]!r}" * bool(place)
+        return f"{self.file}: {self.what}" + (f", in {place[:80]!r}" if place else "")
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,7 @@ def plan(site: str, state: State | None, config: Config, why: str) -> str:
         return f"forgetting {site}: all {stages} stages are played from the beginning ({why})"
     kept = "stage 1 stays" if state.stage == 1 else f"stages 1 to {state.stage} stay"
     left = f"{stages - state.stage} of {stages} played again"
-    return f"forgetting {site}: {kept} as before it came, {left}" + f" ({why})" * bool(why)
+    return f"forgetting {site}: {kept} as before it came, {left}" + (f" ({why})" if why else "")
 
 
 def accounted(config: Config) -> list[str]:

@@ -98,8 +98,8 @@ def predict(
     if failed:
         listed[FAILED] = "".join(f"{name}: {reason}\n" for name, reason in failed.items())
     if overlays:
-        which = f"the model {called or f'of {run.name}'}" + f" after stage {stage}" * (
-            stage is not None
+        which = f"the model {called or f'of {run.name}'}" + (
+            f" after stage {stage}" if stage is not None else ""
         )
         as_of = f"Images were read as those of {site or 'no hospital in particular'}."
         title = f"{len(answered)} masks by {which}"
@@ -112,7 +112,7 @@ def predict(
         raise RunError(f"--out: {out}: {error.strerror} ({there})") from None
     for what, count in Counter(note for case in answered for note in case.notes).items():
         console.print(f"note: {what} ({count})", markup=False, soft_wrap=True)
-    look = f"; look through them: {out / PAGE}" * overlays
+    look = f"; look through them: {out / PAGE}" if overlays else ""
     console.print(f"{len(answered)} masks in {out}{look}", markup=False, soft_wrap=True)
     if failed:
         raise RunError(_missed(failed, len(cases), out / FAILED))

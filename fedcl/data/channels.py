@@ -76,7 +76,7 @@ class Channels:
             return np.repeat(image, 3, axis=0)
         if there != self.count:
             asked = f"scenario.channels={LUMINANCE}" if self.luminance else f"{self.count}"
-            colours = f", {LUMINANCE} for the brightness of colours" * (there == 3)
+            colours = f", {LUMINANCE} for the brightness of colours" if there == 3 else ""
             raise ValueError(
                 f"{there} channels, scenario.channels asks for {asked}; store those that are "
                 f"meant, or have a run with scenario.channels={there} for all of them, [0] for the "

@@ -51,7 +51,8 @@ class Labels:
         if not 2 <= len(values) <= IGNORED or not all(values) or len({*known}) < len(known):
             raise ConfigError(
                 f"{key}: give 2 to {IGNORED} classes, each a mask value or a list of some, all "
-                f"different, got {list(given)}" + f" and ignored {list(ignored)}" * bool(ignored)
+                f"different, got {list(given)}"
+                + (f" and ignored {list(ignored)}" if ignored else "")
             )
         return cls(values, left_out, colours, key)
 
@@ -83,7 +84,7 @@ class Labels:
                 known |= here
         wrong = np.unique(mask[~known]).tolist()
         if wrong:
-            shown = ", ".join(map(self._shown, wrong[:8])) + ", ..." * (len(wrong) > 8)
+            shown = ", ".join(map(self._shown, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
             kind = "colours" if self.colours else "values"
             there = [[*map(self._plain, group)] for group in self.values]
             listed = [group[0] if len(group) == 1 else group for group in there]

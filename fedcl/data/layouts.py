@@ -195,10 +195,10 @@ class Layout:
         place = tree.root / self.image[0].fixed
         inside = [path for path in tree.paths.values() if path.is_relative_to(place)]
         kinds = Counter(path.suffix or path.name for path in inside if path.is_file())
-        there = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+        parts = [f"{count} {kind}" for kind, count in kinds.most_common(4)]
         folders = [path.name for path in inside if path.is_dir() and path != place]
-        there += f"{', ' * bool(there)}folders {', '.join(folders[:3])}" if folders else ""
-        told = f" (there is: {there})" if there else ""
+        parts += [f"folders {', '.join(folders[:3])}"] if folders else []
+        told = f" (there is: {', '.join(parts)})" if parts else ""
         return printable(
             f"folder {place}: no file to read as {wanted}{told}; read are {' '.join(EXTENSIONS)}"
         )

@@ -27,8 +27,8 @@ class Note:
         """The note with the first names and, of several, their number."""
         if not self.items:
             return self.what
-        named = ", ".join(self.items[:SHOWN]) + ", ..." * (len(self.items) > SHOWN)
-        return f"{self.what}: {named}" + f" ({len(self.items)})" * (len(self.items) > 1)
+        named = ", ".join(self.items[:SHOWN]) + (", ..." if len(self.items) > SHOWN else "")
+        return f"{self.what}: {named}" + (f" ({len(self.items)})" if len(self.items) > 1 else "")
 
 
 class Notes:

@@ -62,7 +62,7 @@ def _words(call: Request | ForgetRequest) -> str:
         return f"{what}, stage {len(call.arrivals)}"
     if isinstance(call, Request):
         return f"report, stage {len(call.arrivals)}"
-    return f"forget a hospital{', and delete what is kept of the run' * call.delete}"
+    return "forget a hospital" + (", and delete what is kept of the run" if call.delete else "")
 
 
 def answered(reply: Message, seconds: float) -> str:

@@ -253,7 +253,8 @@ def of_kind(kind: type, optional: bool = False) -> Check:
     def check(result: Any, *arguments: Any, **named: Any) -> str | None:
         if isinstance(result, kind) or (optional and result is None):
             return None
-        return f"must return {kind.__name__}{' or None' * optional}, it returned {result!r:.60}"
+        wanted = f"{kind.__name__} or None" if optional else kind.__name__
+        return f"must return {wanted}, it returned {result!r:.60}"
 
     return check
 

@@ -45,7 +45,8 @@ class Activations:
     @property
     def nbytes(self) -> int:
         """The size of its tensors."""
-        return sum(one.nbytes for one in (self.outputs, *self.features, *self.decoder))
+        layers = (getattr(self, name) for name in PARTS)
+        return self.outputs.nbytes + sum(one.nbytes for layer in layers for one in layer)
 
     def __getitem__(self, index: Tensor) -> "Activations":
         """Return what the inputs of these indices gave."""

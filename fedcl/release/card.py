@@ -113,9 +113,7 @@ def _model(
     if isinstance(task, Segmentation):
         groups = getattr(scenario, "labels", None) or [*range(task.classes)]
         called = [" or ".join(map(str, g if isinstance(g, list) else [g])) for g in groups]
-        classes = [
-            f"{text(one)} (background)" * (not n) or text(one) for n, one in enumerate(called)
-        ]
+        classes = [text(one) if n else f"{text(one)} (background)" for n, one in enumerate(called)]
         lines += [
             f"Classes, by the values of masks: {', '.join(classes)}",
             f"Input: {task.dims}-D images of {counted(task.channels, 'channel')}",
@@ -130,7 +128,9 @@ def _model(
     for name in chosen:
         one = results.architectures.get(name)
         if one is not None and one.parameters:
-            whose = f", trained by {names.some(one.sites)}" * (len(results.architectures) > 1)
+            whose = (
+                f", trained by {names.some(one.sites)}" if len(results.architectures) > 1 else ""
+            )
             size = f"{one.parameters:,} parameters, {one.macs:,} multiply-accumulates per sample"
             lines.append(f"Network {text(name)}: {text(one.model)}, {size}{whose}")
     return listed(lines)
@@ -173,7 +173,11 @@ def _training(results: Results, number: int, names: Names) -> str:
         ends = str(results.chosen[stage]) if stage < len(results.chosen) else "not recorded"
         rows.append([str(stage + 1), rounds, names.some(new), names.some(trained), ends])
     head = ["stage", "rounds", "arrived", "trained", "weights of round"]
-    pooled = "\n\nAll cases were pooled in one place: this was no federation." * results.centralised
+    pooled = (
+        "\n\nAll cases were pooled in one place: this was no federation."
+        if results.centralised
+        else ""
+    )
     return table(head, rows) + pooled
 
 

@@ -191,7 +191,7 @@ def limits(results: Results, number: int, names: Names) -> str:
 
 def counted(number: int, word: str) -> str:
     """Return how many of something there are."""
-    return f"{number} {word}{'s' * (number != 1)}"
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _number(value: float | None, sign: str = "") -> str:

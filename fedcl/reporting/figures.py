@@ -146,7 +146,7 @@ def _matrix(results: Results) -> Figure:
         aspect="auto" if many else "equal",
     )  # fmt: skip
     figure.colorbar(image, ax=axes, label=title_of(results.score))
-    axes.set_title(_run(results) + " (bold: trained)" * (not many), size=10)
+    axes.set_title(_run(results) + (" (bold: trained)" if not many else ""), size=10)
     if many:
         axes.set_xlabel("site, in order of arrival, from 0")
         axes.set_ylabel("stage, from 0")
@@ -183,7 +183,7 @@ def _curves(results: Results) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("stage (faint: before the site arrived)")
     axes.set_ylabel(title_of(results.score))
-    axes.set_title(_run(results) + f", one site of {every}" * (every > 1), size=10)
+    axes.set_title(_run(results) + (f", one site of {every}" if every > 1 else ""), size=10)
     axes.grid(alpha=0.3)
     if every == 1:
         axes.legend(title="site", loc="center left", bbox_to_anchor=(1, 0.5))

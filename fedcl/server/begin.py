@@ -94,7 +94,7 @@ def in_words(name: str, told: Mapping[str, Any]) -> list[str]:
     kinds = {"renewed": "begin anew, since they do not fit those", "left": "are left unused"}
     for kind, what in kinds.items():
         if told[kind]:
-            named = ", ".join(told[kind][:5]) + ", ..." * (len(told[kind]) > 5)
+            named = ", ".join(told[kind][:5]) + (", ..." if len(told[kind]) > 5 else "")
             said.append(f"{name}: {len(told[kind])} arrays {what} of {file}: {named}")
     return said
 

@@ -62,7 +62,7 @@ def tell_notes(config: Config, state: State, sites: Iterable[str]) -> None:
         for note in state.notes[site]:
             notes.setdefault(note, []).append(site)
     for note, whose in notes.items():
-        log.warning("site%s %s: %s", "s" * (len(whose) > 1), some_of(whose), note)
+        log.warning("%s %s: %s", "site" if len(whose) == 1 else "sites", some_of(whose), note)
 
 
 def _largest(samples: Mapping[str, Sequence[int]]) -> dict[int, list[int]]:

@@ -184,7 +184,7 @@ def _found(client: MlflowClient, reference: str, key: str) -> ModelVersion:
     numbers = ", ".join(sorted((str(one.version) for one in there), key=int))
     what = f"alias {alias!r}" if alias else f"version {number}"
     aliases = ", ".join(sorted(client.get_registered_model(name).aliases))
-    numbers += f", and by alias: {aliases}" * bool(aliases)
+    numbers += f", and by alias: {aliases}" if aliases else ""
     raise ConfigError(f"{key}: {name} has no {what}; there are versions {numbers}")
 
 

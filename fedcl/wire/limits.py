@@ -228,4 +228,4 @@ def _read(name: str, rule: Values, record: Mapping[str, Any]) -> dict[str, Any]:
 def told(error: Error) -> str:
     """Return what an error says, as much as may be kept of it; details follow its first line."""
     first, _, details = str(error.reason or f"error {error.code}").strip().partition("\n")
-    return one_line(first) + f"\n{details[:DETAILS]}" * bool(details)
+    return one_line(first) + (f"\n{details[:DETAILS]}" if details else "")

@@ -199,7 +199,7 @@ class CohortScenario(ImageScenario):
             missing = [name for name in cohort.cases if name not in names]
             if missing:
                 near = closest(missing[0], names)
-                many = f" ({len(missing)} such)" * (len(missing) > 1)
+                many = f" ({len(missing)} such)" if len(missing) > 1 else ""
                 raise DataError(
                     f"site {site}: there is no case {missing[0]}{near}{many}; change "
                     f"scenario.cohorts.{site}.cases"

@@ -49,7 +49,7 @@ class PartedScenario(PatientScenario):
         """Return the first of several names and how many there are; or the latter alone."""
         if not self.name_left_out:
             return str(len(names))
-        return ", ".join(names[:5]) + ", ..." * (len(names) > 5) + f" ({len(names)})"
+        return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") + f" ({len(names)})"
 
     def without(self, site: str) -> dict[str, Any]:
         """See `Scenario.without`; a given split is left with the cases of the other sites."""

@@ -65,7 +65,7 @@ class Shift:
         if not self.strength:
             return ""
         name = self.scanner(site)
-        kept = ", which leaves them as they came" * (SCANNERS[name] == Scanner())
+        kept = ", which leaves them as they came" if SCANNERS[name] == Scanner() else ""
         return (
             f"a simulation: images passed through the imaginary scanner {name}{kept} "
             f"(scenario.shift.strength={self.strength:g})"

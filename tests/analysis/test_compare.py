@@ -1,6 +1,7 @@
 """`fedcl compare`: the files of real runs, the page in a real browser, and what is refused."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import socket
@@ -17,8 +18,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 import simulate
+from fedcl.analysis.runs import FREE, IGNORED
 from fedcl.app.cli import main
 from fedcl.errors import ConfigError
+from fedcl.learning.learner import Learner
+from fedcl.registry import SCENARIO
 from tests.conftest import TINY, read
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
@@ -378,3 +382,13 @@ def test_the_configuration_error_is_one(tmp_path: Path):
 
     with pytest.raises(ConfigError):
         compare([str(tmp_path)], tmp_path / "out", "sqlite:///none.db")
+
+
+def test_no_setting_that_changes_nothing_of_what_is_learned_keeps_runs_apart():
+    classes = {"learner": [Learner], "scenario": [SCENARIO.find(n) for n in SCENARIO.available()]}
+    for group, found in classes.items():
+        for one in found:
+            for field in dataclasses.fields(one):
+                how = field.metadata
+                if not how.get("effect", True) or not how.get("travels", True):
+                    assert f"{group}.{field.name}" in {*IGNORED, *FREE}, one
