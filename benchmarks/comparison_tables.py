@@ -203,11 +203,11 @@ How well methods remember, on equal terms: the same learning rates, steps, round
 for all. Where a method has weights, four values were tried, and a fifth where the best lay at the
 edge of these, on seed 10, in the first order, without augmentation, by the test scores of that
 split. The split is in no table; on real images some of its patients are. `harmony` takes the values
-of `harmony, corrected`: it was meant to have the correction, which is off since these results were
-seen; where nothing is forgotten it was tuned without. `finetune` is every method with weight 0.
-`joint` calls hospitals of earlier stages too, and so takes more steps in all; `joint, pooled` is
-central training on all images, which takes the steps of one hospital in every round, fewer in all,
-and "MB sent" of it are weights, not the images that would have to be moved.
+of `harmony, corrected`: the correction was meant to be on by default, and was switched off after
+these results; where nothing is forgotten it was tuned without. `finetune` is every method with
+weight 0. `joint` calls hospitals of earlier stages too, and so takes more steps in all;
+`joint, pooled` is central training on all images, which takes the steps of one hospital in every
+round, fewer in all, and "MB sent" of it are weights, not the images that would have to be moved.
 
 What the columns mean is in `docs/explanation/measures.md`: ± is the standard deviation over runs;
 differences and "closed" have 95 % intervals over seeds, each for itself and not corrected for how
@@ -217,10 +217,10 @@ table, so that it changes while a table grows. RBWT divides by what was learned,
 where that was next to nothing, as in the first stage of some seeds of the phantoms.
 
 Runs were made on several machines, so `s` is not to be compared: on phantom3d all but `harmony` on
-one H100 in float32, twenty at a time (torch 2.11), where nothing is twice the same, so that runs
-which are called paired hardly are. How far the same first stage differs is told below every table.
-On the shifted hippocampus `finetune`, `harmony` and most of `joint` ran on 16 CPUs side by side
-(torch 2.11), all else on 2 (torch 2.13).
+one H100 in float32, twenty at a time (torch 2.11), where no run repeats another bit for bit, so
+that runs which are called paired are so only loosely. How far the same first stage differs is told
+below every table. On the shifted hippocampus `finetune`, `harmony` and most of `joint` ran on 16
+CPUs side by side (torch 2.11), all else on 2 (torch 2.13).
 
 All of it takes some nine hours on two CPUs, as reckoned from the runs that there are. Left out for
 that are parts of methods on all but the phantom, but for those of `harmony` on the two shifted real

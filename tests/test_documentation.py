@@ -1,5 +1,6 @@
 """The documentation: what it copies is up to date; the site is built and opened in a browser."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ def test_the_page_of_settings_is_up_to_date():
     assert done.returncode == 0, done.stderr
     page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     assert page == done.stdout, f"docs/reference/settings.md is out of date: run {RENEW}"
+    elsewhere = re.findall(r"see `[^`]+`", page)
+    assert not elsewhere, "a reader of the page cannot look up what is only in the code"
 
 
 @pytest.mark.parametrize("name", ["rings", "by_patient"])

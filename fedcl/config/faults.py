@@ -22,7 +22,7 @@ class Faults:
         shape: an array of the update has another shape.
         flip: the change of the weights has the opposite sign.
         scale: the change of the weights is `factor` times as large.
-        factor: see `scale`.
+        factor: of the change with `scale`.
     """
 
     crash: Any = 0.0

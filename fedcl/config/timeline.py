@@ -33,7 +33,13 @@ class Arrivals:
             the columns site, join, leave, rejoin, ramp.
         order: who takes the places that were listed: the sites as "listed", "reversed", or
             "permuted" at random by the run's seed.
-        rounds, participation, centralised, dropout: see `Timeline`.
+        rounds: federated rounds per stage.
+        participation: who trains in a stage: "new", the sites with new cases, since they arrive,
+            get more or are back; "cumulative", all that are there; "window(k)", those that were
+            new in one of the last k stages.
+        centralised: whether one pooled site trains on the data of all that take part in a stage:
+            what federation costs can be read off. In simulation only.
+        dropout: the chance of a site to be away for a round.
         stragglers: the chance that a site's answer comes after a round's deadline; simulated.
         wait: seconds that a deployed run waits for a site at the stage in which it arrives.
     """

@@ -88,8 +88,8 @@ class ImageScenario(UnmarkedScenario):
         scores: besides Dice, IoU and HD95: some of surface_dice (within 2 mm, or pixels of
             pictures), sensitivity, specificity, cldice (of centrelines) and auc.
         shift: imaginary scanners that images are passed through, site by site.
-        cache: whether prepared images are held in "memory", or on "disk" and read as they are
-            needed; see `fedcl.data.cached`.
+        cache: whether prepared images are held in "memory", or on "disk" (in the folder
+            FEDCL_CACHE) and read as they are needed.
         cache_gb: GiB that the folder on disk may hold.
     """
 

@@ -16,8 +16,8 @@ class PartedScenario(PatientScenario):
 
     Attributes:
         root: folder of the data, for a simulation; a deployed site brings its own path.
-        splits: a file that says which cases are for training, validation and testing; see
-            `fedcl.data.splits`. Cases that it does not name are left out.
+        splits: a YAML or CSV file that says which cases are for training, validation and testing.
+            Cases that it does not name are left out.
         fold: of such a file that has several.
         assigned: the same by the names of the parts; what `splits` says takes its place.
         name_left_out: whether what lies in `root` and is of no site is told by name; `fedcl forget`
