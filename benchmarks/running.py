@@ -129,6 +129,8 @@ def write_section(name: str, text: str, page: Path = RESULTS) -> None:
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     new = f"{first}\n{text.strip()}\n{last}\n"
     before, found, rest = old.partition(first)
+    if found and last not in rest:
+        raise ValueError(f"{page}: {first} has no {last}; where the section ends is not known")
     after = rest.partition(last)[2].lstrip("\n") if found else ""
     parts = [before.rstrip("\n"), new.rstrip("\n"), after.rstrip("\n")]
     write_atomically(page, ("\n\n".join(part for part in parts if part) + "\n").encode())

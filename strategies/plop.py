@@ -70,7 +70,9 @@ class PLOP(Distilling):
             counts += torch.bincount(place, minlength=len(counts))
         edges = np.linspace(0, 1, BINS + 1)
         doubts = [
-            np.interp(self.surest * row.sum(), np.cumsum([0, *row]), edges) if row.any() else 0
+            np.interp(self.surest * row.sum(), np.cumsum([0, *row]), edges)
+            if self.surest and row.any()
+            else 0
             for row in counts.view(-1, BINS).cpu().numpy()
         ]
         return {"doubt": torch.tensor(doubts).to(part.inputs).clamp_min(self.entropy)}

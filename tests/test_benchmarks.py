@@ -19,6 +19,10 @@ def test_a_section_is_put_in_place_of_the_old_one_or_at_the_end(tmp_path: Path):
         "# Title\n\n<!-- a -->\nnew\n<!-- end of a -->\n\nAfter.\n\n"
         "<!-- b -->\nmore\n<!-- end of b -->\n"
     )
+    page.write_text("<!-- a -->\nold\n<!-- end of a-->\n\nMore.\n")
+    with pytest.raises(ValueError, match="where the section ends is not known"):
+        write_section("a", "new", page)
+    assert page.read_text().endswith("More.\n")
 
 
 @pytest.mark.slow

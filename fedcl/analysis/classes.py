@@ -49,11 +49,13 @@ def table(groups: Sequence[Group]) -> list[Row]:
 
 def _row(group: Group, score: str) -> Row:
     found = [run.results.metrics_by_class[score] for run in group.runs]
-    known = {name: [v for one in found if (v := one[name]) is not None] for name in FIGURES}
+    known = {name: [v for one in found if (v := one.get(name)) is not None] for name in FIGURES}
+    # A mean over fewer runs would look like one over all.
+    known = {name: values if len(values) == len(found) else [] for name, values in known.items()}
     return Row(
         method=group.name,
         number=class_of(score),
-        runs=len(known["avg"]),
+        runs=len(found),
         mean={name: fmean(values) if values else None for name, values in known.items()},
         std={name: stdev(values) if len(values) > 1 else None for name, values in known.items()},
     )
@@ -62,7 +64,7 @@ def _row(group: Group, score: str) -> Row:
 COLUMNS = [
     Column("class", "class", lambda row: str(row.number), "its number, background's being 0"),
     Column("strategy", "strategy", lambda row: row.method, "the method"),
-    Column("runs", "runs", lambda row: str(row.runs), "runs that have a score of it"),
+    Column("runs", "runs", lambda row: str(row.runs), "how many there are"),
     Column("avg", "AVG", lambda r: number(r.mean["avg"]), "mean of the sites seen that mark it"),
     Column("avg_std", "± AVG", lambda r: number(r.std["avg"]), "over runs"),
     Column("bwt", "BWT", lambda r: number(r.mean["bwt"]), "below 0 is forgetting of this class"),

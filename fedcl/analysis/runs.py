@@ -26,7 +26,7 @@ Of the engine it is what decides whose updates count, but for how long is waited
 """
 FREE = (
     "seed", "timeline.stages", "timeline.sites", "timeline.order", "scenario.seed",
-    "scenario.stages", "scenario.root", "strategy.teacher.file",
+    "scenario.stages", "scenario.root", "strategy.teacher.file", "privacy.seed",
 )  # fmt: skip
 """What may differ between runs of one method: repetitions, and where the data lie."""
 IGNORED = (

@@ -156,6 +156,11 @@ def _check(results: Results) -> None:
     sites, stages = results.sites, len(results.arrivals)
     if sorted(site for stage in results.arrivals for site in stage) != sorted(sites):
         raise ValueError("the arrivals are not those of the sites")
+    if any(site not in sites or len(shares) != stages for site, shares in results.presence.items()):
+        raise ValueError("presence is not of the sites and stages")
+    for name, taken in results.begun.items():
+        if not isinstance(taken["sha256"], str):
+            raise ValueError(f"begun: {name} has no digest")
     for figure in ("avg", "bwt"):
         results.metrics[figure]
     results.bytes["down"], results.bytes["up"], results.seconds["train"]
@@ -175,6 +180,8 @@ def _check_scores(matrix: Matrix, cases: Cases, sites: Sequence[str], stages: in
     if len(matrix) != stages or any(len(row) != len(sites) for row in matrix):
         raise ValueError("the matrix does not fit stages and sites")
     scores = [values for site in sites for values in cases[site].values()]
+    if not scores:
+        raise ValueError("no test case has a score")
     if any(len(values) != stages for values in scores):
         raise ValueError("not one score per case and stage")
 

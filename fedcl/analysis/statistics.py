@@ -45,8 +45,9 @@ class Line:
     Attributes:
         name: of the method.
         runs, seeds, orders: how many there are.
-        mean, std: of every figure over runs; std is the sample standard deviation, None
-            for one run; a figure that no run defines is None.
+        mean, std: of every figure; the mean over seeds of the means over their orders, and the
+            sample standard deviation over runs, None for one run. A figure that a run does not
+            define is None.
         interval: 95 % interval of AVG over seeds; None for one seed.
         spread: of AVG and of BWT, the range over orders of arrival: of the means over the seeds
             that were run in every order; None where there are no such seeds.
@@ -235,7 +236,7 @@ def _line(group: Group, joint: Sequence[Run]) -> Line:
         )
         known = [value for value in values if value is not None]
         whole = len(known) == len(values)  # a mean over fewer runs would look like one over all
-        line.mean[figure] = fmean(known) if whole else None
+        line.mean[figure] = _by_seed(runs, known) if whole else None
         line.std[figure] = stdev(known) if whole and len(known) > 1 else None
     for figure in ("avg", "bwt"):
         line.spread[figure] = _spread(runs, figure)
@@ -246,6 +247,14 @@ def _line(group: Group, joint: Sequence[Run]) -> Line:
     line.stored = fmean(sum(one.stored.values()) for one in costs)
     line.seconds = fmean(one.seconds["train"] for one in costs)
     return line
+
+
+def _by_seed(runs: Sequence[Run], values: Sequence[float]) -> float:
+    """Return the mean over seeds of the means over their orders, as intervals are around it."""
+    seeds: dict[int, list[float]] = {}
+    for run, value in zip(runs, values, strict=True):
+        seeds.setdefault(run.results.seed, []).append(value)
+    return fmean(map(fmean, seeds.values()))
 
 
 def _spread(runs: Sequence[Run], figure: str) -> float | None:

@@ -208,7 +208,8 @@ def asked_for(run_config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None
             )
         if key in SIMULATED and value:
             raise ConfigError(f"run-config: {key}: for simulations only")
-    for model in (values["model"], *values["models"].values()):
+    models = [values["model"], *dict(values["models"] or {}).values()]
+    for model in (one for one in models if isinstance(one, dict)):
         if re.fullmatch(RUN, str(model.get("weights"))):  # of an earlier run of this server
             model["weights"] = str(_runs() / model["weights"])
     values["tracking"] = {"enabled": bool(uri), "uri": uri or ""}

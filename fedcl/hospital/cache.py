@@ -33,3 +33,8 @@ class Cache:
             values.popitem(last=False)
         found: T = values[key]
         return found
+
+    def drop(self, *kinds: str) -> None:
+        """Forget all values of some kinds: they are made anew when they are asked for."""
+        for kind in kinds:
+            self._kinds.pop(kind, None)

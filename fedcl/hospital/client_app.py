@@ -98,6 +98,8 @@ def hello(cache: Cache, message: Message, context: Context) -> Message:
     try:
         job = Greeting.unpack(message.content).job
         hospital = Hospital.of(node, job, cache=cache)
+        if not simulated:
+            hospital.reread()  # it says what there is now
         if hospital.job.scenario.measures:
             return Message(_measured(hospital).pack(), reply_to=message)
         check(hospital)
@@ -265,6 +267,8 @@ def _begin(
     call = kind.unpack(message.content)
     hospital = Hospital.of(context.node_config, call.job, call.run, cache)
     torch.set_num_threads(hospital.job.learner.threads)
+    if call.data and call.data != hospital.digest():
+        hospital.reread()  # they may have been put back since
     if call.data and call.data != hospital.digest():
         raise DataError(
             f"site {hospital.site}: its data have changed since the run began; put back what it "

@@ -149,6 +149,10 @@ class Hospital:
         key = self._scenario, places, fractions, self.job.seed
         return self.cache.get("digest", key, make, most=4096)  # it is asked for in every call
 
+    def reread(self) -> None:
+        """Read its data anew when they are next asked for: they may have been changed."""
+        self.cache.drop("data", "digest", "samples", "shown", "stage")
+
     def _limited(self, name: str, share: float) -> SiteData:
         """Return the cases of one of its places, with a share of the training cases it uses."""
         path, seed = self.places[name], self.job.seed

@@ -43,14 +43,14 @@ def teacher(hospital: Hospital, call: TrainRequest, samples: Samples) -> dict[st
         return {
             "teacher": network,
             "teacher_model": kind,
-            "taught": taught(hospital, call),
             "answers": kept(partial(task.answers, network), samples),
             "views": kept(partial(view, network, kind, task), samples),
             "past": rehearsal(hospital, call, network, samples),
         }
 
     mark = call.digests.get("teacher"), str(call.shares), str(call.rehearsing), str(call.arrivals)
-    return of_stage(hospital, call).get(f"teacher of {hospital.site}", mark, make, most=1)
+    says = of_stage(hospital, call).get(f"teacher of {hospital.site}", mark, make, most=1)
+    return says | {"taught": taught(hospital, call)}
 
 
 def of_stage(hospital: Hospital, call: TrainRequest) -> Cache:
@@ -78,10 +78,10 @@ def recalled(
     """Return what the strategy makes of what the server remembers, worked out once."""
     if call.memory is None and teacher is None:
         return {}
-    job = hospital.job
+    job, sites = hospital.job, taught(hospital, call)
     marks = (call.digests.get(name, "") for name in ("memory", "teacher"))
     places = tuple(sorted(hospital.places.items()))
-    key = places, *marks, str(call.shares), str(call.rehearsing)
+    key = places, *marks, str(call.shares), str(call.rehearsing), str(sites)
 
     def make() -> Mapping[str, Tensor]:
         return job.strategy.recall(
@@ -90,7 +90,7 @@ def recalled(
                 samples=samples,
                 memory=hospital.on_device(call.memory),
                 teacher=teacher,
-                taught=taught(hospital, call),
+                taught=sites,
                 rng=torch_rng("recall", job.seed, hospital.site, call.stage),
             )
         )
@@ -135,7 +135,8 @@ def rehearsal(
     known = task.known_inputs
     if known is None:
         return None
-    *earlier, now = [[site for site in stage if site not in call.lost] for stage in call.arrivals]
+    *stages, now = call.arrivals
+    earlier = [[site for site in stage if site not in call.lost] for stage in stages]
     memory = from_record(call.memory) if call.memory is not None else {}
     teaching = hospital.job.strategy.teaching
     old = bank.read(memory, len(earlier)) if teaching is not None and teaching.bank else []

@@ -89,6 +89,11 @@ class Stage(FlowerStrategy):
         return shares, [site for site in group if site not in self.learning]
 
     @property
+    def _heard(self) -> list[str]:
+        """The sites that have delivered in this stage."""
+        return [site for stage in self.state.trained[self.number :] for site in stage]
+
+    @property
     def _validating(self) -> list[str]:
         """The sites whose data this round is about."""
         if self.config.timeline.centralised:
@@ -142,7 +147,7 @@ class Stage(FlowerStrategy):
 
     def _request(self, site: str, weights: ArrayRecord, round_: int) -> TrainRequest:
         """Return what a site is sent to train in a round, from the weights of all architectures."""
-        role = self.config.job.roles[site]
+        role, arriving = self.config.job.roles[site], self.config.timeline.stages[self.number]
         learning, rehearsing = self.data(site)
         return self.exchange.request(
             TrainRequest,
@@ -154,7 +159,7 @@ class Stage(FlowerStrategy):
             memory=self.knowledge.memory(role.model),
             shares=learning,
             rehearsing=rehearsing,
-            lost=self.lost,
+            lost=[*self.lost, *(s for s in arriving if s not in self._heard)],
             stage=self.number,
             round=round_,
             rounds=self.config.timeline.rounds,
@@ -172,7 +177,7 @@ class Stage(FlowerStrategy):
         """
         intake = self._taken_in(replies)
         updates, self.state.changes = intake.updates, intake.changes
-        heard = [site for stage in self.state.trained[self.number :] for site in stage]
+        heard = self._heard
         moved, momentum = arrays.Arrays(), arrays.Arrays()
         self.shares = {}
         for name, architecture in self.architectures.items():

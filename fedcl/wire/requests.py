@@ -129,7 +129,8 @@ class TrainRequest(Request):
         digests: of teacher and memory, where there are any, whether they are sent or not.
         keep: which of them will be asked for again.
         needed: versions of the site's own state that may be: those at the ends of stages.
-        lost: the sites of earlier stages that have never delivered anything.
+        lost: the sites of earlier stages that have never delivered anything, and those of this one
+            that have not by now.
         shares: the sites to train on, this one or those of a pool, each with the share of its
             training cases that it has by now.
         rehearsing: the sites to train on by what was kept of their samples.

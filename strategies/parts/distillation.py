@@ -42,6 +42,10 @@ class Teacher:
                     f"strategy.teacher.{key}: only teacher.refresh={user} uses it, not "
                     f"{self.refresh}"
                 )
+        if self.refresh == "ema" and self.decay == 1:
+            raise ConfigError(
+                "strategy.teacher.decay: with 1 the average never moves; take refresh=stage"
+            )
 
     @property
     def teaching(self) -> Teaching:

@@ -67,6 +67,16 @@ def test_ravg_is_of_all_runs_of_a_row_or_not_given():
     assert lines["joint"].mean["ravg"] == pytest.approx(1)
 
 
+def test_avg_lies_in_the_middle_of_its_interval_however_many_orders_a_seed_has():
+    orders = [("A", "B"), ("B", "A")]
+    runs = [run(seed=0, arrivals=order, last=(0.9, 0.9)) for order in orders]
+    runs += [run(seed=n, last=(0.6, 0.6 + n / 100)) for n in range(1, 4)]
+    (line,) = table([Group("ted", runs)], "ted")
+    assert line.interval is not None
+    assert line.mean["avg"] == pytest.approx(sum(line.interval) / 2)
+    assert line.mean["avg"] == pytest.approx((0.9 + 0.605 + 0.61 + 0.615) / 4)
+
+
 def test_ravg_is_the_mean_of_the_ratios_to_joint():
     assert ravg(run(last=(0.4, 0.6)), run(last=(0.8, 0.9))) == pytest.approx((0.5 + 2 / 3) / 2)
     assert ravg(run(last=(0.4, 0.6)), run(last=(0.0, 0.9))) == pytest.approx(2 / 3)

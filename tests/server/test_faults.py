@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Message
 
 from fedcl.config.groups import Engine
 from fedcl.config.schema import Config
@@ -16,6 +17,7 @@ from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
 from fedcl.server.state import State
 from fedcl.wire.local_grid import InProcessGrid
+from fedcl.wire.requests import TrainRequest
 from tests.servers import config, serve
 
 SPOILT = {
@@ -85,6 +87,31 @@ def test_second_moments_without_measure_spoil_a_round_as_weights_do(tmp_path: Pa
     assert all(np.isfinite(one).all() for one in momentum) and server.state.shut_out == []
     (failure,) = outcome(settings, server.state).values()["failures"]
     assert (failure["site"], failure["round"]) == ("D", 3) and "not finite" in failure["reason"]
+
+
+class Listening(InProcessGrid):
+    """Keeps whom the hospitals of each round take for not heard."""
+
+    lost: dict[int, list[str]]
+
+    def _send(self, messages: list[Message]) -> None:
+        for message in messages:
+            if message.metadata.message_type == TrainRequest.TYPE:
+                call = TrainRequest.unpack(message.content)
+                self.lost[call.round] = call.lost
+        super()._send(messages)
+
+
+def test_who_has_not_delivered_has_taught_nothing(tmp_path: Path):
+    nodes: list[dict] = [{"site": site, "state-path": str(tmp_path / site)} for site in "ABCDEF"]
+    nodes[3] |= {"spoil": "nan", "bad-round": 3}
+    grid = Listening("tests.apps:rogue", nodes)
+    grid.lost = {}
+    settings = config("strategy=lwf", "strategy.teacher.refresh=round")
+    server = Server(grid, settings, Checkpoint(tmp_path / "checkpoint"))
+    server.run(server.meet(), Clock())
+    said = [set(grid.lost[round_]) for round_ in range(1, 7)]
+    assert said == [{*"AB"}, set(), {*"CD"}, {"D"}, {*"EF"}, set()]
 
 
 def test_a_cohort_of_one_that_fails_stops_the_run(tmp_path: Path):

@@ -202,6 +202,8 @@ def test_plop_is_as_sure_of_a_class_as_the_teachers_median(surest: float, entrop
         assert found[number] == pytest.approx(max(own, entropy), abs=0.003)
     assert found[2] == pytest.approx(entropy), "which the teacher never answers"
     assert dict(make("plop").recall(replace(summary, teacher=None))) == {}
+    unsure = replace(summary, samples=Stacked(images / 50, labels))
+    assert not make("plop", surest=0, entropy=0).recall(unsure)["doubt"].any()
 
 
 @pytest.mark.parametrize("name", ["mib", "plop"])
