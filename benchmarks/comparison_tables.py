@@ -1,14 +1,18 @@
 """The tables of the comparison: in RESULTS.md, the README and the pages on methods."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from benchmarks.methods import METHODS
 from benchmarks.plan import AUGMENTS, Work, average, words
 from benchmarks.running import ROOT, write_section
+from fedcl.analysis import classes
 from fedcl.analysis.columns import piped
-from fedcl.analysis.statistics import table
-from fedcl.analysis.tables import paper
+from fedcl.analysis.runs import Group, Run
+from fedcl.analysis.statistics import apart, table
+from fedcl.analysis.tables import paper, told
+from fedcl.tasks.metrics import class_of
 
 REFERENCES = "finetune", "ted", "joint"
 """What every method's AVG is compared with; p is against the first."""
@@ -18,7 +22,9 @@ SECTIONS = (*(("methods", augment) for augment in AUGMENTS), ("parts", "none"))
 README = {"phantom": "phantom", "hippocampus, shifted": "hippocampus"}
 """The streams that are in its table, and what they are called there."""
 AGAINST = tuple(f"AVG - {name} [95 %]" for name in REFERENCES)
-KEPT = f"BWT - {REFERENCES[0]} [95 %]"
+KEPT, KEPT_BY_PARTS = (f"BWT - {name} [95 %]" for name in REFERENCES[:2])
+WHOLE = ("BWT", "RBWT", "forgetting", "plasticity", KEPT, KEPT_BY_PARTS)
+"""What says nothing of classes that come later: that one comes looks like better remembering."""
 SHORT = ("AVG", AGAINST[0], KEPT)
 WEIGHTS = "weights"
 LONG = ("AVG", "closed", *AGAINST, "BWT", KEPT, "worst site", WEIGHTS)
@@ -69,13 +75,48 @@ def rows(work: Work, part: str, augment: str) -> list[Row]:
     for reference, head in zip(REFERENCES[1:], AGAINST[1:], strict=True):
         if reference in there:
             other, against = paper(table(groups, reference), reference, "-")
-            column = {line[0]: line[other.index(head)] for line in against}
-            found = [{**row, head: column[row["strategy"]]} for row in found]
+            for one in (head, KEPT_BY_PARTS) if part == "parts" else (head,):
+                if one in other:
+                    column = {line[0]: line[other.index(one)] for line in against}
+                    found = [{**row, one: column[row["strategy"]]} for row in found]
     for row in found:
         row[WEIGHTS] = words(work.weights(row["strategy"])) or "-"
         if row["strategy"] in ALWAYS_0:
             row[KEPT] = "-"
+    if not work.stream.partial:
+        return found
+    single = by_class(groups)
+    return [
+        {head: cell for head, cell in row.items() if head not in WHOLE} | single[row["strategy"]]
+        for row in found
+    ]
+
+
+def by_class(groups: Sequence[Group]) -> dict[str, Row]:
+    """Return every method's BWT class by class, beside the first reference's."""
+    found: dict[str, Row] = {group.name: {} for group in groups}
+    single = {(row.method, row.number): row for row in classes.table(groups)}
+    for score in classes.names(groups):
+        head = f"BWT, class {class_of(score)}"
+        own = {
+            group.name: replace(group, runs=[_judged_by(score, run) for run in group.runs])
+            for group in groups
+        }
+        for name, group in own.items():
+            row = single[name, class_of(score)]
+            mean, std = row.mean["bwt"], row.std["bwt"]
+            known = mean is not None and std is not None
+            still = name in (REFERENCES[0], *ALWAYS_0)
+            beside = None if still else apart("bwt", group, own[REFERENCES[0]])
+            found[name][head] = f"{mean:+.3f} ± {std:.3f}" if known else "-"
+            found[name][f"{head} - {REFERENCES[0]} [95 %]"] = told(beside, "-")
     return found
+
+
+def _judged_by(score: str, run: Run) -> Run:
+    """Return a run whose figures are those of a class."""
+    figures = run.results.metrics_by_class[score]
+    return replace(run, results=replace(run.results, metrics=figures))
 
 
 def marked(heads: Sequence[str], lines: Sequence[Row]) -> str:
@@ -105,7 +146,8 @@ def section(work: Work, part: str, augment: str, found: Sequence[Row]) -> list[s
     title = TITLES[augment] if part == "methods" else "Parts of methods"
     names = [name for name in work.methods(part) if augment in work.augments(name)]
     if not found:
-        return [f"#### {title}", "", "**Not run yet.**", ""] * (part == "methods" and bool(names))
+        missing = part == "methods" and names
+        return [f"#### {title}", "", "**Not run yet.**", ""] if missing else []
     lines = [f"#### {title}", "", marked([*found[0]], found)]
     there = {row["strategy"] for row in found}
     lacking = [name for name in names if name not in there]
@@ -140,9 +182,12 @@ def by_seed(work: Work) -> list[str]:
         for seed in work.stream.seeds:
             found = [run.results.metrics for run in group.runs if run.results.seed == seed]
             avg, bwt = ([one[figure] for one in found] for figure in ("avg", "bwt"))
-            line[f"seed {seed}"] = f"{fmean(avg):.3f}, {fmean(bwt):+.3f}"
+            line[f"seed {seed}"] = f"{fmean(avg):.3f}"
+            if not work.stream.partial:
+                line[f"seed {seed}"] += f", {fmean(bwt):+.3f}"
         lines.append(line)
-    return ["AVG and BWT of every seed, over orders:", "", marked([*lines[0]], lines)]
+    what = "AVG" if work.stream.partial else "AVG and BWT"
+    return [f"{what} of every seed, over orders:", "", marked([*lines[0]], lines)]
 
 
 def tuning(work: Work) -> list[str]:
@@ -164,38 +209,42 @@ def tuning(work: Work) -> list[str]:
 
 def readme(found: Found) -> str:
     """Return the README's table: the methods in the order of its first stream."""
-    told: dict[str, Row] = {}
+    methods: dict[str, Row] = {}
     for stream, short in README.items():
         for row in found.get((stream, "methods", "none"), ()):
             name = row["strategy"]
-            own = told.setdefault(name, {"strategy": f"`{name}`{NOTES.get(name, '')}"})
+            own = methods.setdefault(name, {"strategy": f"`{name}`{NOTES.get(name, '')}"})
             own |= {f"{short}: {head}": row.get(head, "-") for head in SHORT}
     columns = [f"{short}: {head}" for short in README.values() for head in SHORT]
-    lines = [{**dict.fromkeys(columns, LACKING), **row} for row in told.values()]
+    lines = [{**dict.fromkeys(columns, LACKING), **row} for row in methods.values()]
     return marked(["strategy", *columns], lines)
 
 
 def measured(strategy: str, found: Found) -> str:
     """Return the tables of the page on a strategy: what it reached, and its parts."""
     lines = [MEASURED]
-    for part, heads in (("methods", ["data", "images", *LONG]), ("parts", ["data", *LONG])):
-        told = [
+    for part, heads in (
+        ("methods", ["data", "images", *LONG]),
+        ("parts", ["data", *LONG, KEPT_BY_PARTS]),
+    ):
+        own = [
             {**row, "data": stream, "images": IMAGES[augment]}
             for (stream, of, augment), table in found.items()
             for row in table
             if of == part and METHODS[row["strategy"]].strategy == strategy
         ]
-        several = {row["strategy"] for row in told} != {strategy}
-        if told and (several or part == "methods"):
-            lines.append(marked(["strategy"] * several + heads, told))
+        several = {row["strategy"] for row in own} != {strategy}
+        if own and (several or part == "methods"):
+            lines.append(marked([*(["strategy"] if several else []), *heads], own))
     return "\n".join(lines) if len(lines) > 1 else "Nothing of it is complete yet."
 
 
 MEASURED = """\
 On equal terms with all other methods: ten runs each (five seeds, two orders of arrival), ± is their
 standard deviation, brackets hold 95 % intervals over seeds. Weights were tuned for each stream, and
-are not the defaults everywhere. How that was done: [](how_it_was_measured.md); all methods and
-columns: `benchmarks/RESULTS.md`.
+are not the defaults everywhere. Where sites mark different classes BWT is told class by class, in
+`benchmarks/RESULTS.md`, which has all methods and columns. How all was done:
+[](how_it_was_measured.md).
 """
 ABOUT = """## comparison
 
@@ -214,7 +263,9 @@ differences and "closed" have 95 % intervals over seeds, each for itself and not
 many there are; on real images the seeds are splits of the same patients, and intervals too narrow
 for others. p is Wilcoxon's test over test cases given these trained models, Holm-corrected within a
 table, so that it changes while a table grows. RBWT divides by what was learned, and says nothing
-where that was next to nothing, as in the first stage of some seeds of the phantoms.
+where that was next to nothing, as in the first stage of some seeds of the phantoms. Where sites
+mark different classes, BWT is told class by class, over the sites that mark it: in the mean over
+classes the arrival of one looks like remembering.
 
 Runs were made on several machines, so `s` is not to be compared: on phantom3d all but `harmony` on
 one H100 in float32, twenty at a time (torch 2.11), where no run repeats another bit for bit, so

@@ -44,6 +44,11 @@ class Stream:
     needs: str | None = None
 
     @property
+    def partial(self) -> bool:
+        """Whether sites mark different classes."""
+        return any("scenario.unmarked." in one for one in self.overrides)
+
+    @property
     def there(self) -> bool:
         """Whether its data are there."""
         return self.needs is None or (ROOT / self.needs).is_dir()

@@ -1,6 +1,6 @@
 """Published tables: what a paper runs, what it reports of it, and our runs set beside that."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, stdev
@@ -12,7 +12,7 @@ from fedcl.analysis.runs import Group, Run
 from fedcl.analysis.statistics import Line, table
 from fedcl.analysis.tables import HELP, tabular, told
 from fedcl.config.hydra import CONF
-from fedcl.errors import ConfigError
+from fedcl.errors import ConfigError, some_of
 from fedcl.server.metrics import title_of
 from fedcl.settings import closest, parse, setting
 
@@ -61,6 +61,7 @@ class Paper:
         seeds: with which it is run.
         reference: the row that others are tested against.
         holds_for: settings that the published numbers are of, where there are others.
+        sites: that they are of; empty where there are none.
         notes: what a reader must know to compare.
         rows: by their names; RAVG refers to `joint`.
         variants: such as networks that are compared; each has the rows of `each` and is a table of
@@ -74,6 +75,7 @@ class Paper:
     seeds: list[int] = setting(factory=list, low=0)
     reference: str = ""
     holds_for: list[str] = setting(factory=list)
+    sites: list[str] = setting(factory=list)
     notes: list[str] = setting(factory=list)
     rows: dict[str, Row] = setting(factory=dict)
     variants: dict[str, Row] = setting(factory=dict)
@@ -102,9 +104,23 @@ class Paper:
         given = dict(one.partition("=")[::2] for one in overrides)
         other = [key for key, value in held.items() if given.get(key, value) != value]
         notes = [*self.notes, f"run with {', '.join(overrides)}"]
-        if not other:
-            return replace(self, notes=notes)
-        notes.append(f"published numbers are left out: they are of {', '.join(self.holds_for)}")
+        told = replace(self, notes=notes)
+        return told._alone(", ".join(self.holds_for)) if other else told
+
+    def run_at(self, sites: Collection[str]) -> "Paper":
+        """Return the table as it is when its runs have these sites, likewise."""
+        there = {*sites}
+        return (
+            self
+            if there == {*self.sites} or not self.sites
+            else self._alone(f"{some_of(self.sites)}; these runs are of {some_of(sorted(there))}")
+        )
+
+    def _alone(self, held: str) -> "Paper":
+        """Return the table without the published numbers, which are of something else."""
+        if not any(row.published for row in self.rows.values()):
+            return self
+        notes = [*self.notes, f"published numbers are left out: they are of {held}"]
         rows = {name: replace(row, published={}) for name, row in self.rows.items()}
         return replace(self, notes=notes, rows=rows)
 

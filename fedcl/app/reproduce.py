@@ -69,10 +69,10 @@ def reproduce(
             f"{', '.join(paper.rows)}"
         )
     _settable(overrides)
-    asked = {*only, *(paper.rows[row].teacher for row in only)}
+    wanted = {*only, *(paper.rows[row].teacher for row in only)} or {*paper.rows}
     chosen = list(dict.fromkeys(seeds or paper.seeds))
-    planned = list(product(chosen, paper.rows))
-    for number, (seed, row) in enumerate(planned, start=1):
+    asked = list(product(chosen, [row for row in paper.rows if row in wanted]))
+    for seed, row in product(chosen, paper.rows):
         folder, teacher = _folder(out, row, seed), paper.rows[row].teacher
         command = [
             f"protocol={paper.protocol}",
@@ -85,8 +85,9 @@ def reproduce(
         if _complete(folder):
             changes(command)(stored(folder))  # which the table shows, whether asked for or not
             console.print(f"{folder} is complete already", markup=False, soft_wrap=True)
-        elif not only or row in asked:
-            console.rule(f"{row}, seed {seed} ({number} of {len(planned)})")
+        elif (seed, row) in asked:
+            place = asked.index((seed, row)) + 1
+            console.rule(f"{row}, seed {seed} ({place} of {len(asked)})")
             key = "run.resume" if holds_run(folder) else "run.dir"
             code = run([*command, f"{key}={_quoted(folder)}"])
             if code:
@@ -140,6 +141,7 @@ def _write(paper: published.Paper, out: Path, seeds: Sequence[int]) -> None:
         else:
             lacking.append(row)
     notes = [f"not run, or not complete: {', '.join(lacking)}"] if lacking else []
+    paper = paper.run_at({site for one in groups for run in one.runs for site in run.results.sites})
     found = published.entries(paper, groups)
     draw = _fields if found[0].runs[0].results.case == "frame" else _images
     with console.status("asking the models about test cases"):

@@ -104,6 +104,18 @@ def test_published_numbers_of_another_setting_are_left_out(target: str, shown: i
     assert any("are left out" in note for note in one.notes) == (shown == 0)
 
 
+def test_published_numbers_of_other_sites_are_left_out():
+    whole = paper("ted_prostate")
+    assert whole.run_at(whole.sites[::-1]) is whole
+    fewer = whole.run_at(["RUNMC", "bmc"])
+    assert not any(row.published for row in fewer.rows.values())
+    assert fewer.notes[-1] == (
+        "published numbers are left out: they are of RUNMC, BMC, I2CVB, UCL, BIDMC, HK; these runs "
+        "are of RUNMC, bmc"
+    )
+    assert paper("tkrl_prostate").run_at(["A"]) == paper("tkrl_prostate"), "none are known"
+
+
 def test_every_figure_that_a_row_has_has_a_panel_and_published_numbers_a_mark():
     found = entries(PAPER, groups())
     drawn = {axes.get_title(): axes for axes in panels(found, "A table").axes if axes.axison}
