@@ -273,11 +273,16 @@ that runs which are called paired are so only loosely. How far the same first st
 below every table. On the shifted hippocampus `finetune`, `harmony` and most of `joint` ran on 16
 CPUs side by side (torch 2.11), all else on 2 (torch 2.13).
 
-All of it takes some nine hours on two CPUs, as reckoned from the runs that there are. Left out for
-that are parts of methods on all but the phantom, but for those of `harmony` on the two shifted real
-streams; on all but the phantom `mas`, `fedprox`, `plop`, `mib`, `replay` and `individual`, unless
-made for what a stream shows. Where nothing is forgotten only four methods are run, and nobody's
-images varied; where labels are partial everybody's are varied for those four alone.
+All of it takes some nine hours on two CPUs, as reckoned from the runs that there are. What was left
+out for that:
+
+- Parts of methods are run on the phantom; on the shifted real streams those of `harmony` alone.
+- `mas`, `fedprox` and `replay` are run on the phantom alone; `plop`, `mib` and `individual` there
+  and where labels are partial, which the first two are made for.
+- Where labels are partial everybody's images are varied for `finetune`, `joint`, `ted` and
+  `harmony` alone. On the two real streams as they came these four are all that is run, and nobody's
+  images are varied.
+
 `benchmarks/comparison.tar.xz` holds what every run left.
 Regenerate with `python -m benchmarks.comparison --lanes 2`.
 """

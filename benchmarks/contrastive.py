@@ -123,8 +123,7 @@ no table; the others are the published ones.
 
 What it says: with three seeds nothing is told apart, not even the teacher from the student alone.
 After a short training the student has more with all scales in each of the three seeds, with every
-single scale in two of them; in the mean that is a third of the distance to the teacher, not half of
-it. A student that
+single scale in two of them, in the mean less than half of what the teacher has more. A student that
 trains long is as good as the teacher on this phantom, and nothing is left to be gained. Tried
 besides, on one or two seeds each and in no table: batch for instance normalisation, `strength=0.5`,
 8 to 24 patients, 96 to 400 steps, rates of 0.001 and 0.005, a teacher of A and D for B and C: less

@@ -112,11 +112,11 @@ STREAMS = {
         needs=relpath(HIPPOCAMPUS, ROOT),
     ),
     "sunnybrook": Stream(
-        CARDIAC, COHORTS, "The same slices as they came: nothing is forgotten.", only=FEW,
+        CARDIAC, COHORTS, "The same slices as they came.", only=FEW,
         varied=(), needs=relpath(SUNNYBROOK, ROOT),
     ),
     "hippocampus": Stream(
-        VOLUMES, FOUR, "The same volumes as they came: nothing is forgotten.", only=FEW,
+        VOLUMES, FOUR, "The same volumes as they came.", only=FEW,
         varied=(), needs=relpath(HIPPOCAMPUS, ROOT),
     ),
 }  # fmt: skip

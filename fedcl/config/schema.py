@@ -69,7 +69,8 @@ class Config:
         for site in timeline.sites:
             if site not in there:
                 listed = site in groups.timeline.sites
-                key = f"timeline.sites.{site}" if listed else "timeline.stages"
+                given = "scenario" if groups.timeline.stages is None else "timeline"
+                key = f"timeline.sites.{site}" if listed else f"{given}.stages"
                 raise ConfigError(
                     f"{key}: {name_of(scenario)} has no site {site!r}{closest(site, there)}; "
                     f"there are: {some_of(there)}"

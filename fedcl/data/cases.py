@@ -164,10 +164,12 @@ def split(cases: Sequence[Case], site: str, val: float, test: float, seed: int) 
     total = len(cases)
     n_val, n_test = max(1, round(val * total)), max(1, round(test * total))
     if total - n_val - n_test < 1:
-        raise DataError(
-            f"site {site}: {total} patients are too few to split into train, val and test "
-            f"(val={val}, test={test}); at least 3 are needed"
-        )
+        images = sum(len(case.scans) for case in cases)
+        what = f"site {site}: {total} patients are too few to split into train, val and test"
+        advice = "at least 3 are needed, else leave the site out of timeline.stages"
+        if total < 3 <= images:
+            advice += f" (they have {images} images: does scenario.patient mix patients up?)"
+        raise DataError(f"{what} (val={val}, test={test}); {advice}")
     order = numpy_rng("split", seed, site).permutation(total)
     parts = (order[n_val + n_test :], order[:n_val], order[n_val : n_val + n_test])
     train, validation, testing = (tuple(cases[i] for i in sorted(part)) for part in parts)
@@ -194,8 +196,9 @@ def _official(cases: Sequence[Case], site: str, val: float, test: float, seed: i
     empty = [name for name, part in parts.items() if not part]
     if empty:
         raise DataError(
-            f"site {site}: by the given split there is no patient for {', '.join(empty)}, and "
-            f"{len(cases)} in all are too few to draw one"
+            f"site {site}: by the given split there is no patient for {', '.join(empty)} among "
+            f"its {len(cases)}, and none can be drawn from those for training; leave the site out "
+            "of timeline.stages, or give another split"
         )
     train, validation, testing = (tuple(part) for part in parts.values())
     return SiteData(train, validation, testing, tuple(notes))

@@ -344,8 +344,8 @@ LOOKS = 4
 
 
 def _look(case: Case, dims: int) -> Look:
-    """Return what a person is shown of a case: its first scan, channel 0."""
-    scan = case.scans[0]
+    """Return what a person is shown of a case: the scan with most marked voxels, channel 0."""
+    scan = max(case.scans, key=lambda one: sum(one.counts.classes[1:]))
     image, labels = scan.content.image()[0], scan.content.labels()
     marked = labels.where(labels != IGNORED, 0) > 0
     size = [

@@ -55,6 +55,8 @@ def asking(uri: str, key: str, hint: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # who knows what answers there, and in what way it fails
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, requests.ConnectionError):  # of which it says a paragraph
+            reason = "no connection"
         raise ConfigError(f"{key}: MLflow does not answer at {uri} ({reason}){hint}") from error
 
 
