@@ -17,6 +17,9 @@ from fedcl.data.labels import IGNORED, Labels
 from fedcl.data.nifti import LIMIT
 from fedcl.data.notes import Notes
 
+PLAUSIBLE = 0.05, 20.0
+"""Sizes of a voxel in mm that medical images have."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -242,6 +245,10 @@ def read_image(site: str, file: Path, notes: Notes, frame: int | None = None) ->
         return np.moveaxis(pictures.channels(image), 0, -1).swapaxes(0, 1)[:, :, None]
 
     array, grid = _read(site, file, (2, 3, 4), notes, picture)
+    sizes = [size for size, n in zip(grid.spacing or (), grid.shape, strict=False) if n > 1]
+    if not all(PLAUSIBLE[0] <= size <= PLAUSIBLE[1] for size in sizes):
+        what = "voxels of a size that is hardly one in mm (look at the unit that the file gives)"
+        notes.add(what, f"{file.name} {' x '.join(f'{size:.3g}' for size in sizes)}")
     if array.ndim == 3:
         array = array[..., None]
     if frame is not None:

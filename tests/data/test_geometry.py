@@ -205,6 +205,15 @@ def test_a_unit_that_is_not_given_is_told(tmp_path: Path):
     ]
 
 
+def test_a_size_that_no_voxel_has_is_told(tmp_path: Path):
+    for kind in ("images", "masks"):
+        nifti(tmp_path / kind / "p.nii", np.eye(8, dtype=np.uint8)[..., None], RAS, "meter")
+    assert told(folder(), tmp_path) == [
+        "voxels of a size that is hardly one in mm (look at the unit that the file gives): "
+        "p.nii 1.5e+03 x 2e+03"
+    ]
+
+
 def test_one_patient_has_one_spacing(tmp_path: Path):
     for name, size in (("p-1", 4.0), ("p-2", 5.0)):
         for kind in ("images", "masks"):
