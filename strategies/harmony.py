@@ -15,7 +15,7 @@ from fedcl.settings import setting
 from fedcl.tasks.segmentation import Segmentation
 from strategies.parts import appearance
 from strategies.parts.anatomy import organs, places, reshape
-from strategies.parts.distillation import Archiving, drawn, hospitals, soft_cross_entropy
+from strategies.parts.distillation import Archiving, drawn, hospitals, unbiased_cross_entropy
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Harmony(Archiving):
     intensities so that, over all of one's images, each of these regions has the mean it has there:
     one smooth curve, inversions included, that may change slowly with position, as coils have it
     (`strategies.parts.appearance.curves`). It sees no label, so none shows in H(x). Image and label
-    are moved and scaled as organs lie there. Some steps of gradient descent can correct the curve
-    where the teacher q, which stays as it is, is wrong about it: that has gained nothing.
+    are moved and scaled as organs lie there. Gradient descent can correct the curve where the
+    teacher q is wrong about it: no gain. What q was never taught counts as background (MiB).
 
     Attributes:
         kd: weight of the teacher's answers on harmonised images.
@@ -62,7 +62,8 @@ class Harmony(Archiving):
         if self.shape and not step.task.candidates:  # of sites that mark other organs, no place
             images, labels = reshape(images, labels, old["place"], old["organ"][:, 0] > 0, step.rng)
         logits = step.probe(images)
-        terms = {"kd": self.kd * soft_cross_entropy(logits, step.ask_teacher(images))}
+        unknown, answers = step.task.unknown(step.taught), step.ask_teacher(images)
+        terms = {"kd": self.kd * unbiased_cross_entropy(logits, answers, unknown)}
         if self.seg:
             terms["harmonised"] = self.seg * step.task.loss(logits, labels)
         return terms

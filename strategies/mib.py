@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from fedcl.errors import ConfigError
@@ -10,7 +9,7 @@ from fedcl.learning.step import Step
 from fedcl.models.base import Model
 from fedcl.tasks.segmentation import Segmentation
 from strategies.lwf import LwF
-from strategies.parts.distillation import soft_cross_entropy
+from strategies.parts.distillation import unbiased_cross_entropy
 
 
 @dataclass
@@ -35,10 +34,9 @@ class MiB(LwF):
             return super().objective(step)
         assert isinstance(step.task, Segmentation)
         added = step.task.unknown(step.taught)
-        known, answers = as_background(step.outputs, added), merged(step.teacher_answers, added)
         return {
             "seg": replace(step.task, naive=False).loss(step.outputs, step.targets),
-            "kd": self.kd * soft_cross_entropy(known, answers),
+            "kd": self.kd * unbiased_cross_entropy(step.outputs, step.teacher_answers, added),
         }
 
     def check(self, task: Segmentation, model: Model) -> None:
@@ -49,28 +47,3 @@ class MiB(LwF):
                 "take dice_ce"
             )
         super().check(task, model)
-
-
-def as_background(logits: Tensor, classes: list[int]) -> Tensor:
-    """Return logits by which background has taken over the probability of `classes`.
-
-    Args:
-        logits: shape (B, K, H, W), background first.
-        classes: of them, without 0.
-    """
-    if not classes:
-        return logits
-    merged = logits.clone()
-    merged[:, 0] = torch.logsumexp(logits[:, [0, *classes]], dim=1)
-    merged[:, classes] = -1e4  # probability 0, and finite where it is multiplied by 0
-    return merged
-
-
-def merged(q: Tensor, classes: list[int]) -> Tensor:
-    """Return probabilities, those of `classes` background's; see `as_background`."""
-    if not classes:
-        return q
-    answers = q.clone()
-    answers[:, 0] += answers[:, classes].sum(dim=1)
-    answers[:, classes] = 0
-    return answers

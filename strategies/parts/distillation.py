@@ -144,3 +144,41 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         target: the probabilities q, same shape.
     """
     return F.cross_entropy(logits, target)
+
+
+def unbiased_cross_entropy(logits: Tensor, target: Tensor, unknown: Sequence[int]) -> Tensor:
+    """CE(q, p) with what the teacher does not know counted as background (Cermelli et al., 2020).
+
+    What it calls background may be one of these classes: else learning them would be held back.
+
+    Args:
+        logits: see `soft_cross_entropy`.
+        target: likewise.
+        unknown: classes that the teacher has never been taught, without 0.
+    """
+    return soft_cross_entropy(as_background(logits, unknown), merged(target, unknown))
+
+
+def as_background(logits: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return logits by which background has taken over the probability of `classes`.
+
+    Args:
+        logits: shape (B, K, H, W), background first.
+        classes: of them, without 0.
+    """
+    if not classes:
+        return logits
+    merged = logits.clone()
+    merged[:, 0] = torch.logsumexp(logits[:, [0, *classes]], dim=1)
+    merged[:, classes] = -1e4  # probability 0, and finite where it is multiplied by 0
+    return merged
+
+
+def merged(q: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return probabilities, those of `classes` background's; see `as_background`."""
+    if not classes:
+        return q
+    answers = q.clone()
+    answers[:, 0] += answers[:, classes].sum(dim=1)
+    answers[:, classes] = 0
+    return answers

@@ -227,6 +227,22 @@ def test_terms_and_switches():
     assert plain.student.shown[-1].equal(images)
 
 
+def test_what_the_old_model_was_never_taught_counts_as_background():
+    task = Segmentation(1, 3, unmarked={"A": (2,), "B": (1,)}, candidates=((0, 1), (0, 2)))
+    p, q = (
+        torch.tensor(one).log().reshape(1, 3, 1, 1).expand(-1, -1, 4, 4)
+        for one in ([0.5, 0.3, 0.2], [0.6, 0.3, 0.1])
+    )
+    given = dict(inputs=torch.zeros(1, 1, 4, 4), targets=torch.full((1, 1, 4, 4), -1), task=task)
+    here = step(p, q, **given, memory={"0/A/left": torch.zeros(1)})
+    strategy = make("harmony", kd=2.0, look=False)
+    new = strategy.distil(replace(here, taught=["A"]))["kd"].item()
+    assert new == pytest.approx(-2 * (0.7 * np.log(0.7) + 0.3 * np.log(0.3)), rel=1e-4)
+    known = strategy.distil(replace(here, taught=["A", "B"]))["kd"].item()
+    whole = 0.6 * np.log(0.5) + 0.3 * np.log(0.3) + 0.1 * np.log(0.2)
+    assert known == pytest.approx(-2 * whole, rel=1e-4)
+
+
 @pytest.mark.parametrize("labels", [0, 1, -1])
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 2, 4, 6, 8)])
 def test_what_tells_nothing_is_borne(shape: tuple[int, ...], labels: int):

@@ -16,7 +16,7 @@ from fedcl.registry import MODEL
 from fedcl.tasks.losses import marginal_loss
 from fedcl.tasks.segmentation import Segmentation
 from fedcl.timeline import Timeline
-from strategies.mib import as_background, merged
+from strategies.parts.distillation import as_background, merged
 from tests.small import Fixed, Whole, logits, make, step
 from tests.summaries import Line, past
 
