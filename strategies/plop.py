@@ -28,15 +28,14 @@ class PLOP(Distilling):
     - L_pod ("local POD"), mean over scales: the squared distance between the student's and the
       teacher's embedding of a feature map; that joins, for every number s of windows, the map
       averaged over s windows along each axis by itself, and is scaled to length 1.
-    - Pseudo-labels: what a site does not mark (scenario.unmarked) takes the teacher's class where
-      the entropy of its answer, a share of the largest possible, is below a threshold: `entropy`
-      or, if larger, the quantile `surest`, by default the median, of the entropies with which it
-      answers that class on the site's images.
+    - Pseudo-labels: what a site does not mark (scenario.unmarked) takes the teacher's class where the
+      entropy of its answer, a share of the largest possible, is below a threshold: `entropy` or, if
+      larger, the quantile `surest` of those with which it answers that class on the site's images.
 
     Attributes:
         pod: weight of the feature term.
         windows: numbers of windows, 1 being the whole map.
-        surest: share of the teacher's answers of a class that become labels.
+        surest: share of the teacher's answers of a class that become labels, by default half.
         entropy: what counts as sure in any case; with `surest=0`, 0 for no pseudo-labels.
     """
 
@@ -70,9 +69,7 @@ class PLOP(Distilling):
             counts += torch.bincount(place, minlength=len(counts))
         edges = np.linspace(0, 1, BINS + 1)
         doubts = [
-            np.interp(self.surest * row.sum(), np.cumsum([0, *row]), edges)
-            if self.surest and row.any()
-            else 0
+            np.interp(sure, np.cumsum([0, *row]), edges) if (sure := self.surest * row.sum()) else 0
             for row in counts.view(-1, BINS).cpu().numpy()
         ]
         return {"doubt": torch.tensor(doubts).to(part.inputs).clamp_min(self.entropy)}

@@ -149,7 +149,7 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
     if type(error).__name__ in ("LexerNoViableAltException", "OverrideParseException"):
         what = text.partition(" See https")[0].removeprefix("LexerNoViableAltException: ")
         return (
-            f"{what.rstrip(' ^')}: not understood; quote a value with special characters once for "
+            f"{what.rstrip(' ^').removeprefix('++')}: not understood; quote a value with special characters once for "
             "the shell and once for Hydra: \"key='value'\", in a list every name: "
             "\"key=[['a b'],[c]]\""
         )
@@ -162,7 +162,10 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
     except Exception:  # the groups themselves are wrong: the default ones have keys as well
         keys = _keys(_compose([]))
     if override[1] in keys:
-        return f"{override[1]}: one of its entries is new; add it by +{override[1]}.NAME=VALUE"
+        return (
+            f"{override[1]}: one of its entries is new; add it by +{override[1]}.NAME=VALUE, or give "
+            f"others in place of all by ~{override[1]} +{override[1]}=..."
+        )
     group = override[1].partition(".")[0]
     new = f"; a setting that the YAML of a plug-in leaves out is given as +{override[1]}=VALUE"
     own = new * (group in {kind.key for kind in KINDS})
