@@ -28,8 +28,8 @@ class PLOP(Distilling):
     - L_pod ("local POD"), mean over scales: the squared distance between the student's and the
       teacher's embedding of a feature map; that joins, for every number s of windows, the map
       averaged over s windows along each axis by itself, and is scaled to length 1.
-    - Pseudo-labels: what a site does not mark (scenario.unmarked) takes the teacher's class where the
-      entropy of its answer, a share of the largest possible, is below a threshold: `entropy` or, if
+    - Pseudo-labels: what a site does not mark (scenario.unmarked) takes the teacher's class where
+      its answer's entropy, a share of the largest possible, is below a threshold: `entropy` or, if
       larger, the quantile `surest` of those with which it answers that class on the site's images.
 
     Attributes:

@@ -49,9 +49,8 @@ class Souvenir(Archiving):
 
     def check(self, task: Segmentation, model: Model) -> None:
         """Raise `ConfigError` where voxels may have no class: regions are told by them."""
-        for key, asked in (("ignore", task.ignores), ("unmarked", task.candidates)):
-            if asked:
-                raise ConfigError(f"scenario.{key}: souvenir needs the class of every voxel")
+        if key := "ignore" if task.ignores else "unmarked" if task.candidates else "":
+            raise ConfigError(f"scenario.{key}: souvenir needs the class of every voxel")
 
     def distil(self, step: Step) -> dict[str, Tensor]:
         """Return both terms on restaged images."""

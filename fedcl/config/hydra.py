@@ -148,8 +148,9 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
     text = " ".join(str(error).split()).partition(" Config search path:")[0]
     if type(error).__name__ in ("LexerNoViableAltException", "OverrideParseException"):
         what = text.partition(" See https")[0].removeprefix("LexerNoViableAltException: ")
+        what = what.rstrip(" ^").removeprefix("++")  # which settings by site are given
         return (
-            f"{what.rstrip(' ^').removeprefix('++')}: not understood; quote a value with special characters once for "
+            f"{what}: not understood; quote a value with special characters once for "
             "the shell and once for Hydra: \"key='value'\", in a list every name: "
             "\"key=[['a b'],[c]]\""
         )
@@ -163,8 +164,8 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
         keys = _keys(_compose([]))
     if override[1] in keys:
         return (
-            f"{override[1]}: one of its entries is new; add it by +{override[1]}.NAME=VALUE, or give "
-            f"others in place of all by ~{override[1]} +{override[1]}=..."
+            f"{override[1]}: one of its entries is new; add it by +{override[1]}.NAME=VALUE, or "
+            f"give others in place of all by ~{override[1]} +{override[1]}=..."
         )
     group = override[1].partition(".")[0]
     new = f"; a setting that the YAML of a plug-in leaves out is given as +{override[1]}=VALUE"
