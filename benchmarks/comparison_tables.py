@@ -253,10 +253,11 @@ for all. Where a method has weights, four values were tried, and a fifth where t
 edge of these, on seed 10, in the first order, without augmentation, by the test scores of that
 split. The split is in no table; on real images some of its patients are. `harmony` takes the values
 of `harmony, corrected`: the correction was meant to be on by default, and was switched off after
-these results; where nothing is forgotten it was tuned without. `finetune` is every method with
-weight 0. `joint` calls hospitals of earlier stages too, and so takes more steps in all;
-`joint, pooled` is central training on all images, which takes the steps of one hospital in every
-round, fewer in all, and "MB sent" of it are weights, not the images that would have to be moved.
+these results; where labels are partial, and on images as they came, it was tuned without.
+`finetune` is every method with weight 0. `joint` calls hospitals of earlier stages too, and so
+takes more steps in all; `joint, pooled` is central training on all images, which takes the steps of
+one hospital in every round, fewer in all, and "MB sent" of it are weights, not the images that
+would have to be moved.
 
 What the columns mean is in `docs/explanation/measures.md`: ± is the standard deviation over runs;
 differences and "closed" have 95 % intervals over seeds, each for itself and not corrected for how

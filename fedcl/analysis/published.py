@@ -109,12 +109,9 @@ class Paper:
 
     def run_at(self, sites: Collection[str]) -> "Paper":
         """Return the table as it is when its runs have these sites, likewise."""
-        there = {*sites}
-        return (
-            self
-            if there == {*self.sites} or not self.sites
-            else self._alone(f"{some_of(self.sites)}; these runs are of {some_of(sorted(there))}")
-        )
+        if not self.sites or {*sites} == {*self.sites}:
+            return self
+        return self._alone(f"{some_of(self.sites)}; these runs are of {some_of(sorted(sites))}")
 
     def _alone(self, held: str) -> "Paper":
         """Return the table without the published numbers, which are of something else."""

@@ -86,7 +86,7 @@ class OnDisk:
         try:
             return self._read(name, box)
         except (OSError, SafetensorError) as error:
-            _say_lost(self.file, str(error))
+            _say_lost(self.file, type(error).__name__)
             scans, _ = self.again()
         return made(scans[int(self.prefix[:-1])].content)
 

@@ -9,6 +9,7 @@ from fedcl.config.schema import Config
 from fedcl.errors import RunError, one_line
 from fedcl.server.roster import Roster
 from fedcl.server.state import State
+from fedcl.wire import limits
 from fedcl.wire.fields import MalformedError
 from fedcl.wire.forgetting import ForgetRequest, Kept
 
@@ -87,7 +88,7 @@ class Hospitals:
         for reply in replies:
             try:
                 answer: Kept | str = (
-                    one_line(reply.error.reason or f"error {reply.error.code}")
+                    one_line(limits.told(reply.error))
                     if reply.has_error()
                     else Kept.unpack(reply.content)
                 )
