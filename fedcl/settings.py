@@ -102,6 +102,20 @@ def without_effect(settings: Any) -> list[str]:
     return [field.name for field in fields if not field.metadata.get("effect", True)]
 
 
+def free(settings: Any, key: str) -> Iterator[str]:
+    """Yield the dotted keys of what never leaves this machine, or changes nothing that is learned.
+
+    Args:
+        settings: an object or its class; those within it count as well.
+        key: where they stand in the configuration.
+    """
+    for field in dataclasses.fields(settings):
+        if not (field.metadata.get("travels", True) and field.metadata.get("effect", True)):
+            yield f"{key}.{field.name}"
+        elif dataclasses.is_dataclass(field.type):
+            yield from free(field.type, f"{key}.{field.name}")
+
+
 def travelling(settings: Any) -> dict[str, Any]:
     """Return the settings that may be sent to a hospital, as plain JSON-able values."""
     values = dataclasses.asdict(settings)

@@ -5,15 +5,18 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import yaml
 
-from fedcl.config.groups import Engine
+from fedcl.config.groups import Engine, Release
 from fedcl.errors import ConfigError
-from fedcl.registry import STRATEGY, describe
+from fedcl.learning.learner import Learner
+from fedcl.registry import SCENARIO, STRATEGY, Kind, describe
 from fedcl.server.results import Results
-from fedcl.settings import flat
+from fedcl.settings import flat, free
 
 METHOD = (
     "strategy", "aggregation", "privacy", "timeline.centralised", "scenario.unmarked_as",
@@ -30,12 +33,13 @@ FREE = (
 )  # fmt: skip
 """What may differ between runs of one method: repetitions, and where the data lie."""
 IGNORED = (
-    "engine", "tracking", "run", "learner.threads", "learner.device", "learner.compile",
-    "learner.loaders", "scenario.cache", "scenario.cache_gb", "scenario.scores",
-    "scenario.table", "scenario.splits", "scenario.unmarked_sets", "scenario.name_left_out",
-    "release.name", "release.licence", "release.intended_use",
+    "engine", "tracking", "run", "scenario.scores", "scenario.unmarked_sets",
+    *free(Learner, "learner"), *free(Release, "release"),
 )  # fmt: skip
-"""What does not change what is learned, and where files lie: digests tell data apart."""
+"""What does not change what is learned, and where files lie: digests tell data apart.
+
+What plug-ins say of their own settings comes on top.
+"""
 BEGUN = re.compile(r"(model|models\..+)\.weights")
 """Where the files lie that models begin with: digests tell those apart, too."""
 
@@ -85,18 +89,25 @@ class Run:
         """Seed and order: runs of several methods with the same ones are paired."""
         return self.results.seed, self.order
 
+    @property
+    def _free(self) -> list[str]:
+        """What may differ between runs of its method, with what its plug-ins say does nothing."""
+        plugins = (SCENARIO, STRATEGY)
+        own = [_without_effect(kind, self.config.get(f"{kind.key}.name")) for kind in plugins]
+        return [*FREE, *chain(*own)]
+
     def part(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the settings under some keys, less those that are free."""
         return {
             k: v
             for k, v in self.config.items()
-            if any(_under(k, key) for key in keys) and not any(_under(k, key) for key in FREE)
+            if any(_under(k, key) for key in keys) and not any(_under(k, key) for key in self._free)
         }
 
     @property
     def frame(self) -> dict[str, Any]:
         """All settings that runs to be compared should share: scenario, budget, model."""
-        skipped = (*METHOD, *FREE, *IGNORED)
+        skipped = (*METHOD, *self._free, *IGNORED)
         own = {
             k: v
             for k, v in self.config.items()
@@ -288,6 +299,12 @@ def _word(key: str, value: Any) -> str:
         return "centralised"
     short = key.removeprefix("strategy.").removeprefix("scenario.").removesuffix(".name")
     return f"{short}={value}"
+
+
+@cache
+def _without_effect(kind: Kind, name: str | None) -> tuple[str, ...]:
+    """Return the settings of a plug-in that change nothing of what is learned, if it is here."""
+    return tuple(free(kind.find(name), kind.key)) if name in kind.available() else ()
 
 
 def _under(key: str, parent: str) -> bool:

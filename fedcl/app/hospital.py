@@ -7,7 +7,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from fedcl.errors import ConfigError, FedclError, RunError
-from fedcl.hospital.desk import Desk
+from fedcl.hospital.message_loop import MessageLoop
 from fedcl.hospital.worker import Worker
 from fedcl.interruption import exit_code, interruptible
 from fedcl.wire.supernode import linked, node_config
@@ -44,11 +44,11 @@ def attend(folder: Path, superlink: str, node: str) -> int:
     with interruptible():
         try:
             with linked(superlink, folder / "ca.crt", folder / "key") as link:
-                desk = Desk(link, lambda: Worker(own, folder))
+                loop = MessageLoop(link, lambda: Worker(own, folder))
                 try:
-                    desk.attend()
+                    loop.run()
                 finally:
-                    desk.close()
+                    loop.close()
         except KeyboardInterrupt:
             log.info("stopped")
             return exit_code()

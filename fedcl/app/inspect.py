@@ -21,7 +21,7 @@ from fedcl.reporting.terminal import MOST
 from fedcl.server import settling
 from fedcl.server.architecture import cost
 from fedcl.server.outcome import cohorts, presence
-from fedcl.server.telling import padded_otherwise
+from fedcl.server.run_log import padded_otherwise
 
 
 def inspect(config: Config, console: Console, sheets: Path | None = None) -> None:

@@ -1,8 +1,7 @@
 """Going on with a run: what its command line may change, and what it must leave as it was."""
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from fedcl.config.groups import DECIDING
+from fedcl.config.groups import DECIDING, Release
 from fedcl.config.hydra import compose, in_one_line
 from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
-from fedcl.settings import flat
+from fedcl.settings import flat, free
 
 RESUME = "run.resume"
 GATE = "release.on_refusal"
-FREE = (
-    "engine", "tracking", "run.figures", GATE, "release.name", "release.licence",
-    "release.intended_use",
-)  # fmt: skip
-"""What says where and how a run computes and is watched, not what it learns."""
+FREE = ("engine", "tracking", "run.figures", GATE)
+"""What says where and how a run computes and is watched, beside settings of no effect."""
 ABSENT = object()
 ELSEWHERE = ("protocol", "shift")
 """Groups whose choice sets values of others and leaves none of its own in a configuration."""
@@ -58,10 +54,10 @@ def changes(arguments: Sequence[str]) -> Change:
 
     def change(stored: dict[str, Any]) -> None:
         others = [a for a in arguments if not a.startswith((f"{RESUME}=", "hydra.", "-"))]
-        staying = {*_staying(SCENARIO.find(stored["scenario"]["name"]), "scenario")}
-        staying |= {*_staying(STRATEGY.find(stored["strategy"]["name"]), "strategy")}
-        staying |= {*_staying(Learner, "learner")}
-        allowed = f"{', '.join(f'{free}.*' for free in FREE[:2])}, " + ", ".join(
+        staying = {*free(SCENARIO.find(stored["scenario"]["name"]), "scenario")}
+        staying |= {*free(STRATEGY.find(stored["strategy"]["name"]), "strategy")}
+        staying |= {*free(Learner, "learner"), *free(Release, "release")}
+        allowed = f"{', '.join(f'{group}.*' for group in FREE[:2])}, " + ", ".join(
             sorted(staying | {*FREE[2:]})
         )
         overrides = _parsed(others)
@@ -102,7 +98,7 @@ def _begun(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _may_change(key: str, staying: Collection[str]) -> bool:
-    return key in staying or any(f"{key}.".startswith(f"{free}.") for free in FREE)
+    return key in staying or any(f"{key}.".startswith(f"{one}.") for one in FREE)
 
 
 def _differs(key: str, allowed: str) -> ConfigError:
@@ -140,12 +136,3 @@ def _same(stored: dict[str, Any], key: str, value: Any) -> bool:
     if isinstance(now, dict) and isinstance(value, str):
         return bool(now.get("name") == value)
     return bool(now == value)
-
-
-def _staying(settings: Any, key: str) -> Iterator[str]:
-    """Yield the dotted keys of what never leaves this machine, or changes nothing learned."""
-    for field in dataclasses.fields(settings):
-        if not (field.metadata.get("travels", True) and field.metadata.get("effect", True)):
-            yield f"{key}.{field.name}"
-        elif dataclasses.is_dataclass(field.type):
-            yield from _staying(field.type, f"{key}.{field.name}")

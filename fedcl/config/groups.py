@@ -10,16 +10,11 @@ from fedcl.config.faults import Faults
 from fedcl.config.timeline import Arrivals, arrivals_of
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
-from fedcl.settings import closest, parse, setting
+from fedcl.settings import closest, parse, setting, without_effect
 from fedcl.tracking.names import NAME
 
 DEPLOYED = "superlink"
 """The engine of a deployed run."""
-DECIDING = (
-    "quorum", "timeout", "patience", "silent_rounds", "norm_bound", "largest_change",
-    "largest_share", "collapse",
-)  # fmt: skip
-"""The settings of the engine that decide whose updates make a round."""
 PLUGINS = (
     "scenario", "strategy", "model", "models", "aggregation", "privacy", "augment", "optimiser",
     "schedule",
@@ -56,11 +51,11 @@ class Engine:
             below this share of what it was; null for never.
     """
 
-    name: str = setting("ray", choices=("inprocess", "ray", DEPLOYED))
-    workers: int | None = setting(None, low=1)
-    num_cpus: float = setting(1.0, low=0.001)
-    num_gpus: Any = 0.0
-    address: str | None = None
+    name: str = setting("ray", choices=("inprocess", "ray", DEPLOYED), effect=False)
+    workers: int | None = setting(None, low=1, effect=False)
+    num_cpus: float = setting(1.0, low=0.001, effect=False)
+    num_gpus: Any = setting(0.0, effect=False)
+    address: str | None = setting(None, effect=False)
     quorum: Any = 0.5
     timeout: float = setting(3600.0, above=0)
     patience: float | None = setting(10.0, low=1)
@@ -90,6 +85,10 @@ class Engine:
         if isinstance(self.quorum, int):
             return self.quorum
         return math.ceil(self.quorum * cohort - 1e-9)  # 0.28 * 25 is a little more than 7
+
+
+DECIDING = tuple(f.name for f in fields(Engine) if f.name not in without_effect(Engine))
+"""The settings of the engine that decide whose updates make a round."""
 
 
 @dataclass
@@ -128,9 +127,9 @@ class Release:
     on_refusal: str | None = setting(None, choices=(None, "keep", "stop", "warn"))
     margin: float = setting(0.02, low=0)
     alpha: float = setting(0.05, above=0, high=0.5)
-    name: str | None = None
-    licence: str | None = None
-    intended_use: str | None = None
+    name: str | None = setting(None, effect=False)
+    licence: str | None = setting(None, effect=False)
+    intended_use: str | None = setting(None, effect=False)
 
     def __post_init__(self) -> None:
         """Check the name, which MLflow and a search in it must take."""

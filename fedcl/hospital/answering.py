@@ -7,7 +7,7 @@ from pathlib import Path
 from flwr.app import Context, Error, Message, RecordDict
 
 from fedcl.errors import FedclError, one_line
-from fedcl.hospital import diary
+from fedcl.hospital import call_log
 from fedcl.hospital.allowed import Allowed
 from fedcl.hospital.client_app import client_app
 from fedcl.wire.codes import RAISED
@@ -39,7 +39,7 @@ class Answering:
         if run != self._run:  # what was held for another run goes
             self._app, self._run = client_app(), run
         try:
-            call = diary.read(message)
+            call = call_log.read(message)
             allowed = Allowed.of(self.folder)
             if call.job:
                 allowed.check(call.job, call.round)
@@ -48,6 +48,6 @@ class Answering:
             return Message(Error(RAISED, one_line(str(error))), reply_to=message)
         log.info("%s", call.words)
         reply = self._app(message, Context(run, number, self.node, RecordDict(), {}))
-        told = diary.answered(reply, time.perf_counter() - started)
+        told = call_log.answered(reply, time.perf_counter() - started)
         log.log(logging.ERROR if reply.has_error() else logging.INFO, "%s: %s", call.words, told)
         return reply

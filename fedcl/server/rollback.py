@@ -3,7 +3,7 @@
 from statistics import fmean
 
 from fedcl.server.checkpoint import Checkpoint
-from fedcl.server.spoilt import SpoiltError
+from fedcl.server.collapse import CollapseError
 from fedcl.server.state import Scores, State
 from fedcl.tasks.base import Task
 
@@ -14,7 +14,7 @@ MOVED = (
 """What of a state is another one after a round."""
 
 
-def take_back(state: State, checkpoint: Checkpoint, spoilt: SpoiltError) -> bool:
+def take_back(state: State, checkpoint: Checkpoint, spoilt: CollapseError) -> bool:
     """Bring a run back to before a round, and leave out who spoilt it for the rest of the stage.
 
     What the run has cost and what went wrong stays written down; what a site weighed in a round

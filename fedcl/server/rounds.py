@@ -16,12 +16,12 @@ from fedcl.errors import RunError, some_of
 from fedcl.learning.strategy import RoundSummary
 from fedcl.registry import name_of
 from fedcl.server.architecture import Architecture
+from fedcl.server.collapse import CollapseCheck
 from fedcl.server.events import Round, Watcher
 from fedcl.server.exchange import Exchange, Failure
 from fedcl.server.intake import Intake
 from fedcl.server.knowledge import Knowledge
 from fedcl.server.shares import Weighing, shares
-from fedcl.server.spoilt import Spoiling
 from fedcl.server.state import State
 from fedcl.wire import records
 from fedcl.wire.answers import Scored, Update
@@ -106,7 +106,7 @@ class Stage(FlowerStrategy):
 
         Raises:
             RunError: fewer updates than `engine.quorum` in a round.
-            SpoiltError: one site's update has spoilt a round for all.
+            CollapseError: one site's update has spoilt a round for all.
         """
         left = (self.number + 1) * self.config.timeline.rounds - self.state.round
         if left:
@@ -191,7 +191,7 @@ class Stage(FlowerStrategy):
                 momentum |= architecture.whole(architecture.part(self.state.momentum))
                 if name in {self.config.job.roles[site].model for site in self.asked}:
                     log.warning("%s: nobody delivered %s, which stays as it was", self._now, name)
-        self._spoiling.check_joined(moved | momentum)
+        self._collapse.check_joined(moved | momentum)
         kept = {site: update.kept for site, update in updates.items() if update.kept}
         self.state.kept |= kept
         self.state.versions |= dict.fromkeys(kept, self.state.round + 1)
@@ -206,8 +206,8 @@ class Stage(FlowerStrategy):
         return self._shared(), None
 
     @property
-    def _spoiling(self) -> Spoiling:
-        return Spoiling(self.config, self.state, self.architectures)
+    def _collapse(self) -> CollapseCheck:
+        return CollapseCheck(self.config, self.state, self.architectures)
 
     @property
     def _now(self) -> str:
@@ -239,7 +239,7 @@ class Stage(FlowerStrategy):
                 ledger.fail(site, self.number, round_, "update", problem.reason)
                 ledger.judge(site, "refused" if problem.came else "lost")
             self.exchange.heard(site, problem is not None and problem.silent, self.number, round_)
-        self._spoiling.check_training(self.asked, intake.refused)
+        self._collapse.check_training(self.asked, intake.refused)
         self._check_quorum(intake.updates, intake.refused)
         return intake
 
@@ -308,7 +308,7 @@ class Stage(FlowerStrategy):
         """Keep each site's mean validation score.
 
         Raises:
-            SpoiltError: see `run`.
+            CollapseError: see `run`.
         """
         self.validation, failed = {}, dict[str, Failure]()
         for site, answer in self.exchange.answers(Scored, self._validating, replies):
@@ -320,7 +320,7 @@ class Stage(FlowerStrategy):
                 )
             else:
                 self.validation[site] = fmean(answer.scores[score])
-        self._spoiling.check_validation(self.validation, failed)
+        self._collapse.check_validation(self.validation, failed)
         return None
 
     def summary(self) -> None:

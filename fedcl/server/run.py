@@ -14,6 +14,7 @@ from fedcl.registry import name_of
 from fedcl.server.architecture import architectures, check_local, cost
 from fedcl.server.begin import begun, in_words, taught_before
 from fedcl.server.checkpoint import Checkpoint, Keeper
+from fedcl.server.collapse import CollapseError
 from fedcl.server.evaluation import Closing
 from fedcl.server.events import Watcher
 from fedcl.server.exchange import Exchange
@@ -21,10 +22,9 @@ from fedcl.server.gate import Gate
 from fedcl.server.results import Verdict
 from fedcl.server.rollback import means, take_back
 from fedcl.server.rounds import Stage
+from fedcl.server.run_log import Log, tell_changes, tell_chosen, tell_notes
 from fedcl.server.settling import settled
-from fedcl.server.spoilt import SpoiltError
 from fedcl.server.state import State, check_same
-from fedcl.server.telling import Log, tell_changes, tell_chosen, tell_notes
 from fedcl.wire.answers import Hello
 
 log = logging.getLogger("fedcl")
@@ -227,7 +227,7 @@ class Server:
             try:
                 stage.run()
                 return stage
-            except SpoiltError as spoilt:
+            except CollapseError as spoilt:
                 if not take_back(self.state, self.checkpoint, spoilt):
                     keeper.failed()
                     raise

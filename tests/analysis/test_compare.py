@@ -1,12 +1,12 @@
 """`fedcl compare`: the files of real runs, the page in a real browser, and what is refused."""
 
 import csv
-import dataclasses
 import json
 import shutil
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 import simulate
-from fedcl.analysis.runs import FREE, IGNORED
+from fedcl.analysis import sources
+from fedcl.analysis.runs import METHOD
 from fedcl.app.cli import main
 from fedcl.errors import ConfigError
-from fedcl.learning.learner import Learner
-from fedcl.registry import SCENARIO
 from tests.conftest import TINY, read
 
 FILES = ("table.csv", "table.md", "table.tex", "report.html")
@@ -384,11 +383,22 @@ def test_the_configuration_error_is_one(tmp_path: Path):
         compare([str(tmp_path)], tmp_path / "out", "sqlite:///none.db")
 
 
-def test_no_setting_that_changes_nothing_of_what_is_learned_keeps_runs_apart():
-    classes = {"learner": [Learner], "scenario": [SCENARIO.find(n) for n in SCENARIO.available()]}
-    for group, found in classes.items():
-        for one in found:
-            for field in dataclasses.fields(one):
-                how = field.metadata
-                if not how.get("effect", True) or not how.get("travels", True):
-                    assert f"{group}.{field.name}" in {*IGNORED, *FREE}, one
+@pytest.mark.parametrize(
+    ("key", "apart"),
+    [
+        ("scenario.cache", False),
+        ("scenario.splits", False),
+        ("learner.threads", False),
+        ("engine.workers", False),
+        ("release.licence", False),
+        ("scenario.noise", True),
+        ("learner.lr", True),
+        ("engine.quorum", True),
+    ],
+)
+def test_runs_are_apart_by_what_changes_what_is_learned(swept: Path, key: str, apart: bool):
+    one = sources.read("one", next(swept.glob("runs/*/results.json")).parent)
+    one = replace(one, config={**one.config, "scenario.name": "folder"})
+    other = replace(one, config={**one.config, key: "another"})
+    told = one.frame != other.frame or one.part(METHOD) != other.part(METHOD)
+    assert told == apart

@@ -26,9 +26,11 @@ def test_what_flower_bundles_of_this_checkout_is_what_is_installed():
     brought = bundled(build_fab_from_disk(ROOT))
     assert different(brought, installed()) == []
     assert short(brought) == short(installed())
-    assert {"fedcl/hospital/desk.py", "strategies/parts/distillation.py", "conf/config.yaml"} <= {
-        *brought
-    }
+    assert {
+        "fedcl/hospital/message_loop.py",
+        "strategies/parts/distillation.py",
+        "conf/config.yaml",
+    } <= {*brought}
 
 
 def test_in_an_installed_package_the_configuration_lies_elsewhere_and_is_the_same(checkout: Path):

@@ -11,9 +11,9 @@ from fedcl.effort import Clock
 from fedcl.errors import RunError
 from fedcl.reporting.mlflow import Tracker
 from fedcl.server.checkpoint import Checkpoint
+from fedcl.server.collapse import collapsed
 from fedcl.server.outcome import outcome
 from fedcl.server.run import Server
-from fedcl.server.spoilt import collapsed
 from fedcl.server.state import State
 from fedcl.tracking.client import spelt
 from fedcl.wire.local_grid import InProcessGrid

@@ -29,22 +29,22 @@ IDLE = 900.0
 """Seconds without a call after which what is held of a run, on a GPU as well, is let go."""
 
 
-class Desk:
+class MessageLoop:
     """Answers the server's calls, one after the other.
 
     Args:
         link: to the server.
-        hire: starts a process that answers.
+        start_worker: starts a process that answers.
     """
 
-    def __init__(self, link: Link, hire: Callable[[], Worker]) -> None:
-        self.link, self.hire = link, hire
+    def __init__(self, link: Link, start_worker: Callable[[], Worker]) -> None:
+        self.link, self._start_worker = link, start_worker
         self._waiting: list[Message] = []
         self._last = time.monotonic()
         self._bundle = lru_cache(maxsize=8)(lambda run: bundled(self.link.bundle(run)))
         self._start()
 
-    def attend(self) -> None:
+    def run(self) -> None:
         """Answer calls for good."""
         while True:
             self._idle()
@@ -59,7 +59,7 @@ class Desk:
     def _start(self) -> None:
         """Start a process that answers, with the code that is installed now."""
         self._code: Digests = installed()
-        self._worker = self.hire()
+        self._worker = self._start_worker()
 
     def _replace(self) -> None:
         self._worker.stop()

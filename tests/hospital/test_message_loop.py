@@ -17,8 +17,8 @@ from flwr.cli.build import build_fab_from_disk
 from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.effort import Clock
-from fedcl.hospital import desk
-from fedcl.hospital.desk import Desk
+from fedcl.hospital import message_loop
+from fedcl.hospital.message_loop import MessageLoop
 from fedcl.hospital.worker import Worker
 from fedcl.server.checkpoint import Checkpoint
 from fedcl.server.run import Server
@@ -105,21 +105,21 @@ def bundle() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, bundle: bytes) -> Iterator[Desk]:
+def own(tmp_path_factory: pytest.TempPathFactory, bundle: bytes) -> Iterator[MessageLoop]:
     folder = tmp_path_factory.mktemp("hospital")
     node = {"site": "A", "state-path": str(folder / "A")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(desk, "GLANCE", 0.2)
-        made = Desk(Table([], bundle), lambda: Worker(node, folder))
+        patch.setattr(message_loop, "GLANCE", 0.2)
+        made = MessageLoop(Table([], bundle), lambda: Worker(node, folder))
         yield made
         made.close()
 
 
-def attend(own: Desk, table: Table) -> None:
+def attend(own: MessageLoop, table: Table) -> None:
     """Serve until nothing more is asked."""
     own.link = table
     with pytest.raises(Done):
-        own.attend()
+        own.run()
 
 
 def endless(call: Message) -> Message:
@@ -156,7 +156,7 @@ def when_it_trains(log: pytest.LogCaptureFixture, act: Callable[[psutil.Process]
 
 
 def test_the_warm_process_answers_call_after_call_as_a_fresh_one_does(
-    seen: list[tuple[Message, Message]], bundle: bytes, own: Desk
+    seen: list[tuple[Message, Message]], bundle: bytes, own: MessageLoop
 ):
     calls = [call for call, _ in seen]
     assert [one.metadata.message_type for one in calls] == [
@@ -171,7 +171,7 @@ def test_the_warm_process_answers_call_after_call_as_a_fresh_one_does(
 def test_one_that_dies_is_an_error_at_once_and_the_next_call_is_answered(
     seen: list[tuple[Message, Message]],
     bundle: bytes,
-    own: Desk,
+    own: MessageLoop,
     caplog: pytest.LogCaptureFixture,
 ):
     caplog.set_level(logging.INFO, "fedcl")
@@ -186,7 +186,7 @@ def test_one_that_dies_is_an_error_at_once_and_the_next_call_is_answered(
 
 
 def test_one_that_dies_between_two_calls_ends_nothing_else(
-    seen: list[tuple[Message, Message]], bundle: bytes, own: Desk
+    seen: list[tuple[Message, Message]], bundle: bytes, own: MessageLoop
 ):
     hello, reply = seen[0]
 
@@ -208,7 +208,7 @@ def test_one_that_dies_between_two_calls_ends_nothing_else(
 def test_a_call_that_nobody_waits_for_any_more_does_not_hold_up_the_next(
     seen: list[tuple[Message, Message]],
     bundle: bytes,
-    own: Desk,
+    own: MessageLoop,
     caplog: pytest.LogCaptureFixture,
 ):
     """The server asks for something new; then the run ends while one is worked on."""
@@ -246,7 +246,7 @@ def test_a_run_with_other_code_is_refused_by_a_line_on_both_sides(
     trap = tmp_path / "executed"
     (tmp_path / "app" / "strategies" / "lwf.py").write_text(f"open({str(trap)!r}, 'w')\n")
     table = Table([seen[0][0]], build_fab_from_disk(tmp_path / "app"))
-    attend(Desk(table, Idle), table)
+    attend(MessageLoop(table, Idle), table)
     (said,) = table.replies
     assert said.error.code == RAISED
     assert (

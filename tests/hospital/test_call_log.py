@@ -11,7 +11,7 @@ from fedcl.config.hydra import compose
 from fedcl.config.schema import Config
 from fedcl.effort import Clock
 from fedcl.errors import RunError
-from fedcl.hospital import diary
+from fedcl.hospital import call_log
 from fedcl.hospital.allowed import NAME
 from fedcl.hospital.answering import Answering
 from fedcl.server.checkpoint import Checkpoint
@@ -84,17 +84,17 @@ def test_what_is_not_allowed_ends_the_run_with_a_line_on_both_sides(
 def test_what_is_nothing_to_ask_is_refused():
     for kind in ("query.secrets", "train", "query.hello"):
         with pytest.raises(MalformedError):
-            diary.read(message(RecordDict({"x": ConfigRecord({"run": "run-1"})}), kind))
+            call_log.read(message(RecordDict({"x": ConfigRecord({"run": "run-1"})}), kind))
 
 
 def test_words_for_other_calls_and_answers():
     forget = ForgetRequest("run-7", delete=True)
     words = "run-7: forget a hospital, and delete what is kept of the run"
-    assert diary.read(message(forget.pack(), forget.TYPE)).words == words
+    assert call_log.read(message(forget.pack(), forget.TYPE)).words == words
     call = message(RecordDict(), "train")
 
     def told(said: RecordDict | Error) -> str:
-        return diary.answered(Message(said, reply_to=call), 1.26)
+        return call_log.answered(Message(said, reply_to=call), 1.26)
 
     assert told(Error(2, "RunError: no")) == "failed after 1.3 s: RunError: no"
     assert "takes no part: no data" in told(Hello("A", error="no data").pack())

@@ -3,8 +3,8 @@
 import pytest
 
 from fedcl.server.architecture import architectures
+from fedcl.server.collapse import CollapseCheck, CollapseError
 from fedcl.server.exchange import Failure
-from fedcl.server.spoilt import Spoiling, SpoiltError
 from fedcl.server.state import State
 from fedcl.wire.codes import TOO_LATE
 from tests.servers import config
@@ -13,10 +13,10 @@ BEFORE = {"A": 0.5, "B": 0.4, "C": 0.6}
 LOST = Failure("the loss is not finite", code=1)
 
 
-def spoiling(changes: dict[str, float]) -> Spoiling:
+def spoiling(changes: dict[str, float]) -> CollapseCheck:
     settings = config("strategy=finetune", "timeline.stages=[[A,B,C]]")
     state = State({}, changes=changes, validation=dict(BEFORE), round=3)
-    return Spoiling(settings, state, architectures(settings.job, ["A", "B", "C"]))
+    return CollapseCheck(settings, state, architectures(settings.job, ["A", "B", "C"]))
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,10 @@ def spoiling(changes: dict[str, float]) -> Spoiling:
 )
 def test_who_has_spoilt_a_round_does_not_speak_for_it(scores: dict, failed: dict):
     round_ = spoiling({"A": 0.1, "B": 0.1, "C": 150.0})
-    with pytest.raises(SpoiltError) as found:
+    with pytest.raises(CollapseError) as found:
         round_.check_validation({"A": 0.0, "B": 0.0, **scores}, failed)
     assert (found.value.site, found.value.round) == ("C", 4)
-    with pytest.raises(SpoiltError, match="no site could train"):
+    with pytest.raises(CollapseError, match="no site could train"):
         round_.check_training("ABC", {"A": LOST, "B": LOST})
 
 

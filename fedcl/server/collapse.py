@@ -14,7 +14,7 @@ from fedcl.server.exchange import Failure
 from fedcl.server.state import State
 
 
-class SpoiltError(RunError):
+class CollapseError(RunError):
     """A round after which no site can go on, for what one of them has sent.
 
     Args:
@@ -29,7 +29,7 @@ class SpoiltError(RunError):
 
 
 @dataclass(frozen=True)
-class Spoiling:
+class CollapseCheck:
     """Looks at what a round led to, architecture by architecture.
 
     A round is spoilt where nobody can do anything with the weights any more. A learning rate that
@@ -48,7 +48,7 @@ class Spoiling:
         """Check the joined weights: finite updates can be too large for a sum, or for a strategy.
 
         Raises:
-            SpoiltError: they are not finite, for one site's update.
+            CollapseError: they are not finite, for one site's update.
             RunError: they are not finite.
         """
         spoilt = next((k for k, array in moved.items() if not np.isfinite(array).all()), None)
@@ -68,7 +68,7 @@ class Spoiling:
         """Check whether anybody could train from the weights of the round before.
 
         Raises:
-            SpoiltError: every site of several that is heard has answered, and none could.
+            CollapseError: every site of several that is heard has answered, and none could.
         """
         for one in self.architectures.values():
             own = [refused.get(site) for site in self._heard(one, asked)]
@@ -83,7 +83,7 @@ class Spoiling:
             failed: why there is none of others.
 
         Raises:
-            SpoiltError: no site can use them any more.
+            CollapseError: no site can use them any more.
         """
         share = self.config.engine.collapse
         for one in self.architectures.values():
@@ -110,7 +110,7 @@ class Spoiling:
         return others if doubtful and len(others) > 1 else own
 
     def _blame(self, architecture: Architecture, round_: int, what: str) -> None:
-        """Raise `SpoiltError` where a site can be named to which it is due.
+        """Raise `CollapseError` where a site can be named to which it is due.
 
         Args:
             architecture: whose weights are spoilt.
@@ -122,7 +122,7 @@ class Spoiling:
         far = {s: one for s, one in self.state.changes.items() if s in architecture.sites}
         site = furthest(far)
         if site is not None:
-            raise SpoiltError(f"{what}, and {in_words(site, far)}", round_, site)
+            raise CollapseError(f"{what}, and {in_words(site, far)}", round_, site)
 
 
 def collapsed(
