@@ -11,8 +11,10 @@ import inspect
 import logging
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ class Kind:
 
     def installed(self, name: str | None = None) -> list[EntryPoint]:
         """Return the entry points that other distributions declare, of one name or all."""
-        found = entry_points(group=f"fedcl.{self.key}")
+        found = _declared(f"fedcl.{self.key}", tuple(sys.path))
         return [one for one in found if name in (None, one.name)]
 
     def folders(self) -> list[Path]:
@@ -185,6 +187,12 @@ class Kind:
             raise ConfigError(f"{key}: {name} cannot be made: {where(error)}") from error
         vars(made)[CALLED] = name
         return made
+
+
+@lru_cache(maxsize=32)
+def _declared(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return what the distributions on a Python path declare; to read them all takes a while."""
+    return tuple(entry_points(group=group))
 
 
 CALLED = "_called"

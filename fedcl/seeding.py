@@ -46,6 +46,10 @@ def seeded(*keys: Key) -> Iterator[None]:
     """
     import torch
 
+    seed = seed_for(*keys)
     with torch.random.fork_rng():
-        torch.manual_seed(seed_for(*keys))
+        # By `torch.manual_seed` a stack trace would be written down for every kind of device.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
         yield
