@@ -86,7 +86,7 @@ class OnDisk:
         try:
             return self._read(name, box)
         except (OSError, SafetensorError) as error:
-            _say_lost(self.file, type(error).__name__)
+            _say_lost(self.file.parent, type(error).__name__)
             scans, _ = self.again()
         return made(scans[int(self.prefix[:-1])].content)
 
@@ -97,9 +97,9 @@ class OnDisk:
 
 
 @cache
-def _say_lost(file: Path, reason: str) -> None:
-    """Say once of every file that it cannot be read any more: every part is prepared anew."""
-    log.warning("FEDCL_CACHE: %s is prepared anew for every use (%s)", file, reason)
+def _say_lost(folder: Path, reason: str) -> None:
+    """Say once of a folder that files in it cannot be read any more: each part is made anew."""
+    log.warning("FEDCL_CACHE: what is lost in %s is prepared anew each time (%s)", folder, reason)
 
 
 Made = tuple[list[Scan], list[Note]]

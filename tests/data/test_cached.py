@@ -93,8 +93,10 @@ def test_another_content_or_setting_is_another_file(site: Path, kept: Path):
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "other", "empty"])
-def test_a_damaged_file_is_made_again(site: Path, kept: Path, damage: str):
-    """Before a run looks, and under a run that has looked already."""
+def test_a_damaged_file_is_made_again(
+    site: Path, kept: Path, damage: str, caplog: pytest.LogCaptureFixture
+):
+    """Before a run looks, and under a run that has looked already; that is said once."""
     memory = scenario(cache="memory").cases("A", site)
     held = scenario().cases("A", site)
     for path in kept.glob("*.safetensors"):
@@ -103,6 +105,7 @@ def test_a_damaged_file_is_made_again(site: Path, kept: Path, damage: str):
         if damage != "gone":
             path.write_bytes(content[damage])
     assert equal(held, memory)
+    assert caplog.text.count("prepared anew each time") == 1
     assert equal(scenario().cases("A", site), memory)
 
 
