@@ -25,6 +25,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 SUNNYBROOK = ROOT.parent / "shared" / "data" / "sunnybrook"
 
+SHARE = 20
+"""Runs that a process makes at most."""
+
 Planned = tuple[Path, list[str]]
 """A run's folder and its overrides."""
 
@@ -68,26 +71,29 @@ def simulate(run: Planned) -> None:
 
 
 def processes(count: int) -> ProcessPoolExecutor:
-    """Return processes that make some runs each.
+    """Return processes that make several runs each: importing torch takes as long as a short one.
 
-    Importing torch and MONAI takes as long as a short run; memory is given back in the end.
+    Not with `max_tasks_per_child`: Python 3.11 replaces no process that has done its share while
+    calls wait, and hangs.
     """
-    return ProcessPoolExecutor(count, get_context("spawn"), max_tasks_per_child=20)
+    return ProcessPoolExecutor(count, get_context("spawn"))
 
 
 def run_all(runs: Iterable[Planned], lanes: int, what: str) -> None:
     """Run those that are not complete, `lanes` at a time; go on with those begun.
 
-    One lane is this process, several are others.
+    One lane is this process, several are others, which give their memory back every `SHARE` runs.
     """
     todo = [(folder, overrides) for folder, overrides in runs if completed(folder) is None]
     if not todo:
         return
-    with Progress() as progress, processes(lanes) as pool:
-        done = map(simulate, todo) if lanes == 1 else pool.map(simulate, todo)
+    with Progress() as progress:
         bar = progress.add_task(what, total=len(todo))
-        for _ in done:
-            progress.advance(bar)
+        for first in range(0, len(todo), SHARE * lanes):
+            share = todo[first : first + SHARE * lanes]
+            with processes(lanes) as pool:
+                for _ in map(simulate, share) if lanes == 1 else pool.map(simulate, share):
+                    progress.advance(bar)
 
 
 def slug(*words: str) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import shift
-from benchmarks.running import run_all, write_section
+from benchmarks import running, shift
+from benchmarks.running import completed, run_all, write_section
 from tests.conftest import TINY, read
 from tests.predicted import LABELS, hospitals
 
@@ -23,6 +23,15 @@ def test_a_section_is_put_in_place_of_the_old_one_or_at_the_end(tmp_path: Path):
     with pytest.raises(ValueError, match="where the section ends is not known"):
         write_section("a", "new", page)
     assert page.read_text().endswith("More.\n")
+
+
+@pytest.mark.slow
+def test_lanes_go_on_after_their_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(running, "SHARE", 1)
+    overrides = [one for one in TINY if one != "engine=inprocess"]
+    runs = [(tmp_path / str(seed), [*overrides, f"seed={seed}"]) for seed in range(5)]
+    run_all(runs, 2, "runs")
+    assert all(completed(folder) for folder, _ in runs)
 
 
 @pytest.mark.slow
