@@ -254,10 +254,11 @@ edge of these, on seed 10, in the first order, without augmentation, by the test
 split. The split is in no table; on real images some of its patients are. `harmony` takes the values
 of `harmony, corrected`: the correction was meant to be on by default, and was switched off after
 these results; where labels are partial, and on images as they came, it was tuned without.
+The weight of the distillation that `tkrl` and `souvenir` build on stays at its default.
 `finetune` is every method with weight 0. `joint` calls hospitals of earlier stages too, and so
 takes more steps in all; `joint, pooled` is central training on all images, which takes the steps of
-one hospital in every round, fewer in all, and "MB sent" of it are weights, not the images that
-would have to be moved.
+one hospital in every round, and "MB sent" of it are weights, not the images that would have to be
+moved.
 
 What the columns mean is in `docs/explanation/measures.md`: ± is the standard deviation over runs;
 differences and "closed" have 95 % intervals over seeds, each for itself and not corrected for how
@@ -277,11 +278,16 @@ CPUs side by side (torch 2.11), all else on 2 (torch 2.13).
 All of it takes some nine hours on two CPUs, as reckoned from the runs that there are. What was left
 out for that:
 
-- Parts of methods are run on the phantom; on the shifted real streams those of `harmony` alone.
+- Parts of methods are run on the phantom; on the shifted real streams those of `harmony` alone. They
+  are named by what is left: "teacher alone" has no labels on images that are mapped or restaged,
+  "labels alone" no teacher (`harmony` with `seg=0.5`), "looks alone" moves nothing, "shapes alone" maps
+  no intensities; "pooled" is one hospital with everybody's images, "both teachers" has the model of
+  the round before beside that of the stage before.
 - `mas`, `fedprox` and `replay` are run on the phantom alone; `plop`, `mib` and `individual` there
   and where labels are partial, which the first two are made for.
 - Where labels are partial everybody's images are varied for `finetune`, `joint`, `ted` and
-  `harmony` alone. On the two real streams as they came these four are all that is run, and nobody's
+  `harmony` alone; `cauaug`, `tkrl` and `joint, pooled` are not run there, and `souvenir` refuses it.
+  On the two real streams as they came these four are all that is run, and nobody's
   images are varied.
 
 `benchmarks/comparison.tar.xz` holds what every run left.
