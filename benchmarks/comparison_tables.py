@@ -278,17 +278,17 @@ CPUs side by side (torch 2.11), all else on 2 (torch 2.13).
 All of it takes some nine hours on two CPUs, as reckoned from the runs that there are. What was left
 out for that:
 
-- Parts of methods are run on the phantom; on the shifted real streams those of `harmony` alone. They
-  are named by what is left: "teacher alone" has no labels on images that are mapped or restaged,
-  "labels alone" no teacher (`harmony` with `seg=0.5`), "looks alone" moves nothing, "shapes alone" maps
-  no intensities; "pooled" is one hospital with everybody's images, "both teachers" has the model of
-  the round before beside that of the stage before.
+- Parts of methods are run on the phantom; on the shifted real streams those of `harmony` alone.
+  They are named by what is left: "teacher alone" has no labels on images that are mapped or
+  restaged, "labels alone" no teacher (`harmony` with `seg=0.5`), "looks alone" moves nothing, "shapes
+  alone" maps no intensities; "pooled" is one hospital with everybody's images, "both teachers" has
+  the model of the round before beside that of the stage before.
 - `mas`, `fedprox` and `replay` are run on the phantom alone; `plop`, `mib` and `individual` there
   and where labels are partial, which the first two are made for.
 - Where labels are partial everybody's images are varied for `finetune`, `joint`, `ted` and
-  `harmony` alone; `cauaug`, `tkrl` and `joint, pooled` are not run there, and `souvenir` refuses it.
-  On the two real streams as they came these four are all that is run, and nobody's
-  images are varied.
+  `harmony` alone; `cauaug`, `tkrl` and `joint, pooled` are not run there, and `souvenir` refuses
+  it. On the two real streams as they came these four are all that is run, and nobody's images are
+  varied.
 
 `benchmarks/comparison.tar.xz` holds what every run left.
 Regenerate with `python -m benchmarks.comparison --lanes 2`.
