@@ -280,9 +280,9 @@ out for that:
 
 - Parts of methods are run on the phantom; on the shifted real streams those of `harmony` alone.
   They are named by what is left: "teacher alone" has no labels on images that are mapped or
-  restaged, "labels alone" no teacher (`harmony` with `seg=0.5`), "looks alone" moves nothing, "shapes
-  alone" maps no intensities; "pooled" is one hospital with everybody's images, "both teachers" has
-  the model of the round before beside that of the stage before.
+  restaged, "labels alone" no teacher (`harmony` with `seg=0.5`), "looks alone" moves nothing,
+  "shapes alone" maps no intensities; "pooled" is one hospital with everybody's images, "both
+  teachers" has the model of the round before beside that of the stage before.
 - `mas`, `fedprox` and `replay` are run on the phantom alone; `plop`, `mib` and `individual` there
   and where labels are partial, which the first two are made for.
 - Where labels are partial everybody's images are varied for `finetune`, `joint`, `ted` and
