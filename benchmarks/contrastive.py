@@ -121,16 +121,17 @@ teacher, a dash where that distance is not told apart from nothing. "Tuned" weig
 ({", ".join(w[16:] for w in TUNED)}) were chosen among 17 settings on seed 10, which is in
 no table; the others are the published ones.
 
-What it says: with three seeds nothing is told apart, not even the teacher from the student alone.
-After a short training the student has more with all scales in each of the three seeds, with every
-single scale in two of them, in the mean less than half of what the teacher has more. A student that
-trains long is as good as the teacher on this phantom, and nothing is left to be gained. Tried
-besides, on one or two seeds each and in no table: batch for instance normalisation, `strength=0.5`,
-8 to 24 patients, 96 to 400 steps, rates of 0.001 and 0.005, a teacher of A and D for B and C: less
-gain, or none. On real volumes (hippocampus, a tenth of the cases, 400 steps, seed 10, one run each)
-the student alone has 0.753, taught 0.770, and 0.803 and 0.806 where images are varied: augmentation
-gave more than the teacher did. `benchmarks/contrastive.tar.xz` holds what every run
-left. Regenerate with `python -m benchmarks.contrastive`.
+What it says: after a short training all scales together close a fifth of the distance to the
+teacher, the decoder alone as much; of the encoder and of the prediction maps alone that is not told
+apart from nothing over seeds. Half of it, which was hoped for, is within no interval. A student
+that trains long is as good as the teacher on this phantom; there is nothing left to be gained, and
+all scales with the published weights cost something. Tried besides, on one or two seeds each and in
+no table: batch for instance normalisation, `strength=0.5`, 8 to 24 patients, 96 to 400 steps, rates
+of 0.001 and 0.005, a teacher of A and D for B and C: less gain, or none. On real volumes
+(hippocampus, a tenth of the cases, 400 steps, seed 10, one run each) the student alone has 0.753,
+taught 0.770, and 0.803 and 0.806 where images are varied: augmentation gave more than the teacher.
+`benchmarks/contrastive.tar.xz` holds what every run left. Regenerate with
+`python -m benchmarks.contrastive`.
 """
 
 

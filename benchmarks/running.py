@@ -26,7 +26,7 @@ RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 SUNNYBROOK = ROOT.parent / "shared" / "data" / "sunnybrook"
 
 SHARE = 20
-"""Runs that a process makes at most."""
+"""Runs for each lane, after which all have a new process."""
 
 Planned = tuple[Path, list[str]]
 """A run's folder and its overrides."""
@@ -44,7 +44,10 @@ def options(about: str | None, arguments: Sequence[str] | None, name: str) -> ar
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / name)
     parser.add_argument("--lanes", type=int, default=1, help="runs at a time")
     parser.add_argument("--report", action="store_true", help="only write")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.lanes < 1:
+        parser.error(f"--lanes: must be at least 1, got {given.lanes}")
+    return given
 
 
 def completed(folder: Path) -> dict[str, Any] | None:

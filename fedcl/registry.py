@@ -9,6 +9,7 @@ code of its own.
 import importlib
 import inspect
 import logging
+import os
 import pkgutil
 import re
 import sys
@@ -44,7 +45,7 @@ class Kind:
 
     def installed(self, name: str | None = None) -> list[EntryPoint]:
         """Return the entry points that other distributions declare, of one name or all."""
-        found = _declared(f"fedcl.{self.key}", tuple(sys.path))
+        found = _declared(f"fedcl.{self.key}", tuple(map(_as_it_is, sys.path)))
         return [one for one in found if name in (None, one.name)]
 
     def folders(self) -> list[Path]:
@@ -190,9 +191,18 @@ class Kind:
 
 
 @lru_cache(maxsize=32)
-def _declared(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+def _declared(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
     """Return what the distributions on a Python path declare; to read them all takes a while."""
     return tuple(entry_points(group=group))
+
+
+def _as_it_is(entry: str) -> tuple[str, int]:
+    """Return a folder of the Python path, and when what is installed there was changed last."""
+    folder = os.path.abspath(entry)
+    try:
+        return folder, os.stat(folder).st_mtime_ns
+    except OSError:  # of a path much need not be there
+        return folder, 0
 
 
 CALLED = "_called"

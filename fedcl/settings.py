@@ -109,11 +109,12 @@ def free(settings: Any, key: str) -> Iterator[str]:
         settings: an object or its class; those within it count as well.
         key: where they stand in the configuration.
     """
+    kinds = get_type_hints(settings if isinstance(settings, type) else type(settings))
     for field in dataclasses.fields(settings):
         if not (field.metadata.get("travels", True) and field.metadata.get("effect", True)):
             yield f"{key}.{field.name}"
-        elif dataclasses.is_dataclass(field.type):
-            yield from free(field.type, f"{key}.{field.name}")
+        elif dataclasses.is_dataclass(kind := kinds[field.name]):
+            yield from free(kind, f"{key}.{field.name}")
 
 
 def travelling(settings: Any) -> dict[str, Any]:

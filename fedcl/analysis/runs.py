@@ -1,12 +1,12 @@
 """Finished runs, from folders or from MLflow, to be compared."""
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import yaml
@@ -16,7 +16,9 @@ from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY, Kind, describe
 from fedcl.server.results import Results
-from fedcl.settings import flat, free
+from fedcl.settings import flat, free, without_effect
+
+log = logging.getLogger("fedcl")
 
 METHOD = (
     "strategy", "aggregation", "privacy", "timeline.centralised", "scenario.unmarked_as",
@@ -33,12 +35,13 @@ FREE = (
 )  # fmt: skip
 """What may differ between runs of one method: repetitions, and where the data lie."""
 IGNORED = (
-    "engine", "tracking", "run", "scenario.scores", "scenario.unmarked_sets",
+    "engine", "tracking", "run", "scenario.cache", "scenario.cache_gb", "scenario.scores",
+    "scenario.table", "scenario.splits", "scenario.unmarked_sets", "scenario.name_left_out",
     *free(Learner, "learner"), *free(Release, "release"),
 )  # fmt: skip
 """What does not change what is learned, and where files lie: digests tell data apart.
 
-What plug-ins say of their own settings comes on top.
+What a plug-in that is here says of its own settings comes on top.
 """
 BEGUN = re.compile(r"(model|models\..+)\.weights")
 """Where the files lie that models begin with: digests tell those apart, too."""
@@ -91,10 +94,16 @@ class Run:
 
     @property
     def _free(self) -> list[str]:
-        """What may differ between runs of its method, with what its plug-ins say does nothing."""
-        plugins = (SCENARIO, STRATEGY)
-        own = [_without_effect(kind, self.config.get(f"{kind.key}.name")) for kind in plugins]
-        return [*FREE, *chain(*own)]
+        """What may differ between runs of its method, with what its plug-ins say does nothing.
+
+        Of a scenario that is where files lie as well: digests tell data apart, but not what else a
+        strategy may read.
+        """
+        scenario = _declared(SCENARIO, str(self.config.get("scenario.name")))
+        strategy = _declared(STRATEGY, str(self.config.get("strategy.name")))
+        own = [] if scenario is None else list(free(scenario, "scenario"))
+        idle = [] if strategy is None else without_effect(strategy)
+        return [*FREE, *own, *(f"strategy.{name}" for name in idle)]
 
     def part(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the settings under some keys, less those that are free."""
@@ -302,9 +311,13 @@ def _word(key: str, value: Any) -> str:
 
 
 @cache
-def _without_effect(kind: Kind, name: str | None) -> tuple[str, ...]:
-    """Return the settings of a plug-in that change nothing of what is learned, if it is here."""
-    return tuple(free(kind.find(name), kind.key)) if name in kind.available() else ()
+def _declared(kind: Kind, name: str) -> type | None:
+    """Return a plug-in; None where it is not on this machine, or cannot be loaded."""
+    try:
+        return kind.find(name)
+    except ConfigError as error:
+        log.debug("%s", error)
+        return None
 
 
 def _under(key: str, parent: str) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 
 from fedcl.config.groups import DECIDING, Release
 from fedcl.config.hydra import compose, in_one_line
@@ -68,22 +67,23 @@ def changes(arguments: Sequence[str]) -> Change:
             for key, value in flat(_begun(others)):
                 if known.get(key, value) != value and not _may_change(key, staying):
                     raise _differs(key, allowed)
-        for override in single:
+        for override in sorted(single, key=lambda one: "." in one.key_or_group):  # groups first
             key = override.key_or_group
             value = ABSENT if override.is_delete() else override.value()
             if _same(stored, key, value):
                 continue
-            if key == "engine":
-                deciding = {one: stored["engine"][one] for one in DECIDING}
-                stored["engine"] = {**compose([f"engine={value}"])["engine"], **deciding}
+            if value is ABSENT and _may_change(key, staying):
+                raise ConfigError(f"{key}: a run that goes on has all settings; give it a value")
+            if key in ("engine", "tracking"):
+                deciding = {one: stored[key][one] for one in DECIDING if one in stored[key]}
+                stored[key] = compose([f"{key}={value}"])[key] | deciding
             elif key == GATE and None in (value, stored["release"]["on_refusal"]):
                 raise ConfigError(
                     f"{key}: a run goes on with a gate as it was begun with one, or without; only "
                     "what follows from a refusal may change"
                 )
-            elif _may_change(key, staying):
-                group, _, rest = key.partition(".")
-                stored[group] = OmegaConf.to_container(_updated(stored[group], rest, value))
+            elif "." in key and _may_change(key, staying):
+                _put(stored, key, value)
             else:
                 raise _differs(key, allowed)
 
@@ -115,12 +115,19 @@ def _parsed(arguments: Sequence[str]) -> list[Override]:
         raise ConfigError(in_one_line(error, arguments)) from None
 
 
-def _updated(group: Any, key: str, value: Any) -> Any:
-    """Return a group with one value set; text stays text, whatever it looks like."""
-    config = OmegaConf.create({})
-    OmegaConf.update(config, "group", {k: v for k, v in group.items() if k != key})
-    config["group"][key] = value
-    return config["group"]
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set one value by its dotted key; text stays text, whatever it looks like.
+
+    Raises:
+        ConfigError: what stands before the last point has a value of its own.
+    """
+    *path, last = key.split(".")
+    part: Any = values
+    for name in path:
+        part = part.setdefault(name, {}) if isinstance(part, dict) else None
+    if not isinstance(part, dict):
+        raise ConfigError(f"{key}: {'.'.join(path)} has a value, and no settings")
+    part[last] = value
 
 
 def _same(stored: dict[str, Any], key: str, value: Any) -> bool:

@@ -26,7 +26,7 @@ from fedcl.registry import (
     describe,
     name_of,
 )
-from fedcl.settings import closest, flat, without_effect
+from fedcl.settings import closest, flat, free
 from fedcl.timeline import Timeline
 
 
@@ -126,16 +126,16 @@ class Config:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return, by dotted keys, all that what is learned depends on, as JSON has it."""
-        values = json.loads(self.job.to_json())
-        for group, settings in (("learner", self.job.learner), ("scenario", self.job.scenario)):
-            for name in without_effect(settings):
-                del values[group][name]
+        values, job = json.loads(self.job.to_json()), self.job
+        groups = {"learner": job.learner, "scenario": job.scenario, "strategy": job.strategy}
+        idle = {key for group, settings in groups.items() for key in free(settings, group)}
         parts = {"timeline": asdict(self.timeline), "faults": asdict(self.faults)}
         parts["timeline"]["stragglers"] = self.stragglers
         if self.release.on_refusal is not None:  # what then follows may change: one may think anew
             parts["release"] = {"margin": self.release.margin, "alpha": self.release.alpha}
         parts |= {"aggregation": describe(self.aggregation), "privacy": describe(self.privacy)}
-        return dict(flat(values | json.loads(json.dumps(parts))))
+        told = flat(values | json.loads(json.dumps(parts)))
+        return {key: value for key, value in told if key not in idle}
 
     def asked(self, trainers: list[str], round_: int) -> list[str]:
         """Return which of a stage's trainers are asked in a round: who is away is not.

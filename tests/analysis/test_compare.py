@@ -6,7 +6,6 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 import simulate
-from fedcl.analysis import sources
-from fedcl.analysis.runs import METHOD
 from fedcl.app.cli import main
 from fedcl.errors import ConfigError
 from tests.conftest import TINY, read
@@ -381,15 +378,3 @@ def test_the_configuration_error_is_one(tmp_path: Path):
 
     with pytest.raises(ConfigError):
         compare([str(tmp_path)], tmp_path / "out", "sqlite:///none.db")
-
-
-SAME = ("scenario.cache", "scenario.splits", "learner.threads", "engine.workers", "release.licence")
-
-
-@pytest.mark.parametrize("key", [*SAME, "scenario.noise", "learner.lr", "engine.quorum"])
-def test_runs_are_apart_by_what_changes_what_is_learned(swept: Path, key: str):
-    one = sources.read("one", next(swept.glob("runs/*/results.json")).parent)
-    one = replace(one, config={**one.config, "scenario.name": "folder"})
-    other = replace(one, config={**one.config, key: "another"})
-    apart = one.frame != other.frame or one.part(METHOD) != other.part(METHOD)
-    assert apart == (key not in SAME)

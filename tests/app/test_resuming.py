@@ -14,11 +14,13 @@ from PIL import Image
 
 from fedcl.app.resuming import changes, resumed
 from fedcl.config.hydra import compose
+from fedcl.config.schema import Config
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.settings import parse
 from sites.folder import Folder
 from tests.conftest import ROOT, TINY, read, start
+from tests.plugins import install
 
 
 def hospitals(root: Path) -> Path:
@@ -90,10 +92,11 @@ def change(stored: dict, *arguments: str) -> dict:
     return stored
 
 
-def stored() -> dict:
-    from fedcl.config.hydra import compose
+BEGUN = [*TINY, "strategy=lwf", "strategy.kd=2", "timeline.stages=[[A],[B]]", "seed=4"]
 
-    return compose([*TINY, "strategy=lwf", "strategy.kd=2", "timeline.stages=[[A],[B]]", "seed=4"])
+
+def stored() -> dict:
+    return compose(BEGUN)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,80 @@ def test_what_changes_the_results_is_refused(argument: str):
     key = argument.lstrip("+~").partition("=")[0]
     with pytest.raises(ConfigError, match=rf"^{key}: a resumed run keeps its configuration"):
         change(stored(), argument)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("release=x", "^release: a resumed run keeps"),
+        ("tracking=none", "tracking"),
+        ("tracking.uri.host=h", r"^tracking\.uri\.host: tracking\.uri has a value"),
+    ],
+)
+def test_what_is_no_setting_is_refused(argument: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        change(stored(), argument)
+
+
+def test_a_setting_within_another_is_found():
+    one, other = (
+        compose([*TINY, "strategy=contrastive", f"strategy.teacher.file=/{name}.safetensors"])
+        for name in "ab"
+    )
+    assert change(one, "strategy.teacher.file=/b.safetensors") == other
+
+
+def test_groups_are_chosen_before_what_is_set_in_them_wherever_they_stand():
+    assert change(stored(), "tracking.enabled=false", "tracking=mlflow") == stored()
+    assert change(stored(), "tracking=mlflow")["tracking"]["enabled"]
+
+
+@pytest.mark.parametrize("argument", ["~release.name", "~scenario.root", "~learner.threads"])
+def test_no_setting_of_a_run_can_be_taken_away(argument: str):
+    begun = compose(PUBLISHED)
+    with pytest.raises(ConfigError, match=rf"^{argument[1:]}: a run that goes on has all settings"):
+        change(begun, argument)
+
+
+OWN = """
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fedcl.learning.strategy import Strategy
+from fedcl.settings import setting
+
+
+@dataclass
+class Part:
+    chunk: int = setting(1, effect=False)
+    width: int = setting(1)
+
+
+@dataclass
+class Own(Strategy):
+    chunk: int = setting(1, effect=False)
+    part: Part = field(default_factory=Part)
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "may"),
+    [("strategy.chunk", True), ("strategy.part.chunk", True), ("strategy.part.width", False)],
+)
+def test_of_a_strategy_of_ones_own_what_changes_nothing_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, may: bool
+):
+    install(tmp_path, "strategy", "chunked", OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    begun, other = (compose([*TINY, "strategy=chunked", f"{key}={value}"]) for value in (1, 2))
+    prints = [Config.parse(values).fingerprint() for values in (begun, other)]
+    assert (prints[0] == prints[1]) == may
+    if may:
+        assert change(begun, f"{key}=2") == other
+    else:
+        with pytest.raises(ConfigError, match=rf"^{key}: a resumed run keeps"):
+            change(begun, f"{key}=2")
 
 
 def test_of_a_setting_given_twice_the_last_counts():
