@@ -269,11 +269,11 @@ where that was next to nothing, as in the first stage of some seeds of the phant
 mark different classes, BWT is told class by class, over the sites that mark it: in the mean over
 classes the arrival of one looks like remembering.
 
-Runs were made on several machines, so `s` is not to be compared: on phantom3d all but `harmony` on
-one H100 in float32, twenty at a time (torch 2.11), where no run repeats another bit for bit, so
-that runs which are called paired are so only loosely. How far the same first stage differs is told
-below every table. On the shifted hippocampus `finetune`, `harmony` and most of `joint` ran on 16
-CPUs side by side (torch 2.11), all else on 2 (torch 2.13).
+Runs were made on several machines, so `s` is not to be compared: on phantom3d all but `harmony`
+and `tkrl` on one H100 in float32, twenty at a time (torch 2.11), where no run repeats another bit
+for bit, so that runs which are called paired are so only loosely. How far the same first stage
+differs is told below every table. On the shifted hippocampus `finetune`, `harmony` and most of
+`joint` ran on 16 CPUs side by side (torch 2.11), all else on 2 (torch 2.13).
 
 All of it takes some nine hours on two CPUs, as reckoned from the runs that there are. What was left
 out for that:
