@@ -275,10 +275,9 @@ for bit, so that runs which are called paired are so only loosely. How far the s
 differs is told below every table. On the shifted hippocampus `finetune`, `harmony` and most of
 `joint` ran on 16 CPUs side by side (torch 2.11), all else on 2 (torch 2.13).
 
-All of it takes nearly ten hours of two CPUs, by what sites computed in the runs that there are; the
-archive's `cpu_seconds.server` is too high where one process made several runs, but for the last
-streams. What was left
-out for that:
+All of it takes nearly ten hours of two CPUs, by what sites computed in the runs that there are;
+the archive's `cpu_seconds.server` is too high where one process made several runs, but for the
+last streams. What was left out for that:
 
 - Parts of methods are run on the phantom; on the shifted real streams those of `harmony` alone.
   They are named by what is left: "teacher alone" has no labels on images that are mapped or
