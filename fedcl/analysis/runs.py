@@ -94,16 +94,9 @@ class Run:
 
     @property
     def _free(self) -> list[str]:
-        """What may differ between runs of its method, with what its plug-ins say does nothing.
-
-        Of a scenario that is where files lie as well: digests tell data apart, but not what else a
-        strategy may read.
-        """
-        scenario = _declared(SCENARIO, str(self.config.get("scenario.name")))
-        strategy = _declared(STRATEGY, str(self.config.get("strategy.name")))
-        own = [] if scenario is None else list(free(scenario, "scenario"))
-        idle = [] if strategy is None else without_effect(strategy)
-        return [*FREE, *own, *(f"strategy.{name}" for name in idle)]
+        """What may differ between runs of its method, with what its plug-ins say does nothing."""
+        scenario, strategy = (str(self.config.get(f"{k.key}.name")) for k in (SCENARIO, STRATEGY))
+        return [*FREE, *_idle(SCENARIO, scenario), *_idle(STRATEGY, strategy)]
 
     def part(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the settings under some keys, less those that are free."""
@@ -311,13 +304,20 @@ def _word(key: str, value: Any) -> str:
 
 
 @cache
-def _declared(kind: Kind, name: str) -> type | None:
-    """Return a plug-in; None where it is not on this machine, or cannot be loaded."""
+def _idle(kind: Kind, name: str) -> tuple[str, ...]:
+    """Return the settings of a plug-in that do nothing; none where it cannot be loaded here.
+
+    Of a scenario that is where files lie as well: digests tell data apart, but not what else a
+    strategy may read.
+    """
     try:
-        return kind.find(name)
+        found = kind.find(name)
     except ConfigError as error:
         log.debug("%s", error)
-        return None
+        return ()
+    if kind is SCENARIO:
+        return tuple(free(found, kind.key))
+    return tuple(f"{kind.key}.{setting}" for setting in without_effect(found))
 
 
 def _under(key: str, parent: str) -> bool:

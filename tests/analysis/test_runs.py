@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from fedcl.analysis.runs import Run, differences, group
+from fedcl.learning.learner import Learner
+from fedcl.registry import SCENARIO
 from fedcl.server.results import Results
+from fedcl.settings import free
 from tests.plugins import install
 
 BASE: dict[str, Any] = {"strategy.name": "ted", "scenario.name": "folder", "learner.lr": 0.01}
@@ -52,6 +55,14 @@ def apart(**config: Any) -> bool:
 @pytest.mark.parametrize("key", [*SAME, "scenario.size", "learner.lr", "engine.quorum"])
 def test_runs_are_apart_by_what_changes_what_is_learned(key: str):
     assert apart(**{key: "another"}) == (key not in SAME)
+
+
+@pytest.mark.parametrize("name", SCENARIO.available())
+def test_no_setting_that_changes_nothing_of_what_is_learned_keeps_runs_apart(name: str):
+    one = made(**{"scenario.name": name})
+    for key in (*free(SCENARIO.find(name), "scenario"), *free(Learner, "learner")):
+        runs = [one, made(**{"scenario.name": name, key: "another"})]
+        assert differences(runs) == [] and len(group(runs)[0]) == 1, key
 
 
 @pytest.mark.parametrize("name", ["elsewhere", ["a"], None, 3])
