@@ -61,12 +61,8 @@ def changes(arguments: Sequence[str]) -> Change:
         )
         overrides = _parsed(others)
         last = {one.key_or_group: one for one in overrides}  # as Hydra takes what is said twice
-        single = [one for key, one in last.items() if key.partition("/")[0] not in ELSEWHERE]
-        if len(single) < len(last):  # what it says, other settings apart, shows in the whole
-            known = dict(flat(stored))
-            for key, value in flat(_begun(others)):
-                if known.get(key, value) != value and not _may_change(key, staying):
-                    raise _differs(key, allowed)
+        chosen = [key for key in last if key.partition("/")[0] in ELSEWHERE]
+        single = [one for key, one in last.items() if key not in chosen]
         for override in sorted(single, key=lambda one: "." in one.key_or_group):  # groups first
             key = override.key_or_group
             value = ABSENT if override.is_delete() else override.value()
@@ -86,13 +82,25 @@ def changes(arguments: Sequence[str]) -> Change:
                 _put(stored, key, value)
             else:
                 raise _differs(key, allowed)
+        if chosen:  # what they set shows in the whole command alone
+            known = dict(flat(stored))
+            for key, value in flat(_begun(others, chosen)):
+                if known.get(key, value) != value and not _may_change(key, staying):
+                    raise _unclear(chosen, f"{key} differs")
 
     return change
 
 
-def _begun(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the configuration with which a run is begun by a command line."""
-    values = compose(arguments)
+def _begun(arguments: Sequence[str], chosen: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration with which a run is begun by a command line.
+
+    Raises:
+        ConfigError: no run is begun by it; names the groups `chosen`, for which it is asked.
+    """
+    try:
+        values = compose(arguments)
+    except ConfigError as error:
+        raise _unclear(chosen, str(error)) from None
     del values["run"]
     return {**values, "timeline": inlined(values["timeline"])}
 
@@ -105,6 +113,13 @@ def _differs(key: str, allowed: str) -> ConfigError:
     return ConfigError(
         f"{key}: a resumed run keeps its configuration, and this differs from what it was begun "
         f"with; only {allowed} may be given"
+    )
+
+
+def _unclear(chosen: Sequence[str], problem: str) -> ConfigError:
+    return ConfigError(
+        f"{', '.join(chosen)}: a resumed run keeps its configuration; leave this out, or repeat "
+        f"the command that the run was begun with ({problem})"
     )
 
 

@@ -214,16 +214,26 @@ def test_a_protocol_given_again_is_no_change(more: list[str]):
 
 
 @pytest.mark.parametrize(
-    ("others", "key"),
+    ("others", "groups", "key"),
     [
-        (["protocol=ted_prostate", *PUBLISHED[1:]], r"scenario\.\w+"),
-        ([*PUBLISHED, "protocol/target=r"], "scenario.labels"),
-        ([*PUBLISHED, "learner.epochs=3"], "learner.epochs"),
+        (["protocol=ted_prostate", *PUBLISHED[1:]], "protocol", r"scenario\.\w+ differs"),
+        ([*PUBLISHED, "protocol/target=r"], "protocol, protocol/target", "scenario.labels differs"),
+        (["protocol=ted_mnms"], "protocol", "strategy.name differs"),
+        (["shift=none"], "shift", r"\w+\.\w+ differs"),
+        (["shift=none", PUBLISHED[1]], "shift", "scenario.root: no such key.*"),
     ],
 )
-def test_another_protocol_is_refused(others: list[str], key: str):
-    with pytest.raises(ConfigError, match=f"^{key}: a resumed run keeps its configuration"):
+def test_groups_that_set_values_of_others_are_seen_in_the_whole_command(
+    others: list[str], groups: str, key: str
+):
+    wanted = f"^{groups}: a resumed run keeps its configuration; leave this out, .* \\({key}\\)$"
+    with pytest.raises(ConfigError, match=wanted):
         changes(others)(compose(PUBLISHED))
+
+
+def test_beside_a_protocol_the_setting_that_differs_is_named():
+    with pytest.raises(ConfigError, match=r"^learner.epochs: a resumed run keeps"):
+        changes([*PUBLISHED, "learner.epochs=3"])(compose(PUBLISHED))
 
 
 def test_where_and_how_a_run_computes_may_change():
