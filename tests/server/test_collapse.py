@@ -13,7 +13,7 @@ BEFORE = {"A": 0.5, "B": 0.4, "C": 0.6}
 LOST = Failure("the loss is not finite", code=1)
 
 
-def spoiling(changes: dict[str, float]) -> CollapseCheck:
+def check(changes: dict[str, float]) -> CollapseCheck:
     settings = config("strategy=finetune", "timeline.stages=[[A,B,C]]")
     state = State({}, changes=changes, validation=dict(BEFORE), round=3)
     return CollapseCheck(settings, state, architectures(settings.job, ["A", "B", "C"]))
@@ -24,7 +24,7 @@ def spoiling(changes: dict[str, float]) -> CollapseCheck:
     [({"C": 0.9}, {}), ({}, {"C": Failure("no answer", code=TOO_LATE)}), ({}, {"C": LOST})],
 )
 def test_who_has_spoilt_a_round_does_not_speak_for_it(scores: dict, failed: dict):
-    round_ = spoiling({"A": 0.1, "B": 0.1, "C": 150.0})
+    round_ = check({"A": 0.1, "B": 0.1, "C": 150.0})
     with pytest.raises(CollapseError) as found:
         round_.check_validation({"A": 0.0, "B": 0.0, **scores}, failed)
     assert (found.value.site, found.value.round) == ("C", 4)
@@ -34,14 +34,14 @@ def test_who_has_spoilt_a_round_does_not_speak_for_it(scores: dict, failed: dict
 
 def test_who_learns_much_that_others_forget_has_spoilt_nothing():
     """As the only new hospital among those that rehearse."""
-    round_ = spoiling({"A": 0.1, "B": 0.1, "C": 2.0})
+    round_ = check({"A": 0.1, "B": 0.1, "C": 2.0})
     round_.check_validation({"A": 0.0, "B": 0.0, "C": 0.9}, {})
 
 
 def test_of_two_each_is_heard():
-    spoiling({"A": 0.1, "C": 150.0}).check_validation({"A": 0.0, "C": 0.6}, {})
+    check({"A": 0.1, "C": 150.0}).check_validation({"A": 0.0, "C": 0.6}, {})
 
 
 def test_who_sends_nothing_new_cannot_have_another_one_left_out():
     """One sends the weights back and then fails; the other is out of luck."""
-    spoiling({"A": 0.0, "B": 0.07}).check_training("AB", {"A": LOST, "B": LOST})
+    check({"A": 0.0, "B": 0.07}).check_training("AB", {"A": LOST, "B": LOST})
