@@ -71,7 +71,7 @@ def parse(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{key}: must be a group of settings, got {values!r}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), _plain(values, cls, key))
+        merged = OmegaConf.merge(OmegaConf.structured(cls), literal(values, cls, key))
         result = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         raise ConfigError(_unknown(cls, error.full_key or "", key)) from None
@@ -90,7 +90,7 @@ def _refused(cls: type, values: Mapping[str, Any], key: str) -> str:
     """Return which single value OmegaConf refuses without saying so; empty if none alone."""
     for name, value in values.items():
         try:
-            OmegaConf.merge(OmegaConf.structured(cls), _plain({name: value}, cls, key))
+            OmegaConf.merge(OmegaConf.structured(cls), literal({name: value}, cls, key))
         except OmegaConfBaseException:
             return str(name)
     return ""
@@ -150,7 +150,7 @@ def flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from flat(value, f"{key}.{name}" if key else str(name))
 
 
-def _plain(value: Any, kind: Any, key: str) -> Any:
+def literal(value: Any, kind: Any, key: str) -> Any:
     """Return settings as they are meant, for OmegaConf to check.
 
     "${...}" is text: whatever is to be resolved has been, by Hydra. Where names are expected,
@@ -170,12 +170,12 @@ def _plain(value: Any, kind: Any, key: str) -> Any:
         fields = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         own = get_args(kind)[1] if get_origin(kind) is dict else None
         return {
-            _named(name, f"{key}.{name}"): _plain(one, fields.get(name, own), f"{key}.{name}")
+            _named(name, f"{key}.{name}"): literal(one, fields.get(name, own), f"{key}.{name}")
             for name, one in value.items()
         }
     if isinstance(value, list | tuple):
         inner = get_args(kind)[0] if get_origin(kind) is list else None
-        return [_plain(one, inner, key) for one in value]
+        return [literal(one, inner, key) for one in value]
     if kind is str:
         value = _named(value, key)
     if value == "???":  # OmegaConf's word for what is to be given yet, without saying so

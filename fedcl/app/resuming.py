@@ -7,6 +7,8 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fedcl.config.groups import DECIDING, Release
 from fedcl.config.hydra import compose, in_one_line
@@ -14,14 +16,14 @@ from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
-from fedcl.settings import flat, free
+from fedcl.settings import flat, free, literal
 
 RESUME = "run.resume"
 GATE = "release.on_refusal"
 FREE = ("engine", "tracking", "run.figures", GATE)
 """What says where and how a run computes and is watched, beside settings of no effect."""
 ABSENT = object()
-ELSEWHERE = ("protocol", "shift")
+ELSEWHERE = ("protocol", "shift", "sites")
 """Groups whose choice sets values of others and leaves none of its own in a configuration."""
 
 Change = Callable[[dict[str, Any]], None]
@@ -63,10 +65,10 @@ def changes(arguments: Sequence[str]) -> Change:
         last = {one.key_or_group: one for one in overrides}  # as Hydra takes what is said twice
         chosen = [key for key in last if key.partition("/")[0] in ELSEWHERE]
         single = [one for key, one in last.items() if key not in chosen]
-        for override in sorted(single, key=lambda one: "." in one.key_or_group):  # groups first
-            key = override.key_or_group
-            value = ABSENT if override.is_delete() else override.value()
-            if _same(stored, key, value):
+        asked = [one for override in single for one in _settings(stored, override)]
+        given = {key for key, _ in asked}
+        for key, value in sorted(asked, key=lambda one: "." in one[0]):  # groups first
+            if _same(stored, key, value, given):
                 continue
             if value is ABSENT and _may_change(key, staying):
                 raise ConfigError(f"{key}: a run that goes on has all settings; give it a value")
@@ -130,6 +132,27 @@ def _parsed(arguments: Sequence[str]) -> list[Override]:
         raise ConfigError(in_one_line(error, arguments)) from None
 
 
+def _settings(stored: dict[str, Any], override: Override) -> list[tuple[str, Any]]:
+    """Return what an override sets, setting by setting, with the values that it refers to.
+
+    Raises:
+        ConfigError: it refers to what is not there, or has several values.
+    """
+    key = override.key_or_group
+    if override.is_delete():
+        return [(key, ABSENT)]
+    if override.is_sweep_override():
+        raise ConfigError(f"{key}: one run is gone on with; give one value")
+    try:
+        values = OmegaConf.create(literal(stored, None, ""))
+        values["given"] = override.value()  # at the top, from where ${seed} is looked for
+        value = OmegaConf.to_container(values, resolve=True)["given"]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+    # What a group does not say stays as it is, as where Hydra composes.
+    return [*flat(value, key)] if isinstance(value, dict) else [(key, value)]
+
+
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     """Set one value by its dotted key; text stays text, whatever it looks like.
 
@@ -145,8 +168,15 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     part[last] = value
 
 
-def _same(stored: dict[str, Any], key: str, value: Any) -> bool:
-    """Return whether a run has this value already; for a group, whether it is the one so named."""
+def _same(stored: dict[str, Any], key: str, value: Any, given: Collection[str]) -> bool:
+    """Return whether a run has this value already; for a group, whether it can be the one so named.
+
+    Args:
+        stored: the configuration of the run.
+        key: of the setting.
+        value: what it is to be.
+        given: the keys that the command line has.
+    """
     if key == "run.dir":  # repeated, or of no effect: the run stays where it is
         return True
     if key == "timeline.file":
@@ -156,5 +186,15 @@ def _same(stored: dict[str, Any], key: str, value: Any) -> bool:
     for part in key.split("."):
         now = now.get(part, ABSENT) if isinstance(now, dict) else ABSENT
     if isinstance(now, dict) and isinstance(value, str):
-        return bool(now.get("name") == value)
+        return now.get("name") == value or _chosen(now, key, value, given)
     return bool(now == value)
+
+
+def _chosen(now: dict[str, Any], key: str, option: str, given: Collection[str]) -> bool:
+    """Return whether a group is an option of another name than its own, as `published/ted` is."""
+    try:
+        settings = dict(flat(compose([f"{key}={option}"])[key]))
+    except ConfigError:
+        return False
+    own = dict(flat(now))
+    return all(own.get(k) == v for k, v in settings.items() if f"{key}.{k}" not in given)

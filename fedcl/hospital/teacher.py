@@ -61,15 +61,18 @@ def of_stage(hospital: Hospital, call: TrainRequest) -> Cache:
 def taught(hospital: Hospital, call: TrainRequest) -> list[str]:
     """Return the sites that a teacher has learned from in the run; see `Teaching.refresh`.
 
-    None of one from elsewhere, and of one that began with such a model and knows what that knew.
+    They train its architecture. None of one from elsewhere, and of one that began with such a model
+    and knows what that knew.
     """
-    role = hospital.job.roles[hospital.site]
-    if role.teacher is not None and hospital.job.models[role.teacher].teaches:
+    roles = hospital.job.roles
+    own = roles[hospital.site].teacher
+    if own is not None and hospital.job.models[own].teaches:
         return []
     teaching = hospital.job.strategy.teaching
     follows = teaching is not None and teaching.refresh != "stage" and call.done > 0
     stages = call.arrivals if follows else call.arrivals[:-1]
-    return [site for stage in stages for site in stage if site not in call.lost]
+    there = [site for stage in stages for site in stage if site not in call.lost]
+    return [site for site in there if roles[site].model == own]
 
 
 def recalled(

@@ -231,6 +231,38 @@ def test_groups_that_set_values_of_others_are_seen_in_the_whole_command(
         changes(others)(compose(PUBLISHED))
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        ["scenario.size=${scenario.slices}", "scenario.seed=${seed}", "seed=3"],
+        ["model=published/ted"],
+        ["model=published/tkrl", "model.window=8"],
+        ["strategy=ted", "strategy.weight={kd:0.5}", "strategy.teacher={refresh:both}"],
+        ["scenario=ct_phantom", "strategy=contrastive", "sites=ct_phantom-contrastive"],
+        ["+sites={A:{data_fraction:0.5}}", "faults.crash={A:0.5}", "augment=light"],
+    ],
+)
+def test_the_command_that_a_run_was_begun_with_changes_nothing(begun: list[str]):
+    assert change(compose(begun), *begun) == compose(begun)
+
+
+def test_what_a_value_refers_to_is_looked_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOSPITALS", "/elsewhere")
+    given = "scenario.root=${oc.env:HOSPITALS}"
+    begun = compose(["scenario=folder", "scenario.root=/here", "scenario.size=64"])
+    assert change(begun, given)["scenario"]["root"] == "/elsewhere"
+    monkeypatch.delenv("HOSPITALS")
+    with pytest.raises(ConfigError, match=r"^scenario\.root: .*HOSPITALS"):
+        change(begun, given)
+
+
+def test_a_model_of_another_name_is_another_one():
+    with pytest.raises(ConfigError, match=r"^model: a resumed run keeps"):
+        change(compose(["model=published/ted"]), "model=published/tkrl")
+    with pytest.raises(ConfigError, match=r"^seed: one run is gone on with"):
+        change(stored(), "seed=1,2")
+
+
 def test_beside_a_protocol_the_setting_that_differs_is_named():
     with pytest.raises(ConfigError, match=r"^learner.epochs: a resumed run keeps"):
         changes([*PUBLISHED, "learner.epochs=3"])(compose(PUBLISHED))

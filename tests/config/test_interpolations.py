@@ -87,10 +87,14 @@ def test_a_stored_configuration_resolves_nothing(values: dict[str, Any], tmp_pat
         assert SECRET not in answer(lambda: Config.parse(stored(tmp_path))), place
 
 
-def test_what_changes_a_stored_configuration_resolves_nothing(values: dict[str, Any]):
+def test_what_a_command_line_says_of_a_stored_configuration_alone_is_resolved(
+    values: dict[str, Any],
+):
     told = with_value(values, ("tracking", "uri"), ASKED[0])
-    changes(["tracking.enabled=true", f"engine.address='{ASKED[0]}'"])(told)
-    assert told["engine"]["address"] == told["tracking"]["uri"] == ASKED[0]
+    changes(["tracking.enabled=true", f"run.figures={ASKED[0]}"])(told)
+    assert (told["tracking"]["uri"], told["run"]["figures"]) == (ASKED[0], SECRET)
+    changes(["run.figures=${tracking.uri}"])(told)
+    assert told["run"]["figures"] == ASKED[0]
 
 
 @pytest.mark.parametrize("asked", ASKED)
