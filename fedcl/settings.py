@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
@@ -96,25 +96,30 @@ def _refused(cls: type, values: Mapping[str, Any], key: str) -> str:
     return ""
 
 
-def without_effect(settings: Any) -> list[str]:
-    """Return the names of the settings that change nothing of what is learned; see `setting`."""
-    fields = dataclasses.fields(settings)
-    return [field.name for field in fields if not field.metadata.get("effect", True)]
-
-
-def free(settings: Any, key: str) -> Iterator[str]:
-    """Yield the dotted keys of what never leaves this machine, or changes nothing that is learned.
+def without_effect(settings: Any, key: str = "") -> list[str]:
+    """Return the dotted keys of what changes nothing that is learned; see `setting`.
 
     Args:
         settings: an object or its class; those within it count as well.
         key: where they stand in the configuration.
     """
+    return [*_declared(settings, key, ["effect"])]
+
+
+def free(settings: Any, key: str) -> list[str]:
+    """Return likewise the keys of that, and of what never leaves this machine."""
+    return [*_declared(settings, key, ["effect", "travels"])]
+
+
+def _declared(settings: Any, key: str, marks: Sequence[str]) -> Iterator[str]:
+    """Yield the keys of settings that were declared to have no effect, or not to travel."""
     kinds = get_type_hints(settings if isinstance(settings, type) else type(settings))
     for field in dataclasses.fields(settings):
-        if not (field.metadata.get("travels", True) and field.metadata.get("effect", True)):
-            yield f"{key}.{field.name}"
+        place = f"{key}.{field.name}" if key else field.name
+        if not all(field.metadata.get(mark, True) for mark in marks):
+            yield place
         elif dataclasses.is_dataclass(kind := kinds[field.name]):
-            yield from free(kind, f"{key}.{field.name}")
+            yield from _declared(kind, place, marks)
 
 
 def travelling(settings: Any) -> dict[str, Any]:

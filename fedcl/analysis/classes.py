@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import stdev
 
 from fedcl.analysis.architectures import scored
 from fedcl.analysis.columns import Column, number
 from fedcl.analysis.runs import Group
+from fedcl.analysis.statistics import by_seed
 from fedcl.tasks.metrics import class_of
 
 
@@ -18,7 +19,7 @@ class Row:
         method: which.
         number: of the class.
         runs: that have a score of it.
-        mean, std: by figure, over these; the latter None of one run.
+        mean, std: by figure; over seeds, and over runs, then None of one run.
     """
 
     method: str
@@ -56,7 +57,7 @@ def _row(group: Group, score: str) -> Row:
         method=group.name,
         number=class_of(score),
         runs=len(found),
-        mean={name: fmean(values) if values else None for name, values in known.items()},
+        mean={n: by_seed(group.runs, values) if values else None for n, values in known.items()},
         std={name: stdev(values) if len(values) > 1 else None for name, values in known.items()},
     )
 

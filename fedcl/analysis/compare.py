@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rich.markup import escape
@@ -14,7 +13,7 @@ from fedcl.analysis import architectures, classes
 from fedcl.analysis.columns import Column, as_csv
 from fedcl.analysis.runs import Group, chosen, differences, example, group
 from fedcl.analysis.sources import Collection, collect, is_folder
-from fedcl.analysis.statistics import FIGURES, Line, gap, table
+from fedcl.analysis.statistics import FIGURES, Line, by_seed, gap, table
 from fedcl.analysis.tables import COLUMNS, latex, markdown, paper
 from fedcl.errors import ConfigError, some_of
 from fedcl.files import write_atomically
@@ -165,8 +164,8 @@ def _checked(found: Collection, strict: bool, mix: bool) -> tuple[list[Group], l
     uneven = [name for name, blocks in counts.items() if not _even(blocks)]
     if uneven:
         notes.append(
-            f"{some_of(uneven)}: some seeds were run in more orders than others; means are over "
-            "runs, intervals over seeds, and one may lie outside of the other"
+            f"{some_of(uneven)}: some seeds were run in more orders than others; means and "
+            "intervals are over seeds, where each counts once, ± is over runs"
         )
     return groups, notes
 
@@ -184,8 +183,12 @@ def _reference(groups: Sequence[Group], asked: str | None) -> str:
             f"compare --reference: there is no {asked!r}; there are {', '.join(names)}"
         )
     if asked is None and "ted" not in names:
-        return max(groups, key=lambda group: fmean(r.results.avg for r in group.runs)).name
+        return max(groups, key=_avg).name
     return asked or "ted"
+
+
+def _avg(group: Group) -> float:
+    return by_seed(group.runs, [run.results.avg for run in group.runs])
 
 
 def _print_rows(

@@ -9,7 +9,7 @@ import yaml
 
 from fedcl.analysis.columns import Column, as_csv, number, piped
 from fedcl.analysis.runs import Group, Run
-from fedcl.analysis.statistics import Line, table
+from fedcl.analysis.statistics import Line, by_seed, table
 from fedcl.analysis.tables import HELP, tabular, told
 from fedcl.config.hydra import CONF
 from fedcl.errors import ConfigError, some_of
@@ -218,7 +218,7 @@ def _at_end(score: str, site: str, entry: Entry) -> tuple[float | None, float | 
 
     Sites that never have it, such as those of a mask for PSNR, are left out of the mean.
     """
-    values = []
+    values, runs = [], []
     for run in entry.runs:
         own = run.results
         matrix = own.matrix if score == own.score else own.secondary[score].matrix
@@ -229,7 +229,8 @@ def _at_end(score: str, site: str, entry: Entry) -> tuple[float | None, float | 
         ]
         if last and None not in last:
             values.append(fmean(value for value in last if value is not None))
-    return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
+            runs.append(run)
+    return by_seed(runs, values) if values else None, stdev(values) if len(values) > 1 else None
 
 
 def known(found: Sequence[Entry]) -> list[Measure]:

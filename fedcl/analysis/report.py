@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from fedcl.analysis import architectures, classes
 from fedcl.analysis.architectures import Row
 from fedcl.analysis.runs import METHOD, Group, Run
-from fedcl.analysis.statistics import Line, cases
+from fedcl.analysis.statistics import Line, by_seed, cases
 from fedcl.analysis.tables import COLUMNS
 from fedcl.reporting.figures import COLOURS, title_of
 from fedcl.reporting.terminal import released
@@ -142,11 +142,10 @@ def _curves(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Fig
         for column in (1, 2):
             series = [_series(run, only_first=column == 2) for run in group.runs]
             stages = range(1, min(map(len, series)) + 1)
-            known = [[v for s in series if (v := s[t - 1]) is not None] for t in stages]
-            x = [t for t, values in zip(stages, known, strict=True) if values]
-            values = [v for v in known if v]
-            mean = [fmean(v) for v in values]
-            spread = [_spread(v) for v in values]
+            known = [_known(group.runs, [s[t - 1] for s in series]) for t in stages]
+            x = [t for t, (_, values) in zip(stages, known, strict=True) if values]
+            mean = [by_seed(runs, values) for runs, values in known if values]
+            spread = [_spread(values) for _, values in known if values]
             common: dict[str, Any] = {"legendgroup": group.name, "row": 1, "col": column}
             figure.add_scatter(
                 x=x + x[::-1],
@@ -187,39 +186,44 @@ def _series(run: Run, only_first: bool) -> list[float | None]:
     return means
 
 
+def _known(runs: Sequence[Run], values: Sequence[float | None]) -> tuple[list[Run], list[float]]:
+    """Return the runs that have a value, and these."""
+    found = [(run, v) for run, v in zip(runs, values, strict=True) if v is not None]
+    return [run for run, _ in found], [v for _, v in found]
+
+
 def _sites(groups: Sequence[Group], looks: dict[str, dict[str, str]]) -> go.Figure:
     """The last row site by site, and how fair it is."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("last row, by site", "fairness"))
     every = sorted({site for group in groups for site in group.runs[0].results.sites})
     for number, group in enumerate(groups):
         aside = 0.6 * ((number + 0.5) / len(groups) - 0.5)  # else whiskers hide one another
-        per_site: dict[str, list[float]] = {}
-        for run in group.runs:
-            for site, value in zip(run.results.sites, run.results.matrix[-1], strict=True):
-                if value is not None:
-                    per_site.setdefault(site, []).append(value)
-        names = [site for site in every if site in per_site]
+        last = [
+            dict(zip(run.results.sites, run.results.matrix[-1], strict=True)) for run in group.runs
+        ]
+        scores = {site: _known(group.runs, [row.get(site) for row in last]) for site in every}
+        names = [site for site, (_, values) in scores.items() if values]
         marker = _marker(looks[group.name], 9)
         common: dict[str, Any] = {"legendgroup": group.name, "name": group.name, "row": 1}
         figure.add_scatter(
             x=[every.index(site) + aside for site in names],
-            y=[fmean(per_site[site]) for site in names],
+            y=[by_seed(*scores[site]) for site in names],
             text=names,
             hovertemplate="%{text}: %{y:.4f}",
-            error_y={"type": "data", "array": [_spread(per_site[site]) for site in names]},
+            error_y={"type": "data", "array": [_spread(scores[site][1]) for site in names]},
             mode="markers",
             marker=marker,
             col=1,
             **common,
         )
         spread, worst = (
-            [run.results.metrics.get(name) for run in group.runs]
+            _known(group.runs, [run.results.metrics.get(name) for run in group.runs])
             for name in ("std_site", "worst_site")
         )
-        if None not in (*spread, *worst):
+        if spread[0] == worst[0] == group.runs:
             figure.add_scatter(
-                x=[fmean(value for value in spread if value is not None)],
-                y=[fmean(value for value in worst if value is not None)],
+                x=[by_seed(*spread)],
+                y=[by_seed(*worst)],
                 mode="markers",
                 marker=marker,
                 showlegend=False,

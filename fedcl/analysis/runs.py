@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
 from fedcl.config.groups import Engine, Release
+from fedcl.config.hydra import parsed
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY, Kind, describe
@@ -155,8 +154,8 @@ def chosen(runs: Sequence[Run], where: Sequence[str]) -> list[Run]:
         if not there:
             raise ConfigError(f"compare --where: no run has the setting {key!r}")
         try:
-            value = plain(yaml.safe_load(text))
-        except yaml.YAMLError:
+            value = plain(parsed([wish])[0].value())
+        except ConfigError:
             value = text
         kept = [run for run in kept if run.config.get(key) == value]
         if not kept:
@@ -289,10 +288,17 @@ def _default(strategy: str, key: str) -> Any:
         "scenario.unmarked_as": "unknown",
         **{f"engine.{name}": value for name, value in flat(asdict(Engine()))},
     }
-    if key.startswith("strategy.") and strategy in STRATEGY.available():
-        defaults = describe(STRATEGY.make({"name": strategy}))
-        known |= {f"strategy.{name}": value for name, value in flat(defaults)}
-    return known.get(key)
+    return (known | _defaults(strategy)).get(key)
+
+
+@cache
+def _defaults(strategy: str) -> dict[str, Any]:
+    """Return the settings of a strategy if nobody sets them; none where it cannot be loaded."""
+    try:
+        return dict(flat({"strategy": describe(STRATEGY.make({"name": strategy}))}))
+    except ConfigError as error:
+        log.debug("%s", error)
+        return {}
 
 
 def _word(key: str, value: Any) -> str:
@@ -315,9 +321,7 @@ def _idle(kind: Kind, name: str) -> tuple[str, ...]:
     except ConfigError as error:
         log.debug("%s", error)
         return ()
-    if kind is SCENARIO:
-        return tuple(free(found, kind.key))
-    return tuple(f"{kind.key}.{setting}" for setting in without_effect(found))
+    return tuple((free if kind is SCENARIO else without_effect)(found, kind.key))
 
 
 def _under(key: str, parent: str) -> bool:

@@ -115,13 +115,15 @@ def table(groups: Sequence[Group], reference: str) -> list[Line]:
 def joint_of(run: Run, joint: Sequence[Run]) -> Run | None:
     """Return the joint run to set beside a run; None where there is none.
 
-    It has the same seed and order of arrival, or the same seed and all sites in one stage, which is
-    no order.
+    It has the same data and seed, and the same order of arrival, or all sites in one stage, which
+    is no order.
     """
-    like = [one for one in joint if one.block == run.block]
+    data = run.results.data_sha256
+    own = [one for one in joint if one.results.data_sha256 == data]
+    like = [one for one in own if one.block == run.block]
     like += [
         one
-        for one in joint
+        for one in own
         if one.results.seed == run.results.seed and len(one.results.arrivals) == 1
     ]
     return like[0] if like else None
@@ -236,20 +238,20 @@ def _line(group: Group, joint: Sequence[Run]) -> Line:
         )
         known = [value for value in values if value is not None]
         whole = len(known) == len(values)  # a mean over fewer runs would look like one over all
-        line.mean[figure] = _by_seed(runs, known) if whole else None
+        line.mean[figure] = by_seed(runs, known) if whole else None
         line.std[figure] = stdev(known) if whole and len(known) > 1 else None
     for figure in ("avg", "bwt"):
         line.spread[figure] = _spread(runs, figure)
     if line.seeds > 1:
         line.interval = interval(cases(runs))
     costs = [run.results for run in runs]
-    line.bytes = fmean(one.bytes["down"] + one.bytes["up"] for one in costs)
-    line.stored = fmean(sum(one.stored.values()) for one in costs)
-    line.seconds = fmean(one.seconds["train"] for one in costs)
+    line.bytes = by_seed(runs, [one.bytes["down"] + one.bytes["up"] for one in costs])
+    line.stored = by_seed(runs, [sum(one.stored.values()) for one in costs])
+    line.seconds = by_seed(runs, [one.seconds["train"] for one in costs])
     return line
 
 
-def _by_seed(runs: Sequence[Run], values: Sequence[float]) -> float:
+def by_seed(runs: Sequence[Run], values: Sequence[float]) -> float:
     """Return the mean over seeds of the means over their orders, as intervals are around it."""
     seeds: dict[int, list[float]] = {}
     for run, value in zip(runs, values, strict=True):

@@ -5,13 +5,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedcl.config.groups import DECIDING, Release
-from fedcl.config.hydra import compose, in_one_line
+from fedcl.config.hydra import compose, parsed
 from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
@@ -36,7 +35,7 @@ def resumed(arguments: Sequence[str]) -> Path | None:
             given = argument.partition("=")[2]
             if not Path(given).exists():  # quoted for Hydra, nothing, or not there
                 with contextlib.suppress(ConfigError):
-                    given = str(_parsed([argument])[0].value() or "")
+                    given = str(parsed([argument])[0].value() or "")
             if given not in ("", "null", "None"):
                 return Path(given)
     return None
@@ -61,7 +60,7 @@ def changes(arguments: Sequence[str]) -> Change:
         allowed = f"{', '.join(f'{group}.*' for group in FREE[:2])}, " + ", ".join(
             sorted(staying | {*FREE[2:]})
         )
-        overrides = _parsed(others)
+        overrides = parsed(others)
         last = {one.key_or_group: one for one in overrides}  # as Hydra takes what is said twice
         chosen = [key for key in last if key.partition("/")[0] in ELSEWHERE]
         single = [one for key, one in last.items() if key not in chosen]
@@ -125,13 +124,6 @@ def _unclear(chosen: Sequence[str], problem: str) -> ConfigError:
     )
 
 
-def _parsed(arguments: Sequence[str]) -> list[Override]:
-    try:
-        return list(OverridesParser.create().parse_overrides(list(arguments)))
-    except Exception as error:  # Hydra raises many kinds; all of them mean the arguments
-        raise ConfigError(in_one_line(error, arguments)) from None
-
-
 def _settings(stored: dict[str, Any], override: Override) -> list[tuple[str, Any]]:
     """Return what an override sets, setting by setting, with the values that it refers to.
 
@@ -146,10 +138,11 @@ def _settings(stored: dict[str, Any], override: Override) -> list[tuple[str, Any
     try:
         values = OmegaConf.create(literal(stored, None, ""))
         values["given"] = override.value()  # at the top, from where ${seed} is looked for
-        value = OmegaConf.to_container(values, resolve=True)["given"]
+        whole: Any = OmegaConf.to_container(values, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
     # What a group does not say stays as it is, as where Hydra composes.
+    value = whole["given"]
     return [*flat(value, key)] if isinstance(value, dict) else [(key, value)]
 
 

@@ -11,6 +11,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from fedcl.contracts import where
@@ -86,8 +87,8 @@ def _store(kind: Kind, name: str, folders: Sequence[Path]) -> None:
 def _listed(override: str) -> list[str]:
     """Return the paths of a `hydra.searchpath`; none where it is not understood: Hydra will say."""
     try:
-        value = OverridesParser.create().parse_override(override).value()
-    except Exception:  # Hydra raises many kinds
+        value = parsed([override])[0].value()
+    except ConfigError:
         return []
     return [str(one) for one in value] if isinstance(value, list) else []
 
@@ -125,6 +126,18 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         raise
     except Exception as error:  # Hydra raises many kinds; all of them mean the overrides
         raise ConfigError(in_one_line(error, whole)) from error
+
+
+def parsed(arguments: Sequence[str]) -> list[Override]:
+    """Return what a command line sets, one by one.
+
+    Raises:
+        ConfigError: Hydra does not understand it.
+    """
+    try:
+        return list(OverridesParser.create().parse_overrides(list(arguments)))
+    except Exception as error:  # Hydra raises many kinds; all of them mean the arguments
+        raise ConfigError(in_one_line(error, arguments)) from None
 
 
 def check_sites(overrides: Sequence[str]) -> None:

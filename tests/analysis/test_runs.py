@@ -1,5 +1,6 @@
 """Which runs are repetitions of one method, and which are to be compared."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,22 @@ SAME = ("scenario.cache", "scenario.splits", "learner.threads", "engine.workers"
 OWN = """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedcl.learning.strategy import Strategy
 from fedcl.settings import setting
 
 
 @dataclass
+class Part:
+    chunk: int = setting(1, effect=False)
+    width: int = setting(1)
+
+
+@dataclass
 class Own(Strategy):
     chunk: int = setting(1, effect=False)
+    part: Part = field(default_factory=Part)
     prior: str | None = setting(None, travels=False)
 """
 
@@ -76,7 +84,9 @@ def test_of_a_plugin_of_ones_own_counts_what_changes_what_is_learned(
 ):
     install(tmp_path, "strategy", "own", OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    for key, methods in (("strategy.chunk", 1), ("strategy.prior", 2)):
+    for key, methods in {
+        "strategy.chunk": 1, "strategy.part.chunk": 1, "strategy.part.width": 2, "strategy.prior": 2
+    }.items():  # fmt: skip
         runs = [made(**{"strategy.name": "own", key: value}) for value in (1, 2)]
         assert len(group(runs)[0]) == methods, key
 
@@ -88,3 +98,7 @@ def test_a_plugin_that_cannot_be_loaded_stops_no_comparison(
     monkeypatch.syspath_prepend(tmp_path)
     runs = [made(**{"scenario.name": "broken", "learner.threads": n}) for n in (1, 2)]
     assert differences(runs) == []
+    install(tmp_path, "strategy", "faulty", "import not_there_at_all\n")
+    runs = [made(**{"strategy.name": "faulty", "strategy.kd": n}) for n in (1, 2)]
+    runs = [replace(run, results=replace(run.results, strategy="faulty")) for run in runs]
+    assert [one.name for one in group(runs)[0]] == ["faulty kd=1", "faulty kd=2"]

@@ -220,7 +220,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_where_takes_values_as_the_command_line_does():
     runs = [run(seed=s, **{"strategy.kd": 1, "learner.lr": [0.002, 0.001]}) for s in (0, 1)]
-    for wish in ("strategy.kd=1.0", "learner.lr=[0.002,0.001]", "strategy=ted"):
+    for wish in ("strategy.kd=1e0", "learner.lr=[2e-3,0.001]", "strategy=ted"):
         assert chosen(runs, [wish]) == runs
     for wish, said in {
         "strategy.kd=2": "no run has strategy.kd=2; there are 1",
