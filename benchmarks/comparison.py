@@ -18,8 +18,10 @@ import fedcl  # noqa: F401  isort: skip  (sets the environment)
 from benchmarks.comparison_tables import write
 from benchmarks.methods import METHODS
 from benchmarks.plan import Work, planned
-from benchmarks.running import ROOT, archive, run_all, slug
+from benchmarks.running import ROOT, archive, check_whole, run_all, slug
 from benchmarks.streams import STREAMS
+
+ARCHIVE = ROOT / "benchmarks" / "comparison.tar.xz"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     part = given.stream is not None or bool(given.only)
     if given.report and part:
         parser.error("--report writes everything that is there; leave --stream and --only away")
-    if given.report and not any(given.out.rglob("results.json")):
-        parser.error(f"no runs in {given.out}; unpack benchmarks/comparison.tar.xz there first")
+    if given.report:
+        check_whole(given.out, ARCHIVE)
     works = [
         Work(name, stream, given.out / slug(name)) for name, stream in STREAMS.items()
         if name in (given.stream or STREAMS)
@@ -45,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         for what, runs in planned(work, given.only):
             run_all(runs, given.lanes, f"{work.name}, {what}")
+    if not (part or given.report):
+        archive(given.out, ARCHIVE)
     if not part:
         write(works)
-        archive(given.out, ROOT / "benchmarks" / "comparison.tar.xz")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ time, `--report` only writes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import zip_longest
 from os.path import relpath
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.running import (
     ROOT,
     Planned,
     archive,
+    check_whole,
     completed,
     markdown,
     options,
@@ -30,7 +32,7 @@ from fedcl.analysis.architectures import scored, view
 from fedcl.analysis.runs import Group
 from fedcl.analysis.sources import read
 from fedcl.analysis.statistics import Line, average, cases, share, table
-from fedcl.analysis.tables import portion, told
+from fedcl.analysis.tables import portion, significance, told
 
 Values = tuple[str, ...]
 
@@ -69,6 +71,7 @@ class Setting:
     budgets: dict[str, Budget]
 
 
+ARCHIVE = ROOT / "benchmarks" / "contrastive.tar.xz"
 LARGE = "strategy.teacher.model=large"
 TUNED = ("strategy.weight.decoder=0.4", "strategy.weight.maps=1.0")
 ALONE, TEACHER = "student alone", "teacher"
@@ -147,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key, budget in setting.budgets.items()
         for name in setting.methods
     }
-    if given.report and not any(completed(one) for runs in planned.values() for one, _ in runs):
-        raise RuntimeError(f"{given.out}: nothing is complete; run without --report first")
-    if not given.report:
+    if given.report:
+        check_whole(given.out, ARCHIVE)
+    else:
         for setting in SETTINGS:
             seeds = range(max(budget.seeds for budget in setting.budgets.values()))
             teachers = [teacher(given.out, setting, seed) for seed in seeds]
@@ -164,8 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             there = all(completed(folder) for name in runs for folder, _ in runs[name])
             body = compared(runs) if there else ["**Not run yet.**"]
             lines += [f"### {budget.title}, {budget.seeds} seeds", "", *body, ""]
+    if not given.report:
+        archive(given.out, ARCHIVE, scores=["iou"])
     write_section("contrastive", "\n".join(lines))
-    archive(given.out, ROOT / "benchmarks" / "contrastive.tar.xz")
 
 
 def teacher(out: Path, setting: Setting, seed: int) -> Planned:
@@ -219,7 +223,7 @@ def compared(planned: Mapping[str, Sequence[Planned]]) -> list[str]:
 
 
 def _tested(line: Line) -> list[str]:
-    return [told(line.difference, ""), "" if line.p is None else f"{line.p:.2g}"]
+    return [told(line.difference, ""), escape(significance(line.p, ""))]
 
 
 if __name__ == "__main__":

@@ -9,12 +9,22 @@ from pathlib import Path
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
-from benchmarks.running import ROOT, Planned, archive, options, run_all, slug, write_section
+from benchmarks.running import (
+    ROOT,
+    Planned,
+    archive,
+    check_whole,
+    options,
+    run_all,
+    slug,
+    write_section,
+)  # fmt: skip
 from fedcl.analysis.compare import markdown
 from fedcl.analysis.runs import Group
 from fedcl.analysis.sources import read
 from fedcl.analysis.statistics import table
 
+ARCHIVE = ROOT / "benchmarks" / "drift.tar.xz"
 SEEDS = (0, 1, 2, 3, 4)
 STRATEGIES = ("finetune", "lwf", "ted")
 COMMON = (
@@ -63,9 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for teacher, own in TEACHERS.items():
             name = f"{strategy}: {teacher}"
             plans[name] = planned(given.out, name, own)
-    if not given.report:
+    if given.report:
+        check_whole(given.out, ARCHIVE)
+    else:
         by_seed = zip(*plans.values(), strict=True)
         run_all([run for runs in by_seed for run in runs], given.lanes, "drift")
+        archive(given.out, ARCHIVE)
     lines = [TEXT]
     for strategy in STRATEGIES[1:]:
         reference = f"{strategy}: stage"
@@ -73,7 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         groups = [Group(name, [read(str(at), at) for at, _ in plans[name]]) for name in names]
         lines += [f"### {strategy}", "", markdown(table(groups, reference), reference), ""]
     write_section("drift", "\n".join(lines))
-    archive(given.out, ROOT / "benchmarks" / "drift.tar.xz")
 
 
 if __name__ == "__main__":

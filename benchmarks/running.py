@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from os.path import relpath
@@ -104,23 +104,52 @@ def slug(*words: str) -> str:
     return re.sub(r"[^\w.+]+", "-", "-".join(words))
 
 
-def archive(folder: Path, file: Path) -> None:
+def check_whole(folder: Path, file: Path) -> None:
+    """Check that a folder has every run that an archive has: tables of fewer would replace better.
+
+    Raises:
+        RuntimeError: it lacks some.
+    """
+    if not file.exists():
+        return
+    with tarfile.open(file) as kept:
+        places = [Path(name).parent for name in kept.getnames() if name.endswith("results.json")]
+    lacking = [one for one in places if completed(folder / one.relative_to(one.parts[0])) is None]
+    if lacking:
+        raise RuntimeError(
+            f"{folder} lacks {len(lacking)} of the {len(places)} runs that {file.name} has, such "
+            f"as {lacking[0]}: unpack it there first (tar -xf benchmarks/{file.name} -C outputs), "
+            "or remove it if they are not to count any more"
+        )
+
+
+def archive(folder: Path, file: Path, scores: Collection[str] = ()) -> None:
     """Keep in a .tar.xz `file` what complete runs below a folder left, folder by folder.
 
-    Scores that no table shows (`secondary`) are left out: they are most of it.
+    Args:
+        folder: of runs, in folders of their own.
+        file: the archive; it is replaced.
+        scores: beside the main one that are kept as well. They are most of what a run leaves, and
+            most tables show none of them.
+
+    Raises:
+        RuntimeError: the archive that there is has runs that the folder lacks.
     """
-    data = io.BytesIO()
+    check_whole(folder, file)
+    name, data = Path(file.name.partition(".")[0]), io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz", preset=9) as kept:
         for place in sorted(found.parent for found in folder.rglob("results.json")):
             results = completed(place)
             if results is None:
                 continue
-            short = json.dumps({key: one for key, one in results.items() if key != "secondary"})
-            for name, content in (
+            other = results.pop("secondary", {})
+            shown = {score: one for score, one in other.items() if score in scores}
+            results |= {"secondary": shown} if shown else {}
+            for part, content in (
                 ("config.yaml", (place / "config.yaml").read_bytes()),
-                ("results.json", short.encode()),
+                ("results.json", json.dumps(results).encode()),
             ):
-                entry = tarfile.TarInfo(str(place.relative_to(folder.parent) / name))
+                entry = tarfile.TarInfo(str(name / place.relative_to(folder) / part))
                 entry.size = len(content)
                 kept.addfile(entry, io.BytesIO(content))
     write_atomically(file, data.getvalue())

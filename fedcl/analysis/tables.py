@@ -58,6 +58,11 @@ def told(found: Difference | None, dash: str) -> str:
     return dash if found is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
 
 
+def significance(p: float | None, dash: str) -> str:
+    """Return p, or a dash; what is below a thousandth is not told apart."""
+    return dash if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def portion(found: Difference | None, dash: str) -> str:
     """Return a share with its interval, or a dash."""
     return (
@@ -191,7 +196,7 @@ def paper(lines: Sequence[Line], reference: str, dash: str) -> tuple[list[str], 
             str(line.runs),
             *(cell(line, name) for name in PAPER),
             told(line.difference, dash),
-            dash if line.p is None else "< 0.001" if line.p < 0.001 else f"{line.p:.3f}",
+            significance(line.p, dash),
             told(line.bwt_difference, dash),
             f"{line.bytes / 1e6:.1f}",
             f"{line.stored:g}",

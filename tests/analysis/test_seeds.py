@@ -21,7 +21,8 @@ def run(strategy: str, seed: int, avg: float, order: str = "AB", **more: Any) ->
         strategy=strategy, seed=seed, sites=SITES, arrivals=[[*order[0]], [*order[1]]],
         stages=[[*order[0]], [*order[1]]], matrix=[[avg, avg], [avg, avg]],
         cases={site: {"p": [avg, avg]} for site in SITES},
-        metrics={"avg": avg, "bwt": 0.0, "std_site": avg, "worst_site": avg}, metrics_by_class=by_class,
+        metrics={"avg": avg, "bwt": 0.0, "std_site": avg, "worst_site": avg},
+        metrics_by_class=by_class,
         bytes={"down": int(100 * avg), "up": 0}, seconds={"train": avg},
     )  # fmt: skip
     return Run("somewhere", replace(results, **more), {"strategy.name": strategy})
