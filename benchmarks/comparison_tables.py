@@ -14,7 +14,7 @@ from fedcl.analysis.statistics import apart, table
 from fedcl.analysis.tables import paper, told
 from fedcl.tasks.metrics import class_of
 
-REFERENCES = "finetune", "ted", "joint"
+REFERENCES = "finetune", "ted", "joint", "joint, pooled"
 """What every method's AVG is compared with; p is against the first."""
 TITLES = {"none": "Nobody's images are varied", "light": "Everybody's images are varied"}
 SECTIONS = (*(("methods", augment) for augment in AUGMENTS), ("parts", "none"))

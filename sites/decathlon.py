@@ -52,6 +52,8 @@ def _files(site: str, root: Path, notes: Notes) -> dict[str, tuple[Path, Path]]:
     try:
         listed = json.loads(text_of(index))["training"]
         pairs = [(Path(one["image"]), Path(one["label"])) for one in listed]
+    except FileNotFoundError:
+        raise DataError(f"site {site}: no dataset.json in {root}, which lists the cases") from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         said = getattr(error, "strerror", None) or " ".join(str(error).split())
         reason = said or type(error).__name__

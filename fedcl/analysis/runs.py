@@ -244,7 +244,8 @@ def shared(*groups: Group) -> set[tuple[int, str]]:
 def _apart(runs: Sequence[Run]) -> list[tuple[str, dict[str, str]]]:
     """Return the settings of `Run.frame` that differ: key, and a place for every value."""
     found = []
-    for key in sorted({key for run in runs for key in run.frame}):
+    every = {key for run in runs for key in run.frame}
+    for key in sorted(every, key=lambda key: (not key.endswith(".name"), key)):  # then the rest
         values: dict[str, str] = {}
         for run in runs:
             values.setdefault(json.dumps(run.frame.get(key)), run.place)

@@ -180,10 +180,12 @@ def in_one_line(error: Exception, overrides: Sequence[str]) -> str:
             f"{override[1]}: one of its entries is new; add it by +{override[1]}.NAME=VALUE, or "
             f"give others in place of all by ~{override[1]} +{override[1]}=..."
         )
-    group = override[1].partition(".")[0]
+    group, last = override[1].partition(".")[0], override[1].rpartition(".")[2]
+    within = [one for one in keys if one.startswith(f"{group}.") and one.endswith(f".{last}")]
+    near = closest(override[1], within, surely=True) or closest(override[1], keys)
     new = f"; a setting that the YAML of a plug-in leaves out is given as +{override[1]}=VALUE"
-    own = new * (group in {kind.key for kind in KINDS})
-    return f"{override[1]}: no such key{closest(override[1], keys)}{own}"
+    own = new * (not within and group in {kind.key for kind in KINDS})
+    return f"{override[1]}: no such key{near}{own}"
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

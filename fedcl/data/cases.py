@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -134,6 +135,26 @@ def vanished(cases: Sequence[Case], classes: int) -> list[Note]:
             what = f"class {number} is lost by resampling in cases that have it"
             notes.append(Note(what, lost))
     return notes
+
+
+def one_by_one(cases: Sequence[Case]) -> list[Note]:
+    """Return whose single pictures may count as cases of their own, by what names have in common.
+
+    Such names differ in their last number alone, in several groups: "p01-3", "p01-4", "p02-1".
+    """
+    if any(len(case.scans) > 1 or case.scans[0].shape[1] > 1 for case in cases):
+        return []
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        groups.setdefault(re.sub(r"\D*\d+\D*$", "", case.name), []).append(case.name)
+    if len(groups) < 2 or 2 * len(groups) > len(cases):
+        return []
+    what = (
+        "cases of one picture each, whose names differ in the last number alone; if they are "
+        "slices of one patient, tests are of patients that were trained on: scenario.patient "
+        "says which picture is whose"
+    )
+    return [Note(what, tuple(names[0] for names in groups.values() if len(names) > 1))]
 
 
 def alike(marked: Mapping[str, Iterable[str]]) -> list[tuple[str, ...]]:

@@ -328,7 +328,7 @@ def _read_mask(
     except ValueError as error:
         typed = re.fullmatch(r"\w+", site, re.ASCII)  # what a command line takes in a key
         where = f"scenario.site_labels.{site}=[...]" if typed else "scenario.site_labels in a YAML"
-        own = f"; {where} is for this site alone"
+        own = f"; scenario.labels=[...] is for all sites, {where} for this one alone"
         raise bad(site, file, f"{error}{own * (labels.key == 'scenario.labels')}") from None
     return encoded.reshape(grid.shape), grid
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcl.data.alone import Alone, read_unlabelled
-from fedcl.data.cases import Case, SiteData, alike, split, vanished
+from fedcl.data.cases import Case, SiteData, alike, one_by_one, split, vanished
 from fedcl.data.notes import Note
 from fedcl.data.preparing import Preparation
 from fedcl.data.reading import Reader
@@ -194,7 +194,8 @@ class PatientScenario(Scenario):
             what = "the same image and mask in cases that count as others"
             absent.append(Note(what, tuple(" = ".join(names) for names in same)))
         found = split(cases, site, self.val, self.test, seed)
-        notes = [*getattr(cases, "notes", ()), *absent, *vanished(cases, self.classes)]
+        notes = [*getattr(cases, "notes", ()), *one_by_one(cases), *absent]
+        notes += vanished(cases, self.classes)
         return replace(found, notes=(*notes, *found.notes))
 
     def called(self, site: str, number: int) -> str:

@@ -177,10 +177,15 @@ class CohortScenario(ImageScenario):
         """Return the files of the cases of `site`; see `ImageScenario.patients`.
 
         Raises:
-            DataError: see `found`.
+            DataError: see `found`; or none is its own.
         """
         found = self.found(site, path, notes)
         chosen = self._chosen(site, list(found), path)
+        if not chosen:
+            raise DataError(
+                f"site {site}: of the {len(found)} cases in {path} none is its own; give it some "
+                "in scenario.cohorts, or leave it out of timeline.stages"
+            )
         return [Patient(name, found[name], self.part(found[name])) for name in chosen]
 
     def part(self, files: Sequence[Files]) -> str:

@@ -91,6 +91,11 @@ def test_of_a_plugin_of_ones_own_counts_what_changes_what_is_learned(
         assert len(group(runs)[0]) == methods, key
 
 
+def test_that_runs_are_of_two_scenarios_is_said_first():
+    other = made(**{"scenario.name": "phantom", "learner.clip": 1, "scenario.channels": 3})
+    assert differences([made(), other])[0].startswith('scenario.name: "folder"')
+
+
 def test_a_plugin_that_cannot_be_loaded_stops_no_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

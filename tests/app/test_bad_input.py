@@ -35,6 +35,7 @@ def site(root: Path, name: str, patients: int = 3) -> Path:
         (["+timeline.rnds=3"], ["timeline.rnds: no such key", "did you mean rounds?"]),
         (["+sed=3"], ["sed: no such key", "did you mean seed?"]),
         (["+strategy.kdd=3"], ["strategy.kdd: no such key"]),
+        (["strategy=ted", "strategy.kd=1"], ["no such key (did you mean strategy.weight.kd?)"]),
         (["strategy.weight.kd=-1"], ["strategy.weight.kd: must be at least 0, got -1"]),
         (["strategy.weight.kd=much"], ["strategy.weight.kd", "much"]),
         (["strategy=lwf", "strategy.kd=nan"], ["strategy.kd: must be finite"]),

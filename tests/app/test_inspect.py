@@ -98,7 +98,7 @@ def test_it_says_which_sites_have_smaller_samples(capsys, tmp_path: Path):
     ):
         only = f"scenario.stages=[['{site}']]"
         assert main(["inspect", "scenario=folder", "scenario.labels=[0,7]", only, *given]) == 2
-        assert re.search(rf"site {site}: .*; {advice}", capsys.readouterr().err)
+        assert re.search(rf"site {site}: .*, {advice}", capsys.readouterr().err)
 
 
 def test_names_that_must_be_quoted_in_a_list_are_refused_with_how(capsys):

@@ -179,9 +179,12 @@ def test_a_damaged_index_is_one_line(tmp_path: Path, damage: dict[str, Any], mes
 
 
 def test_a_missing_index_an_unknown_case_and_a_volume_without_label(tmp_path: Path):
-    with pytest.raises(DataError, match=r"dataset\.json does not list training cases \(No such"):
+    with pytest.raises(DataError, match=r"site A: no dataset\.json in .*, which lists the cases"):
         decathlon().cases("A", tmp_path)
     root = task(tmp_path)
+    many = {site: {"share": 0.04} for site in "AB"}
+    with pytest.raises(DataError, match=r"site A: of the 4 cases in .* none is its own"):
+        decathlon(cohorts=many).cases("A", root)
     with pytest.raises(DataError, match="there is no case organ_99"):
         decathlon(cohorts={"A": {"cases": ["organ_99"]}}).cases("A", root)
     empty = np.zeros((8, 6, 3), np.uint8)
