@@ -118,7 +118,9 @@ COLUMNS = [
     Column("seconds", "seconds", lambda line: f"{line.seconds:.1f}", "of training, all sites"),
 ]  # fmt: skip
 PAPER = ("avg", "closed", "ravg", "bwt", "rbwt", "forgetting", "fwt", "plasticity", "worst_site")
-"""The figures of table.md and table.tex, as mean ± standard deviation."""
+"""The figures of table.md, as mean ± standard deviation."""
+WIDTH = ("strategy", "runs", "AVG", "RAVG", "BWT", "RBWT", "worst site")
+"""The columns of table.tex, with the difference to the reference and p: what a page holds."""
 
 
 def markdown(lines: Sequence[Line], reference: str) -> str:
@@ -127,10 +129,10 @@ def markdown(lines: Sequence[Line], reference: str) -> str:
 
 
 def latex(lines: Sequence[Line], reference: str) -> str:
-    """Return the table for a paper; it needs the package booktabs."""
-    header, rows = paper(lines, reference, "--")
-    if header[-1] == "in words":  # too long for a column
-        header, rows = header[:-1], [row[:-1] for row in rows]
+    """Return the table for a paper, as wide as a page; it needs the package booktabs."""
+    whole, cells = paper(lines, reference, "--")
+    header = [*WIDTH, f"AVG - {reference} [95 %]", f"p ({reference})"]
+    rows = [[row[whole.index(title)] for title in header] for row in cells]
     remarks = [
         "interval: Student's t over seeds",
         f"p: Wilcoxon signed-rank over test patients against {reference}, Holm",

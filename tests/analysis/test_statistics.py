@@ -387,6 +387,7 @@ def test_names_cannot_break_the_tables():
     assert markdown(lines, "x").splitlines()[2].startswith(r"| a\|b_c")
     expected = r"a|b\_c\{\$\}\%\textasciitilde{}\textasciicircum{}\textbackslash{} & 2"
     assert expected in latex(lines, "x")
+    assert "strategy & runs & AVG & RAVG & BWT & RBWT & worst site & AVG" in latex(lines, "x")
 
 
 def test_a_repeated_run_is_used_once_and_said():
