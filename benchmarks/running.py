@@ -108,8 +108,10 @@ def check_whole(folder: Path, file: Path) -> None:
     """Check that a folder has every run that an archive has: tables of fewer would replace better.
 
     Raises:
-        RuntimeError: it lacks some.
+        RuntimeError: it lacks some, or has none at all.
     """
+    if not any(completed(one.parent) for one in folder.rglob("results.json")):
+        raise RuntimeError(f"{folder} has no complete run; unpack benchmarks/{file.name} there")
     if not file.exists():
         return
     with tarfile.open(file) as kept:

@@ -6,24 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from fedcl.config.groups import DECIDING, Release
 from fedcl.config.hydra import compose, parsed
+from fedcl.config.overridden import ABSENT, overridden, put
 from fedcl.config.timeline import inlined
 from fedcl.errors import ConfigError
 from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO, STRATEGY
-from fedcl.settings import flat, free, literal
+from fedcl.settings import flat, free
 
 RESUME = "run.resume"
 GATE = "release.on_refusal"
 FREE = ("engine", "tracking", "run.figures", GATE)
 """What says where and how a run computes and is watched, beside settings of no effect."""
-ABSENT = object()
+SILENT = ("run.dir",)
+"""What is of no effect where a run goes on: it stays where it is."""
 ELSEWHERE = ("protocol", "shift", "sites")
 """Groups whose choice sets values of others and leaves none of its own in a configuration."""
+OPEN = ("sites.", "models.", "timeline.sites.")
+"""Where a run has those settings alone that were given."""
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -60,33 +62,33 @@ def changes(arguments: Sequence[str]) -> Change:
         allowed = f"{', '.join(f'{group}.*' for group in FREE[:2])}, " + ", ".join(
             sorted(staying | {*FREE[2:]})
         )
-        overrides = parsed(others)
-        last = {one.key_or_group: one for one in overrides}  # as Hydra takes what is said twice
-        chosen = [key for key in last if key.partition("/")[0] in ELSEWHERE]
-        single = [one for key, one in last.items() if key not in chosen]
-        asked = [one for override in single for one in _settings(stored, override)]
-        given = {key for key, _ in asked}
-        for key, value in sorted(asked, key=lambda one: "." in one[0]):  # groups first
-            if _same(stored, key, value, given):
-                continue
-            if value is ABSENT and _may_change(key, staying):
-                raise ConfigError(f"{key}: a run that goes on has all settings; give it a value")
-            if key in ("engine", "tracking"):
-                deciding = {one: stored[key][one] for one in DECIDING if one in stored[key]}
-                stored[key] = compose([f"{key}={value}"])[key] | deciding
-            elif key == GATE and None in (value, stored["release"]["on_refusal"]):
+        overrides = [one for one in parsed(others) if one.key_or_group not in SILENT]
+        chosen = [one.key_or_group for one in overrides if _elsewhere(one)]
+        single = [one for one in overrides if not _elsewhere(one)]
+        given = {one.key_or_group for one in single}
+        groups = [one for one in single if _group(stored, one)]
+        for override in groups:
+            if not _choose(stored, override.key_or_group, str(override.value()), given):
+                raise _differs(override.key_or_group, allowed)
+        for path, old, new in overridden(stored, [one for one in single if one not in groups]):
+            key = ".".join(path)
+            if key == GATE and None in (old, new):
                 raise ConfigError(
                     f"{key}: a run goes on with a gate as it was begun with one, or without; only "
                     "what follows from a refusal may change"
                 )
-            elif "." in key and _may_change(key, staying):
-                _put(stored, key, value)
-            else:
+            whole = isinstance(old, dict) and new is not ABSENT  # no value stands for a group
+            if whole or not _may_change(key, staying):
                 raise _differs(key, allowed)
+            if new is ABSENT:
+                raise ConfigError(f"{key}: a run that goes on has all settings; give it a value")
+            put(stored, path, new)
         if chosen:  # what they set shows in the whole command alone
-            known = dict(flat(stored))
-            for key, value in flat(_begun(others, chosen)):
-                if known.get(key, value) != value and not _may_change(key, staying):
+            begun, known = dict(flat(_begun(others, chosen))), dict(flat(stored))
+            for key in sorted(begun.keys() | {one for one in known if one.startswith(OPEN)}):
+                old, new = known.get(key, ABSENT), begun.get(key, ABSENT)
+                lacking = old is ABSENT and not key.startswith(OPEN)  # a setting newer than the run
+                if old != new and not lacking and not _may_change(key, staying):
                     raise _unclear(chosen, f"{key} differs")
 
     return change
@@ -124,63 +126,34 @@ def _unclear(chosen: Sequence[str], problem: str) -> ConfigError:
     )
 
 
-def _settings(stored: dict[str, Any], override: Override) -> list[tuple[str, Any]]:
-    """Return what an override sets, setting by setting, with the values that it refers to.
-
-    Raises:
-        ConfigError: it refers to what is not there, or has several values.
-    """
-    key = override.key_or_group
-    if override.is_delete():
-        return [(key, ABSENT)]
-    if override.is_sweep_override():
-        raise ConfigError(f"{key}: one run is gone on with; give one value")
-    try:
-        values = OmegaConf.create(literal(stored, None, ""))
-        values["given"] = override.value()  # at the top, from where ${seed} is looked for
-        whole: Any = OmegaConf.to_container(values, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
-    # What a group does not say stays as it is, as where Hydra composes.
-    value = whole["given"]
-    return [*flat(value, key)] if isinstance(value, dict) else [(key, value)]
+def _elsewhere(override: Override) -> bool:
+    """Return whether an override chooses an option of a group that sets values of others."""
+    group = override.key_or_group.partition("/")[0]
+    return group in ELSEWHERE and not isinstance(override.value(), dict)
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set one value by its dotted key; text stays text, whatever it looks like.
-
-    Raises:
-        ConfigError: what stands before the last point has a value of its own.
-    """
-    *path, last = key.split(".")
-    part: Any = values
-    for name in path:
-        part = part.setdefault(name, {}) if isinstance(part, dict) else None
-    if not isinstance(part, dict):
-        raise ConfigError(f"{key}: {'.'.join(path)} has a value, and no settings")
-    part[last] = value
+def _group(stored: dict[str, Any], override: Override) -> bool:
+    """Return whether an override chooses an option of any other group."""
+    now = stored.get(override.key_or_group)
+    return isinstance(now, dict) and isinstance(override.value(), str) and not override.is_delete()
 
 
-def _same(stored: dict[str, Any], key: str, value: Any, given: Collection[str]) -> bool:
-    """Return whether a run has this value already; for a group, whether it can be the one so named.
+def _choose(stored: dict[str, Any], key: str, option: str, given: Collection[str]) -> bool:
+    """Choose an option of a group; return whether a run may, or has chosen it already.
 
     Args:
-        stored: the configuration of the run.
-        key: of the setting.
-        value: what it is to be.
+        stored: the configuration of the run; it is changed.
+        key: of the group.
+        option: its name.
         given: the keys that the command line has.
     """
-    if key == "run.dir":  # repeated, or of no effect: the run stays where it is
+    if stored[key].get("name") == option or _chosen(stored[key], key, option, given):
         return True
-    if key == "timeline.file":
-        told = {k: v for k, v in inlined({"file": value}).items() if k != "file"}
-        return all(stored["timeline"].get(k) == v for k, v in told.items())
-    now: Any = stored
-    for part in key.split("."):
-        now = now.get(part, ABSENT) if isinstance(now, dict) else ABSENT
-    if isinstance(now, dict) and isinstance(value, str):
-        return now.get("name") == value or _chosen(now, key, value, given)
-    return bool(now == value)
+    if key not in ("engine", "tracking"):
+        return False
+    deciding = {one: stored[key][one] for one in DECIDING if one in stored[key]}
+    stored[key] = compose([f"{key}={option}"])[key] | deciding
+    return True
 
 
 def _chosen(now: dict[str, Any], key: str, option: str, given: Collection[str]) -> bool:
