@@ -235,7 +235,8 @@ def measured(strategy: str, found: Found) -> str:
         ]
         several = {row["strategy"] for row in own} != {strategy}
         if own and (several or part == "methods"):
-            lines.append(marked([*(["strategy"] if several else []), *heads], own))
+            known = [head for head in heads if any(head in row for row in own)]
+            lines.append(marked([*(["strategy"] if several else []), *known], own))
     return "\n".join(lines) if len(lines) > 1 else "Nothing of it is complete yet."
 
 
