@@ -113,7 +113,7 @@ def test_what_is_complete_is_not_run_again_and_tables_have_it(
     archive(tmp_path, tmp_path / "kept.tar.xz")
     with tarfile.open(tmp_path / "kept.tar.xz") as kept:
         kept.extractall(tmp_path / "again", filter="data")
-    again_there = Work("toy", TOY, tmp_path / "again" / tmp_path.name)
+    again_there = Work("toy", TOY, tmp_path / "again" / "kept")
     assert complete([again_there]) == found and report([again_there], found) == text
     assert text.count("#### ") == 4 and "Not complete yet" not in text
     assert text.count("| ted: kd |") == 1 and text.count("| finetune |") == 4
