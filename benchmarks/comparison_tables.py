@@ -72,14 +72,13 @@ def rows(work: Work, part: str, augment: str) -> list[Row]:
         return []
     header, lines = paper(table(groups, REFERENCES[0]), REFERENCES[0], "-")
     found = [dict(zip(header, line, strict=True)) for line in lines]
-    for reference, head in zip(REFERENCES[1:], AGAINST[1:], strict=True):
-        if reference in there:
-            other, against = paper(table(groups, reference), reference, "-")
-            for one in (head, KEPT_BY_PARTS) if part == "parts" else (head,):
-                if one in other:
-                    column = {line[0]: line[other.index(one)] for line in against}
-                    found = [{**row, one: column[row["strategy"]]} for row in found]
+    by_name = {group.name: group for group in groups}
     for row in found:
+        for reference, head in zip(REFERENCES[1:], AGAINST[1:], strict=True):
+            if reference in there:
+                row[head] = beside("avg", by_name[row["strategy"]], by_name[reference])
+            if reference == REFERENCES[1] and part == "parts":
+                row[KEPT_BY_PARTS] = beside("bwt", by_name[row["strategy"]], by_name[reference])
         row[WEIGHTS] = words(work.weights(row["strategy"])) or "-"
         if row["strategy"] in ALWAYS_0:
             row[KEPT] = "-"
@@ -90,6 +89,11 @@ def rows(work: Work, part: str, augment: str) -> list[Row]:
         {head: cell for head, cell in row.items() if head not in WHOLE} | single[row["strategy"]]
         for row in found
     ]
+
+
+def beside(figure: str, one: Group, other: Group) -> str:
+    """Return how far a figure of a method is above another's, or a dash of itself."""
+    return "-" if one is other else told(apart(figure, one, other), "-")
 
 
 def by_class(groups: Sequence[Group]) -> dict[str, Row]:
@@ -106,10 +110,11 @@ def by_class(groups: Sequence[Group]) -> dict[str, Row]:
             row = single[name, class_of(score)]
             mean, std = row.mean["bwt"], row.std["bwt"]
             known = mean is not None and std is not None
-            still = name in (REFERENCES[0], *ALWAYS_0)
-            beside = None if still else apart("bwt", group, own[REFERENCES[0]])
+            still = name in ALWAYS_0
             found[name][head] = f"{mean:+.3f} ± {std:.3f}" if known else "-"
-            found[name][f"{head} - {REFERENCES[0]} [95 %]"] = told(beside, "-")
+            found[name][f"{head} - {REFERENCES[0]} [95 %]"] = (
+                "-" if still else beside("bwt", group, own[REFERENCES[0]])
+            )
     return found
 
 

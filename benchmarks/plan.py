@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.methods import METHODS, Values
-from benchmarks.running import Planned, completed, slug
+from benchmarks.running import Planned, slug
 from benchmarks.streams import Stream
 from fedcl.analysis.runs import Group, Run
 from fedcl.analysis.sources import read
+from fedcl.server.results import Results
 
 AUGMENTS = ("none", "light")
 """Nobody's images are varied, everybody's are."""
@@ -96,14 +97,15 @@ class Work:
             folders = [folder for folder, _ in self.reported(name, augment)]
             if name in self.methods() and all(average(one) is not None for one in folders):
                 runs = [read(str(folder), folder) for folder in folders]
-                for run in runs:
-                    self.check(name, run)
+                check(self.weights(name), runs)
                 found.append(Group(name, sorted(runs, key=lambda run: run.block)))
         return found
 
-    def check(self, name: str, run: Run) -> None:
-        """Exit where a run has not the weights that were tuned."""
-        for key, _, value in (one.partition("=") for one in self.weights(name)):
+
+def check(weights: Values, runs: Sequence[Run]) -> None:
+    """Exit where a run has not the weights that were tuned."""
+    for key, _, value in (one.partition("=") for one in weights):
+        for run in runs:
             if run.config.get(key) != float(value):
                 raise SystemExit(f"{run.place}: {key} is not {value}: remove it and run it again")
 
@@ -123,8 +125,8 @@ def words(values: Values) -> str:
 
 def average(folder: Path) -> float | None:
     """Return the AVG of the run in `folder`, or None if it is not complete."""
-    results = completed(folder)
-    return None if results is None else float(results["metrics"]["avg"])
+    results = Results.read(folder)
+    return None if results is None or not results.completed else results.avg
 
 
 def planned(work: Work, only: Sequence[str]) -> Iterator[tuple[str, list[Planned]]]:
