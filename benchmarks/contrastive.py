@@ -20,7 +20,7 @@ from benchmarks.running import (
     Planned,
     archive,
     check_whole,
-    completed,
+    finished,
     markdown,
     options,
     run_all,
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for setting in SETTINGS:
         for key, budget in setting.budgets.items():
             runs = {name: planned[key, name] for name in setting.methods}
-            there = all(completed(folder) for name in runs for folder, _ in runs[name])
+            there = all(finished(folder) for name in runs for folder, _ in runs[name])
             body = compared(runs) if there else ["**Not run yet.**"]
             lines += [f"### {budget.title}, {budget.seeds} seeds", "", *body, ""]
     if not given.report:

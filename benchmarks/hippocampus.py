@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import fedcl  # noqa: F401  isort: skip  (sets the environment)
 
-from benchmarks.running import ROOT, completed, processes, simulate, slug, write_section
+from benchmarks.running import ROOT, check_whole, finished, processes, simulate, slug, write_section
 from fedcl.files import write_atomically
 
 if TYPE_CHECKING:  # what tables need is not there wherever runs are made
@@ -156,7 +156,7 @@ def timed(run: Planned) -> float:
 
 def run_all(runs: Sequence[Planned], out: Path, parallel: int) -> int:
     """Make the runs that are not complete, tell of each as it ends, and return how many failed."""
-    todo = [run for run in runs if completed(run.folder) is None]
+    todo = [run for run in runs if finished(run.folder) is None]
     print(f"{len(todo)} runs to make, {len(runs) - len(todo)} are complete", flush=True)
     failed = 0
     with processes(parallel) as pool:
@@ -295,9 +295,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make runs or tables, and return the exit status."""
     given = options(arguments)
     if given.table is not None:
-        print(tables(given.table))
         if given.write:
-            write_section("hippocampus", f"{ABOUT}\n{tables(given.table)}")
+            check_whole(given.table, ROOT / "benchmarks" / "hippocampus.tar.xz")
+        text = tables(given.table)
+        print(text)
+        if given.write:
+            write_section("hippocampus", f"{ABOUT}\n{text}")
         return 0
     os.environ["OMP_NUM_THREADS"] = "1"  # of every run; as many go on at a time as there are cores
     failed = run_all(planned(given), given.out, given.parallel)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.methods import METHODS, Values
-from benchmarks.running import Planned, slug
+from benchmarks.running import Planned, finished, slug
 from benchmarks.streams import Stream
 from fedcl.analysis.runs import Group, Run
 from fedcl.analysis.sources import read
-from fedcl.server.results import Results
 
 AUGMENTS = ("none", "light")
 """Nobody's images are varied, everybody's are."""
@@ -125,8 +124,8 @@ def words(values: Values) -> str:
 
 def average(folder: Path) -> float | None:
     """Return the AVG of the run in `folder`, or None if it is not complete."""
-    results = Results.read(folder)
-    return None if results is None or not results.completed else results.avg
+    results = finished(folder)
+    return None if results is None else results.avg
 
 
 def planned(work: Work, only: Sequence[str]) -> Iterator[tuple[str, list[Planned]]]:

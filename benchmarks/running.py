@@ -50,10 +50,16 @@ def options(about: str | None, arguments: Sequence[str] | None, name: str) -> ar
     return given
 
 
-def completed(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path) -> Results | None:
     """Return the results of the run in `folder`, or None if it is not complete."""
     results = Results.read(folder)
-    return results.values() if results is not None and results.completed else None
+    return results if results is not None and results.completed else None
+
+
+def completed(folder: Path) -> dict[str, Any] | None:
+    """Return them as results.json has them; to copy them takes a while."""
+    results = finished(folder)
+    return None if results is None else results.values()
 
 
 def simulate(run: Planned) -> None:
@@ -87,7 +93,7 @@ def run_all(runs: Iterable[Planned], lanes: int, what: str) -> None:
 
     One lane is this process, several are others, which give their memory back every `SHARE` runs.
     """
-    todo = [(folder, overrides) for folder, overrides in runs if completed(folder) is None]
+    todo = [(folder, overrides) for folder, overrides in runs if finished(folder) is None]
     if not todo:
         return
     with Progress() as progress:
@@ -110,13 +116,13 @@ def check_whole(folder: Path, file: Path) -> None:
     Raises:
         RuntimeError: it lacks some, or has none at all.
     """
-    if not any(completed(one.parent) for one in folder.rglob("results.json")):
+    if not any(finished(one.parent) for one in folder.rglob("results.json")):
         raise RuntimeError(f"{folder} has no complete run; unpack benchmarks/{file.name} there")
     if not file.exists():
         return
     with tarfile.open(file) as kept:
         places = [Path(name).parent for name in kept.getnames() if name.endswith("results.json")]
-    lacking = [one for one in places if completed(folder / one.relative_to(one.parts[0])) is None]
+    lacking = [one for one in places if finished(folder / one.relative_to(one.parts[0])) is None]
     if lacking:
         raise RuntimeError(
             f"{folder} lacks {len(lacking)} of the {len(places)} runs that {file.name} has, such "

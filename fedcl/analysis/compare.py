@@ -117,8 +117,8 @@ def _not_given(groups: Sequence[Group], lines: Sequence[Line]) -> Iterator[str]:
     without = [line.name for line in lines if line.mean["ravg"] is None]
     if without and "joint" not in lacking:
         yield (
-            f"RAVG of {some_of(without)} cannot be given: not every run has a joint one with all "
-            "its scores"
+            f"RAVG of {some_of(without)} cannot be given: not every run has a joint one on its "
+            "data with all its scores"
         )
     for one in groups:
         for figure in FIGURES:

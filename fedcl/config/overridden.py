@@ -15,8 +15,8 @@ from fedcl.errors import ConfigError
 from fedcl.settings import literal
 
 ABSENT = object()
-Path = tuple[str, ...]
-Difference = tuple[Path, Any, Any]
+Place = tuple[str, ...]
+Difference = tuple[Place, Any, Any]
 """Where a setting stands, what it is and what it would be; `ABSENT` where it is not there."""
 
 
@@ -87,18 +87,18 @@ def _told(key: str) -> Iterator[None]:
         raise ConfigError(f"{key or error.full_key}: {first}") from None
 
 
-def _differences(old: Any, new: Any, path: Path = ()) -> Iterator[Difference]:
+def _differences(old: Any, new: Any, place: Place = ()) -> Iterator[Difference]:
     """Yield what differs, setting by setting; lists are one each."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
-            yield from _differences(old.get(name, ABSENT), new.get(name, ABSENT), (*path, name))
+            yield from _differences(old.get(name, ABSENT), new.get(name, ABSENT), (*place, name))
     elif old != new:
-        yield path, old, new
+        yield place, old, new
 
 
-def put(values: dict[str, Any], path: Path, value: Any) -> None:
+def put(values: dict[str, Any], place: Place, value: Any) -> None:
     """Set one value by where it stands."""
-    *above, last = path
+    *above, last = place
     for name in above:
         values = values.setdefault(name, {})
     values[last] = value

@@ -11,32 +11,10 @@ from fedcl.learning.learner import Learner
 from fedcl.registry import SCENARIO
 from fedcl.server.results import Results
 from fedcl.settings import free
-from tests.plugins import install
+from tests.plugins import OWN, install
 
 BASE: dict[str, Any] = {"strategy.name": "ted", "scenario.name": "folder", "learner.lr": 0.01}
 SAME = ("scenario.cache", "scenario.splits", "learner.threads", "engine.workers", "release.licence")
-
-OWN = """
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-
-from fedcl.learning.strategy import Strategy
-from fedcl.settings import setting
-
-
-@dataclass
-class Part:
-    chunk: int = setting(1, effect=False)
-    width: int = setting(1)
-
-
-@dataclass
-class Own(Strategy):
-    chunk: int = setting(1, effect=False)
-    part: Part = field(default_factory=Part)
-    prior: str | None = setting(None, travels=False)
-"""
 
 
 def made(**config: Any) -> Run:

@@ -20,7 +20,7 @@ from fedcl.learning.learner import Learner
 from fedcl.settings import parse
 from sites.folder import Folder
 from tests.conftest import ROOT, TINY, read, start
-from tests.plugins import install
+from tests.plugins import OWN, install
 
 
 def hospitals(root: Path) -> Path:
@@ -154,28 +154,6 @@ def test_no_setting_of_a_run_can_be_taken_away(argument: str):
     begun = compose(PUBLISHED)
     with pytest.raises(ConfigError, match=rf"^{argument[1:]}: a run that goes on has all settings"):
         change(begun, argument)
-
-
-OWN = """
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-
-from fedcl.learning.strategy import Strategy
-from fedcl.settings import setting
-
-
-@dataclass
-class Part:
-    chunk: int = setting(1, effect=False)
-    width: int = setting(1)
-
-
-@dataclass
-class Own(Strategy):
-    chunk: int = setting(1, effect=False)
-    part: Part = field(default_factory=Part)
-"""
 
 
 @pytest.mark.parametrize(
